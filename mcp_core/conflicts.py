@@ -1,0 +1,172 @@
+"""What a Recipe asks for that a machine cannot do: one table of rules, used by the page, the CLI and sweeps.
+
+This file does not know sizes (``models/footprint.py`` answers "does it fit").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from mcp_core.errors import RecipeError
+from mcp_core.hardware import Device, Hardware, physical_cores
+from mcp_core.recipe import Recipe
+from mcp_core.schemes import SCHEMES
+
+__all__ = ["Conflict", "find_conflicts", "require_runnable", "resolve"]
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """One field that cannot be honoured, why, and what to choose instead."""
+
+    field: str
+    reason: str
+    fix: str
+
+
+Rule = Callable[[Recipe, Hardware], Iterator[Conflict]]
+
+
+def find_conflicts(recipe: Recipe, hardware: Hardware) -> tuple[Conflict, ...]:
+    """Every conflict of this Recipe on this machine, in the order of the table."""
+    return tuple(conflict for rule in _RULES for conflict in rule(recipe, hardware))
+
+
+def require_runnable(recipe: Recipe, hardware: Hardware) -> None:
+    """Raise RecipeError for the first conflict; nothing is silently ignored."""
+    for conflict in find_conflicts(recipe, hardware):
+        raise RecipeError(f"{conflict.field}: {conflict.reason}", conflict.fix)
+
+
+def resolve(recipe: Recipe, hardware: Hardware) -> Recipe:
+    """The Recipe with ``device: auto`` and ``threads: null`` replaced by what this machine gives them."""
+    device = hardware.device(recipe.device)
+    threads = recipe.threads or max(1, physical_cores() - 1)
+    return recipe.model_copy(update={"device": device.id if device else recipe.device, "threads": threads})
+
+
+def _engine(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    if recipe.engine != "transformers" and recipe.model.source != "endpoint":
+        yield Conflict(
+            "engine",
+            f"this version runs models with transformers, not with {recipe.engine}.",
+            "Set engine to transformers, or measure a running server: mcp-core bench --url.",
+        )
+    if recipe.model.source == "endpoint":
+        yield Conflict(
+            "model.source", "an endpoint is not loaded here.", "Measure it with mcp-core bench --url URL."
+        )
+
+
+def _device(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    device = hardware.device(recipe.device)
+    if device is None:
+        there = ", ".join(each.id for each in hardware.devices)
+        yield Conflict("device", f"this machine has no {recipe.device}.", f"It has: {there}.")
+    elif device.kind == "cuda" and hardware.torch_cuda is None:
+        yield Conflict(
+            "device", "the installed torch is a CPU build.", "Install the CUDA build: make install TORCH=cuda."
+        )
+
+
+def _threads(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    if recipe.threads is not None and recipe.threads > hardware.cores:
+        yield Conflict("threads", f"this machine has {hardware.cores} cores.", "Choose fewer threads.")
+
+
+def _scheme(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    name = recipe.quantization.scheme
+    scheme = SCHEMES.get(name)
+    if scheme is None:
+        yield Conflict(
+            "quantization.scheme", f"{name} is not built in this version.", f"There are: {', '.join(SCHEMES)}."
+        )
+        return
+    device = hardware.device(recipe.device)
+    if scheme.library and scheme.library not in hardware.libraries:
+        yield Conflict(
+            "quantization.scheme",
+            f"{name} needs {scheme.library}, which is not installed.",
+            f"pip install {scheme.library}",
+        )
+    if device is not None:
+        yield from _scheme_on_device(recipe, device)
+
+
+def _scheme_on_device(recipe: Recipe, device: Device) -> Iterator[Conflict]:
+    scheme = SCHEMES[recipe.quantization.scheme]
+    if device.kind not in scheme.devices:
+        yield Conflict(
+            "quantization.scheme", f"{scheme.name} has no kernel for {device.kind}.", "Choose another scheme."
+        )
+    needed, has = scheme.min_capability, device.compute_capability
+    if device.kind == "cuda" and needed and has and has < needed:
+        yield Conflict(
+            "quantization.scheme",
+            f"{scheme.name} needs compute capability {needed[0]}.{needed[1]}; {device.name} has {has[0]}.{has[1]}.",
+            "Choose another scheme.",
+        )
+
+
+def _quantization_options(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    options, scheme = recipe.quantization, SCHEMES.get(recipe.quantization.scheme)
+    if scheme is None:
+        return
+    if options.double_quant and not scheme.double_quant:
+        yield Conflict(
+            "quantization.double_quant", f"{scheme.name} has no block scales to quantize.", "Set it to false."
+        )
+    if options.group_size is not None:
+        yield Conflict("quantization.group_size", f"{scheme.name} has a fixed group size.", "Set it to null.")
+    if options.calibration is not None:
+        yield Conflict("quantization.calibration", f"{scheme.name} needs no calibration.", "Set it to null.")
+    if options.skip and scheme.name == "none":
+        yield Conflict("quantization.skip", "nothing is quantized, so nothing is skipped.", "Leave it empty.")
+
+
+_FLASH = {"flash_attention_2": ("flash_attn", "flash-attn"), "flash_attention_3": ("flash_attn_interface", "flash-attn-3")}
+
+
+def _attention(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    if recipe.attention not in _FLASH:
+        return
+    module, package = _FLASH[recipe.attention]
+    device = hardware.device(recipe.device)
+    if device is None or device.kind != "cuda":
+        yield Conflict("attention", f"{recipe.attention} runs on NVIDIA devices only.", "Choose sdpa.")
+    elif find_spec(module) is None:
+        yield Conflict("attention", f"{recipe.attention} needs {package}, which is not installed.", "Choose sdpa.")
+    elif recipe.dtype == "fp32":
+        yield Conflict("attention", f"{recipe.attention} does not compute in fp32.", "Choose bf16 or fp16.")
+
+
+def _kv(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    device = hardware.device(recipe.device)
+    if recipe.kv.kind == "offloaded" and (device is None or device.kind != "cuda"):
+        yield Conflict("kv.kind", "offloaded moves keys and values from a GPU to the host; this is the host.", "Choose dynamic.")
+
+
+def _not_built(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    unbuilt = {
+        "compile": recipe.compile,
+        "batching.mode": recipe.batching.mode != "off",
+        "prefix_cache": recipe.prefix_cache,
+        "speculation": recipe.speculation != "off",
+    }
+    for field, asked in unbuilt.items():
+        if asked:
+            yield Conflict(field, "not built in this version.", "Leave it at its default.")
+
+
+_RULES: tuple[Rule, ...] = (
+    _engine,
+    _device,
+    _threads,
+    _scheme,
+    _quantization_options,
+    _attention,
+    _kv,
+    _not_built,
+)

@@ -1,0 +1,1 @@
+"""Deciding: the store of Runs and, later, comparison and recommendation."""

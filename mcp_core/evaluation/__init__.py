@@ -1,0 +1,1 @@
+"""Measuring: load generation, metric definitions, benchmarks."""

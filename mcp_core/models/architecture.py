@@ -1,0 +1,80 @@
+"""Architecture: a model's tensors and sizes, known before anything is loaded.
+
+This file does not know where the numbers come from (``catalog.py``) or what memory there is (``footprint.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcp_core.recipe import DType, ModelRef
+
+__all__ = ["DTYPE_BYTES", "Architecture", "ResolvedModel", "TensorInfo"]
+
+DTYPE_BYTES: dict[DType, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a checkpoint: transformers' name of it and its shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Sizes of one causal language model. ``tensors`` lists every parameter once (tied ones once)."""
+
+    model_type: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int
+    tied: bool
+    native_dtype: DType
+    tensors: tuple[TensorInfo, ...]
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, tied ones once."""
+        return sum(tensor.parameters for tensor in self.tensors)
+
+    @property
+    def kv_elements_per_token(self) -> int:
+        """Key and value elements that one token adds: 2 x layers x kv_heads x head_dim."""
+        return 2 * self.layers * self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """A ModelRef that has been looked up: what it is, where its files are, what is still to be done.
+
+    ``folder`` holds dense safetensors, config.json and tokenizer once everything is on this machine; None for
+    a random-weight shape, a Hub model not yet downloaded and a GGUF not yet prepared. ``gguf_file`` is the
+    source of a GGUF. ``ref.sha256`` is filled in wherever the content is on this machine.
+    """
+
+    ref: ModelRef
+    title: str
+    architecture: Architecture
+    folder: Path | None = None
+    gguf_file: Path | None = None
+    download_bytes: int = 0
+    prepare_bytes: int = 0
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the weights are drawn at random: speed and memory are true, text is not."""
+        return self.ref.source == "shape"

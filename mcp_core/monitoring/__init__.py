@@ -1,0 +1,1 @@
+"""Watching the machine and the workers: NVML, host counters, Prometheus text. Imports neither torch nor pages."""

@@ -1,0 +1,58 @@
+"""Presets: functions that return one complete Recipe, and the table of their names.
+
+This file does not know what machine they will run on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mcp_core.errors import ModelNotFound
+from mcp_core.recipe import ModelRef, Recipe
+
+__all__ = ["RECIPES", "bundled", "recipe_preset"]
+
+
+def bundled() -> Recipe:
+    """SmolLM2-135M-Instruct in fp32: runs on any CPU; bf16 is slow where the CPU lacks the instructions."""
+    return Recipe(dtype="fp32")
+
+
+def llama_2_7b_shape() -> Recipe:
+    """Llama-2-7B's sizes with random weights, bf16."""
+    return _shape("llama-2-7b")
+
+
+def llama_2_13b_shape() -> Recipe:
+    """Llama-2-13B's sizes with random weights, bf16."""
+    return _shape("llama-2-13b")
+
+
+def llama_3_1_8b_shape() -> Recipe:
+    """Llama-3.1-8B's sizes with random weights, bf16."""
+    return _shape("llama-3.1-8b")
+
+
+def qwen3_8b_shape() -> Recipe:
+    """Qwen3-8B's sizes with random weights, bf16."""
+    return _shape("qwen3-8b")
+
+
+def _shape(name: str) -> Recipe:
+    return Recipe(model=ModelRef(source="shape", id=name))
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "bundled": bundled,
+    "llama-2-7b-shape": llama_2_7b_shape,
+    "llama-2-13b-shape": llama_2_13b_shape,
+    "llama-3.1-8b-shape": llama_3_1_8b_shape,
+    "qwen3-8b-shape": qwen3_8b_shape,
+}
+
+
+def recipe_preset(name: str) -> Recipe:
+    """The preset of that name. Raises ModelNotFound listing the names there are."""
+    if name not in RECIPES:
+        raise ModelNotFound(f'There is no Recipe preset "{name}".', f"There are: {', '.join(RECIPES)}.")
+    return RECIPES[name]()

@@ -1,0 +1,288 @@
+"""Recipe: how one model is served. A frozen value; it is replaced, never edited.
+
+This file does not know what a machine can run (``conflicts.py``), what a model weighs
+(``models/footprint.py``) or how anything is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mcp_core.errors import RecipeError
+
+if TYPE_CHECKING:
+    from mcp_core.conflicts import Conflict
+    from mcp_core.hardware import Hardware
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Attention",
+    "Batching",
+    "DType",
+    "KVCache",
+    "ModelRef",
+    "Quantization",
+    "Recipe",
+    "SchemeName",
+    "ShapeSpec",
+    "validation_message",
+]
+
+SCHEMA_VERSION = 1
+
+DType = Literal["fp32", "bf16", "fp16"]
+Source = Literal["bundled", "hub", "folder", "gguf", "shape", "endpoint"]
+Engine = Literal["transformers", "llama.cpp", "vllm", "sglang", "endpoint"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+KVKind = Literal["dynamic", "static", "quantized-fp8", "offloaded"]
+BatchingMode = Literal["off", "static", "continuous"]
+Speculation = Literal["off", "prompt-lookup", "draft"]
+SchemeName = Literal[
+    "none",
+    "bnb-int8",
+    "bnb-nf4",
+    "bnb-fp4",
+    "torchao-int8-weight-only",
+    "torchao-int4-weight-only",
+    "torchao-int8-dynamic",
+    "torchao-int8-static",
+    "torchao-int8-static-smoothquant",
+    "torchao-fp8-weight-only",
+    "torchao-fp8-dynamic",
+    "classic-dynamic",
+    "gguf",
+]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShapeSpec(_Value):
+    """Sizes of a Llama-style decoder that is built with random weights (``model.id = "custom"``)."""
+
+    layers: Annotated[int, Field(ge=1, le=512)] = Field(description="Decoder layers.")
+    hidden: Annotated[int, Field(ge=8, le=65_536)] = Field(description="Width of the residual stream.")
+    intermediate: Annotated[int, Field(ge=8, le=262_144)] = Field(description="Width of the MLP.")
+    heads: Annotated[int, Field(ge=1, le=512)] = Field(description="Query heads; divides hidden.")
+    kv_heads: Annotated[int, Field(ge=1, le=512)] = Field(description="Key/value heads; divides heads.")
+    head_dim: Annotated[int, Field(ge=2, le=1024)] | None = Field(
+        default=None, description="Width of one head; hidden / heads when absent."
+    )
+    vocab: Annotated[int, Field(ge=300, le=1_000_000)] = Field(description="Vocabulary, at least 300.")
+    context: Annotated[int, Field(ge=16, le=10_000_000)] = Field(
+        default=4096, description="Longest context in tokens."
+    )
+    tied: bool = Field(default=False, description="Output layer shares the embedding's weights.")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.head_dim is None and self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+        if (self.head_dim or self.hidden // self.heads) % 2:
+            raise ValueError("the width of one head must be even (rotary embedding)")
+        return self
+
+
+class ModelRef(_Value):
+    """Which model. ``id`` means: a Hub id, a path, a shape's name, or a URL, by ``source``."""
+
+    source: Source = Field(default="bundled", description="Where the model comes from.")
+    id: str = Field(
+        default="smollm2-135m-instruct",
+        min_length=1,
+        max_length=1024,
+        description="Hub id (owner/name), folder, GGUF file, shape name, or endpoint URL.",
+    )
+    revision: str | None = Field(default=None, max_length=128, description="Hub revision; null is main.")
+    sha256: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Content hash, filled in when the id is resolved.",
+    )
+    shape: ShapeSpec | None = Field(default=None, description='Sizes, for source "shape" with id "custom".')
+
+    @model_validator(mode="after")
+    def _shape_goes_with_custom(self) -> Self:
+        custom = self.source == "shape" and self.id == "custom"
+        if custom != (self.shape is not None):
+            raise ValueError('shape goes with source "shape" and id "custom", and only there')
+        return self
+
+
+class Quantization(_Value):
+    """How weights are stored. What a scheme needs and costs is in ``schemes.py``."""
+
+    scheme: SchemeName = Field(default="none", description="Quantization scheme; none keeps dtype.")
+    double_quant: bool = Field(
+        default=False, description="bnb-nf4 and bnb-fp4: quantize the block scales too (saves 0.4 bit/weight)."
+    )
+    group_size: Annotated[int, Field(ge=16, le=1024)] | None = Field(
+        default=None, description="Weights that share a scale; null is the scheme's own."
+    )
+    skip: tuple[str, ...] = Field(
+        default=(), description="Module name patterns (fnmatch) kept dense, besides lm_head and embeddings."
+    )
+    calibration: str | None = Field(default=None, description="Name of a calibration set, for static schemes.")
+
+
+class KVCache(_Value):
+    """How keys and values of past tokens are kept."""
+
+    kind: KVKind = Field(default="dynamic", description="Cache kind.")
+    max_context: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
+        default=None, description="Longest prompt + reply, tokens; null is the model's own, at most 4096."
+    )
+
+
+class Batching(_Value):
+    """How requests share the model. mode, max_requests and max_wait_ms change live."""
+
+    mode: BatchingMode = Field(default="off", description="off serves one request at a time.")
+    max_requests: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=64, description="Requests held at once, running and queued; one more is refused (HTTP 503)."
+    )
+    max_wait_ms: Annotated[float, Field(ge=0, le=60_000)] = Field(
+        default=5.0, description="static: how long to wait for a fuller batch, ms."
+    )
+    step_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = Field(
+        default=512, description="continuous: token budget of one step."
+    )
+    kv_blocks: Annotated[int, Field(ge=4, le=10_000_000)] | None = Field(
+        default=None, description="continuous: pages in the KV pool; null sizes it from max_context."
+    )
+
+
+class Recipe(_Value):
+    """How one model is served: everything that must be equal for two servers to be the same."""
+
+    schema_version: Literal[1] = Field(default=SCHEMA_VERSION, description="Version of this document's form.")
+    model: ModelRef = Field(default=ModelRef(), description="Which model.")
+    engine: Engine = Field(default="transformers", description="What runs it.")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda:\d{1,2})$",
+        description="auto is cuda:0 where there is one, else cpu.",
+    )
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        default=None, description="CPU threads of the worker; null is physical cores - 1, at least 1."
+    )
+    dtype: DType = Field(default="bf16", description="Type of dense weights and activations.")
+    quantization: Quantization = Field(default=Quantization(), description="How weights are stored.")
+    attention: Attention = Field(default="sdpa", description="Attention implementation.")
+    kv: KVCache = Field(default=KVCache(), description="Key/value cache.")
+    compile: bool = Field(default=False, description="Compile the decode step.")
+    batching: Batching = Field(default=Batching(), description="How requests share the model.")
+    prefix_cache: bool = Field(default=False, description="Reuse keys and values of shared prompt prefixes.")
+    speculation: Speculation = Field(default="off", description="Speculative decoding.")
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Recipe:
+        """Read a Recipe document, upgrading an older schema_version. Raises RecipeError naming the field."""
+        try:
+            document = json.loads(text)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise RecipeError(
+                f"The Recipe is not valid JSON: {error}.", "Print a valid one: mcp-core preset bundled."
+            ) from error
+        return cls.from_dict(document)
+
+    @classmethod
+    def from_dict(cls, document: Any) -> Recipe:
+        """As ``from_json``, from parsed JSON."""
+        if not isinstance(document, dict):
+            raise RecipeError("The Recipe is not a JSON object.", "Print a valid one: mcp-core preset bundled.")
+        try:
+            return cls.model_validate(_upgrade(document))
+        except ValidationError as error:
+            raise RecipeError(
+                f"The Recipe is not valid: {validation_message(error)}.", "mcp-core schema lists every field."
+            ) from error
+
+    def to_json(self) -> str:
+        """The whole document, defaults included, two-space indented."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    def replace(self, changes: Mapping[str, Any]) -> Recipe:
+        """A copy with dotted fields replaced: ``{"quantization.scheme": "bnb-nf4"}``. Raises RecipeError."""
+        document = self.model_dump(mode="json")
+        for path, value in changes.items():
+            _set_path(document, path, value)
+        return Recipe.from_dict(document)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the fields that differ from their defaults, and schema_version."""
+        return _digest(self._distinct())
+
+    @property
+    def load_key(self) -> str:
+        """Digest of the part whose change needs a new worker; the rest changes live."""
+        document = self._distinct()
+        document.pop("prefix_cache", None)
+        for field in ("mode", "max_requests", "max_wait_ms"):
+            document.get("batching", {}).pop(field, None)
+        return _digest({key: value for key, value in document.items() if value != {}})
+
+    @property
+    def numerics_key(self) -> str:
+        """Digest of the part that can change logits."""
+        document = self._distinct()
+        kept = {key: document[key] for key in _NUMERIC_FIELDS if key in document}
+        kept["device"] = self.device.split(":")[0]
+        kept["kv"] = self.kv.kind
+        return _digest(kept)
+
+    def conflicts(self, hardware: Hardware) -> tuple[Conflict, ...]:
+        """Every field that this machine cannot honour, with the reason and the fix."""
+        from mcp_core.conflicts import find_conflicts
+
+        return find_conflicts(self, hardware)
+
+    def _distinct(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_defaults=True) | {"schema_version": self.schema_version}
+
+
+_NUMERIC_FIELDS = ("model", "engine", "dtype", "quantization", "attention", "compile", "schema_version")
+
+# version -> the function that lifts a document of that version by one. Numbered, never edited once shipped.
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def _upgrade(document: dict[str, Any]) -> dict[str, Any]:
+    version = document.get("schema_version", SCHEMA_VERSION)
+    while isinstance(version, int) and version in _UPGRADES:
+        document = _UPGRADES[version](document)
+        version = document["schema_version"]
+    return document
+
+
+def _set_path(document: dict[str, Any], path: str, value: Any) -> None:
+    *parents, leaf = path.split(".")
+    node: Any = document
+    for name in parents:
+        node = node.get(name) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or leaf not in node:
+        raise RecipeError(f'A Recipe has no field "{path}".', "mcp-core schema lists every field.")
+    node[leaf] = value
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def validation_message(error: ValidationError) -> str:
+    """The first problem of a pydantic error as ``field: what is wrong``, with a count of the others."""
+    problems = error.errors(include_url=False, include_context=False)
+    first = problems[0]
+    field = ".".join(str(part) for part in first["loc"]) or "document"
+    rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{field}: {first['msg'].removeprefix('Value error, ')}{rest}"

@@ -1,0 +1,177 @@
+"""What happened: token events, request records, measurements, failures, Runs. Frozen values, no arithmetic.
+
+Unmeasured is None, never 0 or NaN. This file does not know how anything is measured
+(``evaluation/metrics.py``) or stored (``decision/store.py``).
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mcp_core.errors import McpError
+from mcp_core.hardware import Hardware
+from mcp_core.recipe import Recipe
+from mcp_core.workload import Workload
+
+__all__ = [
+    "Comparable",
+    "Effective",
+    "Failure",
+    "Measurement",
+    "Memory",
+    "Quantiles",
+    "RequestRecord",
+    "Run",
+    "RunStatus",
+    "new_run_id",
+    "now",
+]
+
+RunStatus = Literal["ok", "failed", "cancelled", "interrupted", "refused"]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class Failure(_Value):
+    """Why something did not happen."""
+
+    kind: str = Field(description="An error kind of errors.py.")
+    message: str = Field(description="The cause, one line.")
+    hint: str = Field(default="", description="What to do.")
+
+    @classmethod
+    def of(cls, error: McpError) -> Failure:
+        """The failure that this error is."""
+        return cls(**error.as_dict())
+
+
+class RequestRecord(_Value):
+    """One request as its client saw it. Times are ms on the client's monotonic clock from ``sent``."""
+
+    index: int = Field(description="Position in the workload.")
+    status: Literal["ok", "failed", "cancelled"] = Field(description="How it ended.")
+    sent_ms: float = Field(description="When it was sent, ms after the measurement began.")
+    ttft_ms: float | None = Field(default=None, description="Sent to first chunk that carries a token, ms.")
+    e2e_ms: float | None = Field(default=None, description="Sent to last token, ms.")
+    chunk_ms: tuple[float, ...] = Field(default=(), description="Arrival of each token chunk, ms after sent.")
+    chunk_tokens: tuple[int, ...] = Field(default=(), description="Tokens each chunk carried.")
+    prompt_tokens: int | None = Field(default=None, description="From usage.")
+    output_tokens: int | None = Field(default=None, description="From usage.")
+    cached_tokens: int | None = Field(default=None, description="Prompt tokens served from a cache.")
+    prompt_sha256: str | None = Field(default=None, description="Hash of what was sent.")
+    server_timing: dict[str, float] | None = Field(default=None, description="The server's own usage.timing, ms.")
+    failure: Failure | None = Field(default=None, description="Set when status is not ok.")
+
+
+class Quantiles(_Value):
+    """Percentiles of a sample; p95 is None under 200 requests and p99 under 1,000 ("too few requests")."""
+
+    mean: float | None = None
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    max: float | None = None
+    n: int = Field(default=0, description="Requests behind the figures.")
+
+
+class Measurement(_Value):
+    """Speed of one Run. Definitions: evaluation/metrics.py."""
+
+    ttft_ms: Quantiles
+    tpot_ms: Quantiles
+    itl_ms: Quantiles
+    e2e_ms: Quantiles
+    duration_s: float
+    requests: int
+    completed: int
+    failed: int
+    cancelled: int
+    prompt_tokens: int
+    output_tokens: int
+    output_tok_s: float | None
+    total_tok_s: float | None
+    requests_s: float | None
+    engine_output_tok_s: float | None = Field(default=None, description="From the engine's own clock.")
+    engine_tpot_ms: float | None = Field(default=None, description="Median by the engine's own clock.")
+    client_lag_p99_ms: float | None = Field(default=None, description="Lateness of the load generator's own loop.")
+
+
+class Memory(_Value):
+    """Memory of one worker, bytes; how each is read: serving/process_memory.py."""
+
+    weights_bytes: int | None = Field(default=None, description="Unique tensor storages of the loaded model.")
+    baseline_bytes: int | None = Field(default=None, description="Resident after imports, before loading.")
+    load_peak_bytes: int | None = Field(default=None, description="Highest resident from spawn to ready.")
+    process_peak_bytes: int | None = Field(default=None, description="Highest resident while serving.")
+    peak_bytes: int | None = Field(
+        default=None,
+        description="CPU: serving peak - baseline. GPU: highest reserved since ready + context.",
+    )
+    device_allocated_peak_bytes: int | None = None
+    device_reserved_peak_bytes: int | None = None
+    kv_bytes_per_token: int | None = None
+
+
+class Effective(_Value):
+    """What the worker really runs, read back from it."""
+
+    device: str
+    dtype: str
+    scheme: str
+    attention: str
+    kv_kind: str
+    max_context: int
+    threads: int
+    batching_mode: str
+    engine: str = "transformers"
+    engine_version: str | None = None
+    quantized_modules: int = 0
+    skipped_modules: tuple[str, ...] = ()
+    model_type: str | None = None
+    parameters: int | None = None
+
+
+class Comparable(_Value):
+    """Whether this Run may be compared with others, and why not."""
+
+    ok: bool = True
+    reasons: tuple[str, ...] = ()
+
+
+class Run(_Value):
+    """Recipe x Workload x Hardware -> Measurement or Failure."""
+
+    schema_version: Literal[1] = 1
+    id: str
+    created: datetime
+    recipe: Recipe
+    workload: Workload
+    hardware: Hardware
+    status: RunStatus
+    effective: Effective | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    failure: Failure | None = None
+    measurement: Measurement | None = None
+    memory: Memory | None = None
+    load_s: float | None = None
+    energy_j_per_token: float | None = None
+    fidelity: dict[str, Any] | None = None
+    comparable: Comparable = Comparable()
+    evidence: str = Field(default="measured on transformers", description="predicted, probed, measured on ENGINE.")
+
+
+def new_run_id() -> str:
+    """A fresh id: sortable by time, unguessable enough to be unique."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}"
+
+
+def now() -> datetime:
+    """The current time with its zone."""
+    return datetime.now(UTC)

@@ -1,0 +1,116 @@
+"""The quantization schemes there are: one row each, with what it needs, weighs and ships as.
+
+Adding a scheme is one row here and one function in ``memory/quantization/``. This file does not know how a
+scheme is applied: it carries the function's import path, because applying needs torch and this must not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mcp_core.recipe import SchemeName
+
+__all__ = ["SCHEMES", "Scheme", "available_schemes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One quantization scheme.
+
+    ``bits`` are stored bits per quantized weight without scales; ``block`` weights share one scale of
+    ``scale_bits`` (0 = one scale per output row). ``apply`` is ``module:function`` of the heavy side.
+    """
+
+    name: SchemeName
+    title: str
+    about: str
+    bits: int
+    block: int
+    scale_bits: int
+    library: str | None
+    devices: tuple[Literal["cpu", "cuda"], ...]
+    lossless: bool
+    deployable_as: str
+    apply: str
+    min_capability: tuple[int, int] | None = None
+    double_quant: bool = False
+
+
+SCHEMES: dict[SchemeName, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme(
+            name="none",
+            title="None",
+            about="Weights stay in the chosen dtype.",
+            bits=0,
+            block=0,
+            scale_bits=0,
+            library=None,
+            devices=("cpu", "cuda"),
+            lossless=True,
+            deployable_as="safetensors; any engine",
+            apply="mcp_core.memory.quantization.dense:keep_dense",
+        ),
+        Scheme(
+            name="bnb-int8",
+            title="bitsandbytes 8-bit (LLM.int8)",
+            about="Half of bf16's weight memory; outlier columns are computed apart. Slower than bf16 in eager decoding.",
+            bits=8,
+            block=0,
+            scale_bits=32,
+            library="bitsandbytes",
+            devices=("cpu", "cuda"),
+            lossless=False,
+            deployable_as="vLLM --quantization bitsandbytes (8-bit checkpoints); transformers",
+            apply="mcp_core.memory.quantization.bnb:quantize_int8",
+        ),
+        Scheme(
+            name="bnb-nf4",
+            title="bitsandbytes 4-bit NF4",
+            about="A quarter of bf16's weight memory; 16 levels placed for normally distributed weights.",
+            bits=4,
+            block=64,
+            scale_bits=32,
+            library="bitsandbytes",
+            devices=("cpu", "cuda"),
+            lossless=False,
+            deployable_as="vLLM --quantization bitsandbytes; transformers",
+            apply="mcp_core.memory.quantization.bnb:quantize_nf4",
+            double_quant=True,
+        ),
+        Scheme(
+            name="bnb-fp4",
+            title="bitsandbytes 4-bit FP4",
+            about="As NF4 with floating-point levels; usually loses more than NF4.",
+            bits=4,
+            block=64,
+            scale_bits=32,
+            library="bitsandbytes",
+            devices=("cpu", "cuda"),
+            lossless=False,
+            deployable_as="transformers only",
+            apply="mcp_core.memory.quantization.bnb:quantize_fp4",
+            double_quant=True,
+        ),
+        Scheme(
+            name="torchao-int8-weight-only",
+            title="torchao int8 weight-only",
+            about="Half of bf16's weight memory, one scale per output row; weights are expanded at each use.",
+            bits=8,
+            block=0,
+            scale_bits=16,
+            library="torchao",
+            devices=("cpu", "cuda"),
+            lossless=False,
+            deployable_as="vLLM (torchao checkpoint); transformers",
+            apply="mcp_core.memory.quantization.torchao_int8:quantize_weight_only",
+        ),
+    )
+}
+
+
+def available_schemes() -> tuple[Scheme, ...]:
+    """Every scheme that this version can apply, in the order in which pages offer them."""
+    return tuple(SCHEMES.values())

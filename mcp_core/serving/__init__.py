@@ -1,0 +1,1 @@
+"""Serving: the worker process and its HTTP API (heavy), the supervisor and the client (light)."""
