@@ -67,7 +67,9 @@ def _device(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
         yield Conflict("device", f"this machine has no {recipe.device}.", f"It has: {there}.")
     elif device.kind == "cuda" and hardware.torch_cuda is None:
         yield Conflict(
-            "device", "the installed torch is a CPU build.", "Install the CUDA build: make install TORCH=cuda."
+            "device",
+            "the installed torch is a CPU build.",
+            "Install the CUDA build: make install TORCH=cuda.",
         )
 
 
@@ -81,7 +83,9 @@ def _scheme(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
     scheme = SCHEMES.get(name)
     if scheme is None:
         yield Conflict(
-            "quantization.scheme", f"{name} is not built in this version.", f"There are: {', '.join(SCHEMES)}."
+            "quantization.scheme",
+            f"{name} is not built in this version.",
+            f"There are: {', '.join(SCHEMES)}.",
         )
         return
     device = hardware.device(recipe.device)
@@ -126,7 +130,10 @@ def _quantization_options(recipe: Recipe, hardware: Hardware) -> Iterator[Confli
         yield Conflict("quantization.skip", "nothing is quantized, so nothing is skipped.", "Leave it empty.")
 
 
-_FLASH = {"flash_attention_2": ("flash_attn", "flash-attn"), "flash_attention_3": ("flash_attn_interface", "flash-attn-3")}
+_FLASH = {
+    "flash_attention_2": ("flash_attn", "flash-attn"),
+    "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
+}
 
 
 def _attention(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
@@ -137,7 +144,9 @@ def _attention(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
     if device is None or device.kind != "cuda":
         yield Conflict("attention", f"{recipe.attention} runs on NVIDIA devices only.", "Choose sdpa.")
     elif find_spec(module) is None:
-        yield Conflict("attention", f"{recipe.attention} needs {package}, which is not installed.", "Choose sdpa.")
+        yield Conflict(
+            "attention", f"{recipe.attention} needs {package}, which is not installed.", "Choose sdpa."
+        )
     elif recipe.dtype == "fp32":
         yield Conflict("attention", f"{recipe.attention} does not compute in fp32.", "Choose bf16 or fp16.")
 
@@ -145,7 +154,11 @@ def _attention(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
 def _kv(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
     device = hardware.device(recipe.device)
     if recipe.kv.kind == "offloaded" and (device is None or device.kind != "cuda"):
-        yield Conflict("kv.kind", "offloaded moves keys and values from a GPU to the host; this is the host.", "Choose dynamic.")
+        yield Conflict(
+            "kv.kind",
+            "offloaded moves keys and values from a GPU to the host; this is the host.",
+            "Choose dynamic.",
+        )
 
 
 def _not_built(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:

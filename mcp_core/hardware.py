@@ -64,7 +64,9 @@ class Hardware(BaseModel):
     cpu_flags: tuple[str, ...] = Field(description="Instruction sets that matter here, of those the CPU has.")
     devices: tuple[Device, ...] = Field(description="The CPU first, then every CUDA device.")
     driver: str | None = Field(default=None, description="NVIDIA driver version; null without one.")
-    torch_cuda: str | None = Field(default=None, description="CUDA version torch was built for; null is a CPU build.")
+    torch_cuda: str | None = Field(
+        default=None, description="CUDA version torch was built for; null is a CPU build."
+    )
     libraries: dict[str, str] = Field(description="Installed versions.")
 
     @property
@@ -141,7 +143,17 @@ def _cpu_model() -> str:
 
 def _cpu_flags() -> tuple[str, ...]:
     present = set(_cpuinfo().get("flags", _cpuinfo().get("Features", "")).split())
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
+    wanted = (
+        "avx2",
+        "avx512f",
+        "avx512_vnni",
+        "avx512_bf16",
+        "amx_bf16",
+        "amx_int8",
+        "asimd",
+        "bf16",
+        "i8mm",
+    )
     return tuple(flag for flag in wanted if flag in present)
 
 

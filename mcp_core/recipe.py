@@ -122,7 +122,8 @@ class Quantization(_Value):
 
     scheme: SchemeName = Field(default="none", description="Quantization scheme; none keeps dtype.")
     double_quant: bool = Field(
-        default=False, description="bnb-nf4 and bnb-fp4: quantize the block scales too (saves 0.4 bit/weight)."
+        default=False,
+        description="bnb-nf4 and bnb-fp4: quantize the block scales too (saves 0.4 bit/weight).",
     )
     group_size: Annotated[int, Field(ge=16, le=1024)] | None = Field(
         default=None, description="Weights that share a scale; null is the scheme's own."
@@ -130,7 +131,9 @@ class Quantization(_Value):
     skip: tuple[str, ...] = Field(
         default=(), description="Module name patterns (fnmatch) kept dense, besides lm_head and embeddings."
     )
-    calibration: str | None = Field(default=None, description="Name of a calibration set, for static schemes.")
+    calibration: str | None = Field(
+        default=None, description="Name of a calibration set, for static schemes."
+    )
 
 
 class KVCache(_Value):
@@ -198,7 +201,9 @@ class Recipe(_Value):
     def from_dict(cls, document: Any) -> Recipe:
         """As ``from_json``, from parsed JSON."""
         if not isinstance(document, dict):
-            raise RecipeError("The Recipe is not a JSON object.", "Print a valid one: mcp-core preset bundled.")
+            raise RecipeError(
+                "The Recipe is not a JSON object.", "Print a valid one: mcp-core preset bundled."
+            )
         try:
             return cls.model_validate(_upgrade(document))
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out: plain frozen values, no torch, no text.
+"""Generation: what goes into an engine and what comes out. Plain frozen values, no torch, no text.
 
 This file does not know about HTTP, stop strings or tokenizers (``serving/``).
 """
