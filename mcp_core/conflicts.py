@@ -144,9 +144,7 @@ def _attention(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
     if device is None or device.kind != "cuda":
         yield Conflict("attention", f"{recipe.attention} runs on NVIDIA devices only.", "Choose sdpa.")
     elif find_spec(module) is None:
-        yield Conflict(
-            "attention", f"{recipe.attention} needs {package}, which is not installed.", "Choose sdpa."
-        )
+        yield Conflict("attention", f"{recipe.attention} needs {package}, which is not installed.", "Choose sdpa.")
     elif recipe.dtype == "fp32":
         yield Conflict("attention", f"{recipe.attention} does not compute in fp32.", "Choose bf16 or fp16.")
 

@@ -131,9 +131,7 @@ class Quantization(_Value):
     skip: tuple[str, ...] = Field(
         default=(), description="Module name patterns (fnmatch) kept dense, besides lm_head and embeddings."
     )
-    calibration: str | None = Field(
-        default=None, description="Name of a calibration set, for static schemes."
-    )
+    calibration: str | None = Field(default=None, description="Name of a calibration set, for static schemes.")
 
 
 class KVCache(_Value):
@@ -201,9 +199,7 @@ class Recipe(_Value):
     def from_dict(cls, document: Any) -> Recipe:
         """As ``from_json``, from parsed JSON."""
         if not isinstance(document, dict):
-            raise RecipeError(
-                "The Recipe is not a JSON object.", "Print a valid one: mcp-core preset bundled."
-            )
+            raise RecipeError("The Recipe is not a JSON object.", "Print a valid one: mcp-core preset bundled.")
         try:
             return cls.model_validate(_upgrade(document))
         except ValidationError as error:

@@ -65,9 +65,7 @@ class RequestRecord(_Value):
     output_tokens: int | None = Field(default=None, description="From usage.")
     cached_tokens: int | None = Field(default=None, description="Prompt tokens served from a cache.")
     prompt_sha256: str | None = Field(default=None, description="Hash of what was sent.")
-    server_timing: dict[str, float] | None = Field(
-        default=None, description="The server's own usage.timing, ms."
-    )
+    server_timing: dict[str, float] | None = Field(default=None, description="The server's own usage.timing, ms.")
     failure: Failure | None = Field(default=None, description="Set when status is not ok.")
 
 
@@ -102,9 +100,7 @@ class Measurement(_Value):
     requests_s: float | None
     engine_output_tok_s: float | None = Field(default=None, description="From the engine's own clock.")
     engine_tpot_ms: float | None = Field(default=None, description="Median by the engine's own clock.")
-    client_lag_p99_ms: float | None = Field(
-        default=None, description="Lateness of the load generator's own loop."
-    )
+    client_lag_p99_ms: float | None = Field(default=None, description="Lateness of the load generator's own loop.")
 
 
 class Memory(_Value):
@@ -168,9 +164,7 @@ class Run(_Value):
     energy_j_per_token: float | None = None
     fidelity: dict[str, Any] | None = None
     comparable: Comparable = Comparable()
-    evidence: str = Field(
-        default="measured on transformers", description="predicted, probed, measured on ENGINE."
-    )
+    evidence: str = Field(default="measured on transformers", description="predicted, probed, measured on ENGINE.")
 
 
 def new_run_id() -> str:

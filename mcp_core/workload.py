@@ -49,9 +49,7 @@ class Workload(BaseModel):
     warmup_requests: Annotated[int, Field(ge=0, le=10_000)] = Field(
         default=2, description="Requests sent first and not counted."
     )
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(
-        default=0, description="Seed of lengths and prompts."
-    )
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(default=0, description="Seed of lengths and prompts.")
     repeat: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         default=0, description="Which repetition; every repeat draws new prompts from (seed, repeat)."
     )
@@ -90,9 +88,7 @@ class Workload(BaseModel):
             node, _, leaf = path.rpartition(".")
             target = document.get(node) if node else document
             if not isinstance(target, dict) or leaf not in target:
-                raise WorkloadError(
-                    f'A Workload has no field "{path}".', "mcp-core schema lists every field."
-                )
+                raise WorkloadError(f'A Workload has no field "{path}".', "mcp-core schema lists every field.")
             target[leaf] = value
         return Workload.from_dict(document)
 
