@@ -164,7 +164,7 @@ class Batching(_Value):
 class Recipe(_Value):
     """How one model is served: everything that must be equal for two servers to be the same."""
 
-    schema_version: Literal[1] = Field(default=SCHEMA_VERSION, description="Version of this document's form.")
+    schema_version: Literal[1] = Field(default=1, description="Version of this document's form.")
     model: ModelRef = Field(default=ModelRef(), description="Which model.")
     engine: Engine = Field(default="transformers", description="What runs it.")
     device: str = Field(

@@ -56,7 +56,7 @@ SCHEMES: dict[SchemeName, Scheme] = {
         Scheme(
             name="bnb-int8",
             title="bitsandbytes 8-bit (LLM.int8)",
-            about="Half of bf16's weight memory; outlier columns are computed apart. Slower than bf16 in eager decoding.",
+            about="Half of bf16's weight memory; outlier columns are computed apart. Slower than bf16 when eager.",
             bits=8,
             block=0,
             scale_bits=32,

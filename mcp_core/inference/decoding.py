@@ -1,0 +1,132 @@
+"""Decoding one sequence with an unmodified transformers model: prefill, then one token a step.
+
+This file does not know about queues, threads or HTTP (``engine.py`` and ``serving/`` do).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mcp_core.generation import FinishReason, GenerationRequest, TokenLogprob
+from mcp_core.inference.sampling import Sampler, log_probabilities
+
+__all__ = ["Decoder", "Step"]
+
+# Tokens per prefill chunk: a cancelled request must not wait for a long prompt to end on a slow device.
+_PREFILL_CHUNK = {"cpu": 256, "cuda": 2048}
+# Scoring a prompt holds logits of a whole chunk: tokens x vocabulary floats.
+_SCORED_CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step's outcome: a token, or only the end. ``seconds`` is the step's duration on the host's clock."""
+
+    token: int | None
+    finish: FinishReason | None
+    seconds: float
+    logprob: TokenLogprob | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+class Decoder:
+    """One model's decoding loop. ``is_cancelled`` is asked between forward passes."""
+
+    def __init__(self, model: Any, eos_ids: frozenset[int], max_context: int) -> None:
+        self._model = model
+        self._device: torch.device = next(model.parameters()).device
+        self._eos = torch.tensor(sorted(eos_ids), dtype=torch.long, device=self._device)
+        self._eos_ids = eos_ids
+        self._max_context = max_context
+        self._chunk = _PREFILL_CHUNK[self._device.type]
+
+    @torch.inference_mode()
+    def steps(self, request: GenerationRequest, cache: Any, is_cancelled: Callable[[], bool]) -> Iterator[Step]:
+        """Prefill, then decode; the first step carries the first token (or, with max_tokens 0, none)."""
+        started = time.perf_counter()
+        prompt = torch.tensor([request.prompt], dtype=torch.long, device=self._device)
+        sampler = Sampler(request.sampling, len(request.prompt), self._device)
+        logits, prompt_logprobs = self._prefill(prompt, cache, request.prompt_logprobs, is_cancelled)
+        if logits is None:
+            yield Step(None, "cancelled", time.perf_counter() - started)
+            return
+        if request.max_tokens == 0:
+            yield Step(None, "length", time.perf_counter() - started, prompt_logprobs=prompt_logprobs)
+            return
+        history = prompt if sampler.needs_history else None
+        count = 0
+        while True:
+            token, logprob = self._next_token(logits, history, request, sampler, count)
+            count += 1
+            value = int(token)
+            finish = self._finish(request, value, count)
+            yield Step(value, finish, time.perf_counter() - started, logprob, prompt_logprobs)
+            if finish is not None:
+                return
+            if is_cancelled():
+                yield Step(None, "cancelled", 0.0)
+                return
+            started, prompt_logprobs = time.perf_counter(), None
+            history = None if history is None else torch.cat([history, token], dim=1)
+            logits = self._forward(token, cache, logits_to_keep=1)[:, -1]
+
+    def _prefill(
+        self, prompt: torch.Tensor, cache: Any, top: int | None, is_cancelled: Callable[[], bool]
+    ) -> tuple[torch.Tensor | None, tuple[TokenLogprob, ...] | None]:
+        """Last position's logits ``[1, vocab]`` (None when cancelled) and the prompt's own log-probabilities."""
+        last: torch.Tensor | None = None
+        scored: list[TokenLogprob] = []
+        size = self._chunk if top is None else min(self._chunk, _SCORED_CHUNK)
+        for start in range(0, prompt.shape[1], size):
+            if is_cancelled():
+                return None, None
+            chunk = prompt[:, start : start + size]
+            logits = self._forward(chunk, cache, logits_to_keep=1 if top is None else 0)
+            if top is not None:
+                scored += _score_chunk(prompt, start, last, logits, top)
+            last = logits[:, -1]
+        return last, None if top is None else tuple(scored)
+
+    def _forward(self, tokens: torch.Tensor, cache: Any, logits_to_keep: int) -> torch.Tensor:
+        output = self._model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=logits_to_keep)
+        logits: torch.Tensor = output.logits
+        return logits
+
+    def _next_token(
+        self,
+        logits: torch.Tensor,
+        history: torch.Tensor | None,
+        request: GenerationRequest,
+        sampler: Sampler,
+        count: int,
+    ) -> tuple[torch.Tensor, TokenLogprob | None]:
+        scores = logits.float()
+        if count < request.min_tokens and not request.ignore_eos:
+            scores = scores.index_fill(-1, self._eos, -torch.inf)
+        token = sampler.choose(scores, history)
+        if request.logprobs is None:
+            return token, None
+        return token, log_probabilities(logits, token[0], request.logprobs)[0]
+
+    def _finish(self, request: GenerationRequest, token: int, count: int) -> FinishReason | None:
+        if token in self._eos_ids and not request.ignore_eos:
+            return "stop"
+        if count >= request.max_tokens or len(request.prompt) + count >= self._max_context:
+            return "length"
+        return None
+
+
+def _score_chunk(
+    prompt: torch.Tensor, start: int, before: torch.Tensor | None, logits: torch.Tensor, top: int
+) -> list[TokenLogprob]:
+    """Log-probabilities of the chunk's own tokens; ``before`` is the position before it (None at the start)."""
+    stop = start + logits.shape[1]
+    predicting = logits[0, :-1] if before is None else torch.cat([before, logits[0, :-1]])
+    targets = prompt[0, start + 1 if before is None else start : stop]
+    first = [TokenLogprob(int(prompt[0, 0]), None)] if before is None else []
+    return first + log_probabilities(predicting, targets, top)
