@@ -1,0 +1,146 @@
+"""The arrows between the rooms, held by a test (mcp_core/README.md has the picture)."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE = ROOT / "mcp_core"
+HEAVY_LIBRARIES = {"torch", "transformers", "bitsandbytes", "torchao", "accelerate"}
+VALUES = {
+    "errors",
+    "recipe",
+    "presets",
+    "workload",
+    "hardware",
+    "schemes",
+    "conflicts",
+    "results",
+    "generation",
+    "views",
+    "paths",
+}
+# Rooms that only a worker or a job child imports.
+HEAVY = {
+    "models.loader",
+    "models.loaded",
+    "models.prepare",
+    "models.random_weights",
+    "models.synthetic_tokenizer",
+    "memory",
+    "inference",
+    "serving.worker",
+}
+
+
+def modules() -> dict[str, Path]:
+    names = {}
+    for path in CORE.rglob("*.py"):
+        parts = path.relative_to(CORE).with_suffix("").parts
+        names[".".join(part for part in parts if part != "__init__")] = path
+    return names
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute names of all modules that a file imports, at any depth, type-checking blocks left out."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def is_heavy(name: str) -> bool:
+    return any(name == room or name.startswith(f"{room}.") for room in HEAVY)
+
+
+LIGHT = sorted(name for name in modules() if name and not is_heavy(name))
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_core_knows_nothing_of_pages_or_streamlit(name):
+    for module in imported(modules()[name]):
+        assert module.split(".")[0] not in {"streamlit", "pages", "app"}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_rooms_never_import_heavy_ones(name):
+    for module in imported(modules()[name]):
+        assert module.split(".")[0] not in HEAVY_LIBRARIES, f"{name} imports {module}"
+        assert not is_heavy(module.removeprefix("mcp_core.")), f"{name} imports {module}"
+
+
+def test_light_rooms_load_no_heavy_library():
+    """The same, transitively, by importing them all in a fresh process."""
+    code = (
+        "import importlib, json, sys\n"
+        f"for name in {LIGHT!r}: importlib.import_module('mcp_core.' + name)\n"
+        f"print(json.dumps(sorted(set(sys.modules) & set({sorted(HEAVY_LIBRARIES | {'streamlit', 'plotly', 'pandas'})!r}))))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert json.loads(result.stdout) == []
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_values_import_only_values(name):
+    allowed = VALUES | {"monitoring.nvml"}  # hardware is read through NVML
+    ours = {module.removeprefix("mcp_core.") for module in imported(modules()[name]) if module.startswith("mcp_core.")}
+    assert {module for module in ours if module in modules()} <= allowed
+
+
+PAGES = [*(ROOT / "pages").rglob("*.py"), ROOT / "app.py"]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_pages_use_the_light_side_only(path):
+    for module in imported(path):
+        assert module.split(".")[0] not in HEAVY_LIBRARIES
+        assert not is_heavy(module.removeprefix("mcp_core."))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_session_state_and_cache_have_one_home_each(path):
+    text = path.read_text()
+    if path.name != "session.py":
+        assert "st.session_state" not in text
+    if path.name != "workbench.py":
+        assert "cache_resource" not in text
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_every_module_says_what_it_is(name):
+    docstring = ast.get_docstring(ast.parse(modules()[name].read_text()))
+    assert docstring
+    assert len(docstring) > 30
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_all_names_exist(name):
+    path = modules()[name]
+    tree = ast.parse(path.read_text())
+    top = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | {
+        node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    }
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            exported = ast.literal_eval(node.value)
+            assert len(exported) == len(set(exported))
+            assert set(exported) <= top, set(exported) - top
