@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml Makefile
 	@touch $@
 
 run: install
-	$(BIN)/streamlit run app.py
+	$(BIN)/streamlit run app.py --server.headless=false --server.showEmailPrompt=false
 
 test: install
 	$(BIN)/python -m pytest

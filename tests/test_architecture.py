@@ -30,12 +30,16 @@ VALUES = {
 HEAVY = {
     "models.loader",
     "models.loaded",
+    "models.checkpoint",
+    "models.text_codec",
+    "models.load_errors",
     "models.prepare",
     "models.random_weights",
     "models.synthetic_tokenizer",
     "memory",
     "inference",
     "serving.worker",
+    "serving.cuda_memory",
 }
 
 
@@ -90,10 +94,11 @@ def test_light_rooms_never_import_heavy_ones(name):
 
 def test_light_rooms_load_no_heavy_library():
     """The same, transitively, by importing them all in a fresh process."""
+    libraries = sorted(HEAVY_LIBRARIES | {"streamlit", "plotly", "pandas"})
     code = (
         "import importlib, json, sys\n"
         f"for name in {LIGHT!r}: importlib.import_module('mcp_core.' + name)\n"
-        f"print(json.dumps(sorted(set(sys.modules) & set({sorted(HEAVY_LIBRARIES | {'streamlit', 'plotly', 'pandas'})!r}))))"
+        f"print(json.dumps(sorted(set(sys.modules) & set({libraries!r}))))"
     )
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert json.loads(result.stdout) == []
@@ -102,7 +107,9 @@ def test_light_rooms_load_no_heavy_library():
 @pytest.mark.parametrize("name", sorted(VALUES))
 def test_values_import_only_values(name):
     allowed = VALUES | {"monitoring.nvml"}  # hardware is read through NVML
-    ours = {module.removeprefix("mcp_core.") for module in imported(modules()[name]) if module.startswith("mcp_core.")}
+    ours = {
+        module.removeprefix("mcp_core.") for module in imported(modules()[name]) if module.startswith("mcp_core.")
+    }
     assert {module for module in ours if module in modules()} <= allowed
 
 

@@ -60,7 +60,13 @@ def test_replace_takes_dotted_fields_and_refuses_unknown_ones():
 def test_fingerprint_sees_every_field_but_not_spelled_out_defaults():
     base = Recipe()
     assert Recipe.from_dict({"dtype": "bf16", "kv": {"kind": "dynamic"}}).fingerprint == base.fingerprint
-    changes = [{"dtype": "fp32"}, {"kv.kind": "static"}, {"batching.max_requests": 3}, {"model.id": "x"}, {"threads": 1}]
+    changes = [
+        {"dtype": "fp32"},
+        {"kv.kind": "static"},
+        {"batching.max_requests": 3},
+        {"model.id": "x"},
+        {"threads": 1},
+    ]
     prints = {base.replace(change).fingerprint for change in changes}
     assert len(prints | {base.fingerprint}) == len(changes) + 1
 

@@ -6,7 +6,7 @@ This file does not know about time series (``sampler.py``) or workers.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -49,9 +49,8 @@ def read_devices(nvml: Any = pynvml) -> tuple[str | None, tuple[NvmlDevice, ...]
     except nvml.NVMLError:
         return None, ()
     try:
-        count = nvml.nvmlDeviceGetCount()
         driver = _text(nvml.nvmlSystemGetDriverVersion())
-        return driver, tuple(_read(nvml, index) for index in range(count))
+        return driver, tuple(_readings(nvml))
     except nvml.NVMLError:
         return None, ()
     finally:
@@ -67,9 +66,18 @@ def nvml_reason(nvml: Any = pynvml) -> str | None:
         return str(error)
     try:
         return None if nvml.nvmlDeviceGetCount() else "the driver lists no device"
+    except nvml.NVMLError as error:
+        return str(error)
     finally:
         with contextlib.suppress(nvml.NVMLError):
             nvml.nvmlShutdown()
+
+
+def _readings(nvml: Any) -> Iterator[NvmlDevice]:
+    """One reading per device; a device that does not even tell its memory (lost, or unified memory) is left out."""
+    for index in range(nvml.nvmlDeviceGetCount()):
+        with contextlib.suppress(nvml.NVMLError):
+            yield _read(nvml, index)
 
 
 def _read(nvml: Any, index: int) -> NvmlDevice:

@@ -9,10 +9,7 @@ from mcp_core.inference.kv_cache import FP8_CALIBRATION_TOKENS, cache_factory
 def run(model, cache, ids, chunk):
     with torch.inference_mode():
         return torch.cat(
-            [
-                model(ids[:, at : at + chunk], past_key_values=cache).logits
-                for at in range(0, ids.shape[1], chunk)
-            ],
+            [model(ids[:, at : at + chunk], past_key_values=cache).logits for at in range(0, ids.shape[1], chunk)],
             dim=1,
         )
 

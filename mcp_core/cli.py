@@ -1,0 +1,82 @@
+"""The command line: ``mcp-core VERB``. A table of verbs, and how what they raise is told.
+
+Exit codes: 0 it answered; 1 it failed, cause and hint on stderr; 2 wrong arguments or Recipe; 130 stopped by the
+user. This file does not know what a verb does: only the asked one's module is imported, so that starting is fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from mcp_core.errors import InputError, McpError
+
+__all__ = ["VERBS", "main"]
+
+# verb -> what it does. mcp_core.commands.VERB has add_arguments(parser) and run(options) -> exit code.
+VERBS: dict[str, str] = {
+    "doctor": "what this machine has and can run",
+    "preset": "list the presets, or print one",
+    "schema": "JSON Schema of Recipe, Workload and Run",
+    "footprint": "what a Recipe takes, before loading it",
+    "serve": "run a worker in the foreground",
+    "bench": "load a Recipe, measure it with a Workload, store one Run",
+    "runs": "list, show or delete stored Runs",
+    "models": "list or delete the models kept on this machine",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code. Nothing but a bug of ours leaves this as a traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = _parser(arguments).parse_args(arguments)
+        code: int = import_module(f"mcp_core.commands.{options.verb}").run(options)
+        sys.stdout.flush()  # here, where a reader that has gone is understood
+    except SystemExit as stop:  # argparse has said why, or printed its help
+        return int(stop.code or 0)
+    except McpError as error:
+        _complain(error)
+        return 2 if isinstance(error, InputError) else 1
+    except BrokenPipeError:
+        _drop_stdout()
+        return 1
+    except OSError as error:  # a folder of MCP's own that cannot be used; the user's files are checked where read
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(McpError(f"{where}{error.strerror or error}.", "MCP_HOME says where MCP keeps what it needs."))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser, with the arguments of the asked verb only."""
+    parser = argparse.ArgumentParser(
+        prog="mcp-core", description="Master Control Program: LLM inference, measured."
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, about in VERBS.items():
+        each = verbs.add_parser(verb, help=about, description=f"{about[0].upper()}{about[1:]}.")
+        if verb in arguments:
+            import_module(f"mcp_core.commands.{verb}").add_arguments(each)
+    return parser
+
+
+def _complain(error: McpError) -> None:
+    sys.stderr.write(f"error: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"hint: {error.hint}\n")
+
+
+def _drop_stdout() -> None:
+    """Whoever read our output has gone; Python would complain once more when it flushes at the end."""
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - os.devnull is a name, not a path of ours
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Commands: one file a verb of the command line; ``cli.py`` has the table of them."""

@@ -1,0 +1,105 @@
+"""Arguments that several verbs share: a RECIPE or WORKLOAD is a JSON file or a preset's name, with overrides.
+
+This file does not know whether a machine can run what it reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mcp_core.errors import InputError, ModelNotFound
+from mcp_core.presets import RECIPES, recipe_preset
+from mcp_core.recipe import Recipe
+from mcp_core.workload import WORKLOADS, Workload, workload_preset
+
+__all__ = ["add_json", "add_recipe", "add_set", "add_workload", "hub_token", "read_recipe", "read_workload"]
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """The RECIPE argument."""
+    parser.add_argument("recipe", metavar="RECIPE", help=f"JSON file, or one of: {', '.join(RECIPES)}")
+
+
+def add_workload(parser: argparse.ArgumentParser) -> None:
+    """The WORKLOAD argument."""
+    parser.add_argument("workload", metavar="WORKLOAD", help=f"JSON file, or one of: {', '.join(WORKLOADS)}")
+
+
+def add_set(parser: argparse.ArgumentParser, *, workload: bool = False) -> None:
+    """--set, once for every field that is to differ."""
+    what = "recipe.PATH, workload.PATH or PATH (of the Recipe)" if workload else "PATH of the Recipe"
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        help=f"replace one field: {what}; the value is JSON, else text. Repeatable.",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="answer with one JSON document")
+
+
+def read_recipe(options: argparse.Namespace) -> Recipe:
+    """The RECIPE with its overrides. Raises ModelNotFound or RecipeError."""
+    changes, _ = _settings(options)
+    text = _file_text(options.recipe, RECIPES)
+    recipe = Recipe.from_json(text) if text is not None else recipe_preset(options.recipe)
+    return recipe.replace(changes) if changes else recipe
+
+
+def read_workload(options: argparse.Namespace) -> Workload:
+    """The WORKLOAD with its overrides. Raises ModelNotFound or WorkloadError."""
+    _, changes = _settings(options)
+    text = _file_text(options.workload, WORKLOADS)
+    workload = Workload.from_json(text) if text is not None else workload_preset(options.workload)
+    return workload.replace(changes) if changes else workload
+
+
+def hub_token() -> str | None:
+    """The Hugging Face token of the environment."""
+    return os.environ.get("HF_TOKEN") or None
+
+
+def _file_text(name: str, presets: Any) -> bytes | None:
+    """The file's content; None when ``name`` is a preset's, or no path either."""
+    path = Path(name)
+    if name in presets or not (path.suffix or path.exists() or os.sep in name):
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelNotFound(
+            f"{name} cannot be read: {error.strerror}.", "Give a JSON file or a preset's name."
+        ) from error
+
+
+def _settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """--set as dotted fields of the Recipe and of the Workload. Raises InputError."""
+    recipe: dict[str, Any] = {}
+    workload: dict[str, Any] = {}
+    for setting in options.settings:
+        path, equals, value = setting.partition("=")
+        if not equals or not path:
+            raise InputError(f'--set "{setting}" has no "=".', "Write it as --set quantization.scheme=bnb-nf4.")
+        if path.startswith("workload."):
+            if "workload" not in options:
+                raise InputError(f'--set "{setting}": this verb takes no Workload.', "Use it with bench.")
+            workload[path.removeprefix("workload.")] = _value(value)
+        else:
+            recipe[path.removeprefix("recipe.")] = _value(value)
+    return recipe, workload
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,0 +1,155 @@
+"""``mcp-core bench RECIPE WORKLOAD``: load, measure, store one Run; what goes wrong is a stored Run too."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from mcp_core import devices, hardware
+from mcp_core.commands.arguments import (
+    add_json,
+    add_recipe,
+    add_set,
+    add_workload,
+    hub_token,
+    read_recipe,
+    read_workload,
+)
+from mcp_core.commands.interrupts import run_until_stopped
+from mcp_core.commands.output import ProgressReport, complain, emit, note
+from mcp_core.commands.run_table import show
+from mcp_core.conflicts import require_runnable
+from mcp_core.decision.store import Store
+from mcp_core.errors import Cancelled, InputError, McpError, error_from
+from mcp_core.evaluation.benchmark import measure, unmeasured
+from mcp_core.hardware import Hardware
+from mcp_core.recipe import ModelRef, Recipe
+from mcp_core.results import RequestRecord, Run
+from mcp_core.serving.supervisor import Supervisor
+from mcp_core.workload import Workload
+
+__all__ = ["add_arguments", "run"]
+
+STOPPED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RECIPE, WORKLOAD, --url, --out, --progress, --force, --set, --json."""
+    add_recipe(parser)
+    add_workload(parser)
+    add_set(parser, workload=True)
+    add_json(parser)
+    parser.add_argument("--url", help="measure this running OpenAI-compatible server; nothing is loaded")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the Run there, too")
+    parser.add_argument("--progress", choices=("text", "json"), default="text", help="its form on stderr")
+    parser.add_argument("--force", action="store_true", help="load it even where it is estimated not to fit")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, store, print. 0 measured, 1 failed or refused, 130 stopped; a Run is stored in each case.
+
+    Raises InputError, before anything is started and with no Run, for what is malformed or cannot run here.
+    """
+    recipe, workload, machine = read_recipe(options), read_workload(options), hardware.detect()
+    if options.url:
+        recipe = _of_endpoint(recipe, options.url)
+    else:
+        require_runnable(recipe, machine)
+    if options.out is not None and not options.out.absolute().parent.is_dir():
+        raise InputError(f"There is no folder {options.out.parent}.", "Make it first, or write elsewhere.")
+    return _Bench(recipe, workload, machine, options).run()
+
+
+class _Bench:
+    """One measurement and what becomes of its Run."""
+
+    def __init__(self, recipe: Recipe, workload: Workload, machine: Hardware, options: argparse.Namespace) -> None:
+        self._recipe = recipe
+        self._workload = workload
+        self._machine = machine
+        self._options = options
+        self._progress = ProgressReport(as_json=options.progress == "json")
+        self._records: Sequence[RequestRecord] = ()
+
+    def run(self) -> int:
+        measured = run_until_stopped(self._measure_url() if self._options.url else self._load_and_measure())
+        try:
+            with Store() as store:
+                store.add(measured, self._records)
+        finally:
+            self._write_out(measured)
+        return self._tell(measured)
+
+    async def _measure_url(self) -> Run:
+        return await measure(
+            self._options.url,
+            None,
+            self._recipe,
+            self._workload,
+            self._machine,
+            on_progress=self._progress,
+            keep=self._keep,
+        )
+
+    async def _load_and_measure(self) -> Run:
+        supervisor = Supervisor()
+        try:
+            return await self._measure_worker(supervisor)
+        except McpError as error:
+            return self._unmeasured(error)
+        except asyncio.CancelledError:
+            return self._unmeasured(Cancelled("Loading was stopped.", "Nothing was measured."))
+        finally:
+            await supervisor.close()
+
+    async def _measure_worker(self, supervisor: Supervisor) -> Run:
+        worker = await supervisor.start(
+            self._recipe, hub_token=hub_token(), force=self._options.force, on_progress=self._progress
+        )
+        assert worker.url is not None
+        label = f"mcp-core bench {self._workload.name}"
+        return await measure(
+            worker.url,
+            worker.token,
+            worker.recipe,
+            self._workload,
+            self._machine,
+            on_progress=self._progress,
+            keep=self._keep,
+            lease=devices.acquire(worker.recipe.device, "measure", label, besides=[worker.lease.holder.id]),
+        )
+
+    def _unmeasured(self, error: McpError) -> Run:
+        return unmeasured(self._recipe, self._workload, self._machine, error)
+
+    def _keep(self, _run: Run, records: Sequence[RequestRecord]) -> None:
+        self._records = records
+
+    def _write_out(self, measured: Run) -> None:
+        if self._options.out is None:
+            return
+        try:
+            self._options.out.write_text(measured.model_dump_json(indent=2) + "\n")
+        except OSError as error:
+            raise McpError(
+                f"{self._options.out} cannot be written: {error.strerror}.",
+                f"Print the Run again: mcp-core runs show {measured.id} --json",
+            ) from error
+
+    def _tell(self, measured: Run) -> int:
+        if self._options.json:
+            emit(measured.model_dump(mode="json"))
+        else:
+            show(measured)
+            note(f"stored as {measured.id}")
+        if measured.failure is not None:
+            complain(error_from(measured.failure.model_dump()))
+        return {"ok": 0, "cancelled": STOPPED}.get(measured.status, 1)
+
+
+def _of_endpoint(recipe: Recipe, url: str) -> Recipe:
+    """The Recipe as far as it is known of a server that someone else started; it names the engine, if any."""
+    engine = "endpoint" if recipe.engine == "transformers" else recipe.engine
+    return recipe.model_copy(update={"model": ModelRef(source="endpoint", id=url), "engine": engine})

@@ -1,0 +1,100 @@
+"""``mcp-core doctor``: what this machine has, what a Recipe can use of it, and whether MCP's parts are there."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, get_args
+
+from mcp_core import hardware, paths
+from mcp_core.commands.arguments import add_json
+from mcp_core.commands.output import emit, say, size, table
+from mcp_core.decision.store import Store
+from mcp_core.errors import McpError
+from mcp_core.hardware import Hardware
+from mcp_core.models import catalog
+from mcp_core.monitoring.nvml import nvml_reason
+from mcp_core.recipe import Attention, KVCache, Recipe, SchemeName
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--json."""
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Look and print; finding something missing is an answer, not a failure."""
+    found = _look()
+    if options.json:
+        emit(found)
+    else:
+        _show(found)
+    return 0
+
+
+def _look() -> dict[str, Any]:
+    machine = hardware.detect()
+    return machine.model_dump(mode="json") | {
+        "nvidia_reason": nvml_reason(),
+        "schemes": _choices(machine, "quantization.scheme", get_args(SchemeName)),
+        "attention": _choices(machine, "attention", get_args(Attention)),
+        "kv_kinds": _choices(machine, "kv.kind", get_args(KVCache.model_fields["kind"].annotation)),
+        "bundled_model": _try(lambda: str(catalog.bundled_gguf())),
+        "home": _try(lambda: str(paths.home())),
+        "store": _try(_store),
+    }
+
+
+def _choices(machine: Hardware, field: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Each value of a field of the Recipe, and why this machine cannot honour it."""
+    rows = []
+    for name in names:
+        conflicts = Recipe().replace({field: name}).conflicts(machine)
+        reason = next((conflict.reason for conflict in conflicts if conflict.field == field), None)
+        rows.append({"name": name, "available": reason is None, "reason": reason})
+    return rows
+
+
+def _store() -> str:
+    with Store() as store:
+        return f"{store.address} ({store.count()} Runs)"
+
+
+def _try(look: Callable[[], str]) -> dict[str, Any]:
+    try:
+        return {"ok": True, "detail": look(), "hint": ""}
+    except McpError as error:
+        return {"ok": False, "detail": error.message, "hint": error.hint}
+    except OSError as error:
+        return {"ok": False, "detail": str(error), "hint": "Set MCP_HOME to a folder that can be written."}
+
+
+def _show(found: dict[str, Any]) -> None:
+    say(f"{found['host']}: {found['os']}, Python {found['python']}, {found['cores']} cores")
+    say(f"CPU instructions: {', '.join(found['cpu_flags']) or 'none of those that matter here'}")
+    if found["nvidia_reason"]:
+        say(f"NVIDIA: none ({found['nvidia_reason']})")
+    say("")
+    devices = [
+        (each["id"], each["name"], size(each["memory_total_bytes"]), size(each["memory_free_bytes"]))
+        for each in found["devices"]
+    ]
+    table([("DEVICE", "NAME", "MEMORY", "FREE"), *devices])
+    say("")
+    for title, key in (("SCHEME", "schemes"), ("ATTENTION", "attention"), ("KV CACHE", "kv_kinds")):
+        table([(title, "CAN RUN", "WHY NOT"), *(_cells(each) for each in found[key])])
+        say("")
+    table([("LIBRARY", "VERSION"), *found["libraries"].items()])
+    say("")
+    parts = [(key.replace("_", " "), *_state(found[key])) for key in ("bundled_model", "home", "store")]
+    table([("PART", "STATE", ""), *parts])
+
+
+def _cells(choice: dict[str, Any]) -> tuple[str, str, str]:
+    return choice["name"], "yes" if choice["available"] else "no", choice["reason"] or ""
+
+
+def _state(part: dict[str, Any]) -> tuple[str, str]:
+    return "ok" if part["ok"] else "MISSING", " ".join((part["detail"], part["hint"])).strip()

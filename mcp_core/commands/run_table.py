@@ -1,0 +1,81 @@
+"""How a Run is shown in a terminal: as a page of its own, or as a row among others.
+
+This file does not know where the Run comes from.
+"""
+
+from __future__ import annotations
+
+from mcp_core.commands.output import say, size, table
+from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
+from mcp_core.results import Measurement, Quantiles, Run
+
+__all__ = ["HEADING", "row_of", "show"]
+
+HEADING = ("RUN", "CREATED", "STATUS", "MODEL", "SCHEME", "WORKLOAD", "TTFT p50", "TPOT p50", "OUTPUT")
+
+
+def row_of(run: Run) -> tuple[str, ...]:
+    """The Run under HEADING."""
+    measured = run.measurement
+    return (
+        run.id,
+        f"{run.created.astimezone():%Y-%m-%d %H:%M}",
+        run.status,
+        run.recipe.model.id,
+        run.recipe.quantization.scheme,
+        run.workload.name,
+        _figure(measured.ttft_ms.p50 if measured else None, "ms"),
+        _figure(measured.tpot_ms.p50 if measured else None, "ms"),
+        _figure(measured.output_tok_s if measured else None, "tok/s"),
+    )
+
+
+def show(run: Run) -> None:
+    """The whole Run for people."""
+    recipe = run.recipe
+    say(f"Run {run.id}: {run.status}")
+    say(f"{recipe.model.id}, {recipe.dtype}, {recipe.quantization.scheme}, {recipe.device}, {recipe.engine}")
+    if run.failure:
+        say(f"{run.failure.kind}: {run.failure.message}")
+    if run.measurement:
+        say("")
+        _show_measurement(run.measurement)
+    if run.memory:
+        parts = {"weights": run.memory.weights_bytes, "peak": run.memory.peak_bytes}
+        parts["process peak"] = run.memory.process_peak_bytes
+        say(f"memory: {', '.join(f'{name} {size(count)}' for name, count in parts.items())}")
+    if run.energy_j_per_token is not None:
+        say(f"energy: {run.energy_j_per_token:.3f} J per output token")
+    if not run.comparable.ok:
+        say(f"not comparable: {'; '.join(run.comparable.reasons)}")
+
+
+def _show_measurement(measured: Measurement) -> None:
+    latencies = {"TTFT": measured.ttft_ms, "TPOT": measured.tpot_ms, "ITL": measured.itl_ms, "E2E": measured.e2e_ms}
+    table([("ms", "mean", "p50", "p90", "p95", "p99", "max", "n"), *(_cells(*each) for each in latencies.items())])
+    say("")
+    say(
+        f"requests: {measured.completed} of {measured.requests} completed, {measured.failed} failed, "
+        f"{measured.cancelled} cancelled, in {measured.duration_s:.1f} s"
+    )
+    say(
+        f"throughput: {_figure(measured.output_tok_s, 'output tok/s')}, "
+        f"{_figure(measured.total_tok_s, 'tok/s in all')}, {_figure(measured.requests_s, 'requests/s')}"
+    )
+
+
+def _cells(name: str, figures: Quantiles) -> tuple[str, ...]:
+    p95 = _high(figures.p95, figures.n, MIN_REQUESTS_P95)
+    p99 = _high(figures.p99, figures.n, MIN_REQUESTS_P99)
+    plain = (figures.mean, figures.p50, figures.p90)
+    return (name, *(_figure(value) for value in plain), p95, p99, _figure(figures.max), str(figures.n))
+
+
+def _high(value: float | None, n: int, needed: int) -> str:
+    return "too few" if value is None and 0 < n < needed else _figure(value)
+
+
+def _figure(value: float | None, unit: str = "") -> str:
+    if value is None:
+        return "-"
+    return f"{value:.{1 if value >= 10 else 2}f} {unit}".strip()

@@ -1,0 +1,250 @@
+"""Store: the table of Runs, with their request records and telemetry, in SQLite or any SQLAlchemy database.
+
+One short transaction a Run; several processes may write at once. This file does not know what a Run means,
+and it interprets no telemetry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from mcp_core import paths
+from mcp_core.decision.migrations import WRITING, migrate
+from mcp_core.errors import StoreError
+from mcp_core.results import RequestRecord, Run
+
+__all__ = ["Store"]
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_MS = 10_000
+
+_metadata = sa.MetaData()
+
+_runs = sa.Table(
+    "runs",
+    _metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("created", sa.String(40)),
+    sa.Column("status", sa.String(16)),
+    sa.Column("recipe_fingerprint", sa.String(64)),
+    sa.Column("load_key", sa.String(64)),
+    sa.Column("workload_fingerprint", sa.String(64)),
+    sa.Column("title", sa.Text),
+    sa.Column("document", sa.Text),
+)
+_records = sa.Table(
+    "request_records",
+    _metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("document", sa.Text),
+)
+_telemetry = sa.Table(
+    "telemetry",
+    _metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("document", sa.Text),
+)
+
+
+class Store:
+    """Runs that survive a restart. Thread-safe. Every method raises StoreError when the store cannot be used."""
+
+    def __init__(self, url: str | None = None) -> None:
+        """Open (and create or upgrade) the store at this SQLAlchemy URL; None is ``paths.store_url()``."""
+        try:
+            self._engine = _open(url or paths.store_url())
+        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, OSError) as error:
+            raise StoreError(
+                f"The results store cannot be opened: {_first_line(error)}.",
+                "MCP_STORE_URL is an SQLAlchemy URL, such as sqlite:////path/to/runs.sqlite; "
+                "without it, MCP_HOME must be a folder that can be written.",
+            ) from error
+        self._writer = self._engine.execution_options(**WRITING)
+        with self._border():
+            migrate(self._engine)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def address(self) -> str:
+        """Its URL, a password blotted out."""
+        return self._engine.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Close every connection; the Store can still be used and opens them again."""
+        self._engine.dispose()
+
+    def add(self, run: Run, records: Sequence[RequestRecord] = (), telemetry: Any = None) -> None:
+        """Write one Run; one of the same id is replaced. ``telemetry`` is any JSON value, or None.
+
+        When the store cannot be written, the Run goes to MCP_HOME/unsaved as JSON, and StoreError says so.
+        """
+        try:
+            with self._border(), self._writer.begin() as connection:
+                _forget(connection, run.id)
+                connection.execute(_runs.insert().values(_row(run)))
+                if records:
+                    connection.execute(_records.insert(), _record_rows(run.id, records))
+                if telemetry is not None:
+                    row = {"run_id": run.id, "document": json.dumps(telemetry)}
+                    connection.execute(_telemetry.insert().values(row))
+        except StoreError as error:
+            raise StoreError(f"{error.message} {_rescue(run, records)}", error.hint) from error
+
+    def get(self, run_id: str) -> Run | None:
+        """The Run of that id, or None."""
+        with self._reading() as connection:
+            document = connection.scalar(sa.select(_runs.c.document).where(_runs.c.id == run_id))
+        return None if document is None else _parse(run_id, document, Run.model_validate_json)
+
+    def list(self, limit: int = 100, offset: int = 0) -> tuple[Run, ...]:
+        """Runs, newest first."""
+        newest = sa.select(_runs.c.id, _runs.c.document).order_by(_runs.c.created.desc(), _runs.c.id.desc())
+        with self._reading() as connection:
+            rows = connection.execute(newest.limit(limit).offset(offset)).all()
+        return tuple(_parse(run_id, document, Run.model_validate_json) for run_id, document in rows)
+
+    def count(self) -> int:
+        """How many Runs there are."""
+        with self._reading() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(_runs)) or 0
+
+    def records(self, run_id: str) -> tuple[RequestRecord, ...]:
+        """The request records of a Run in the order in which they were given; empty when there are none."""
+        query = sa.select(_records.c.document).where(_records.c.run_id == run_id).order_by(_records.c.position)
+        with self._reading() as connection:
+            documents = connection.scalars(query).all()
+        return tuple(_parse(run_id, each, RequestRecord.model_validate_json) for each in documents)
+
+    def telemetry(self, run_id: str) -> Any:
+        """The telemetry document of a Run, or None."""
+        with self._reading() as connection:
+            document = connection.scalar(sa.select(_telemetry.c.document).where(_telemetry.c.run_id == run_id))
+        return None if document is None else _parse(run_id, document, json.loads)
+
+    def delete(self, run_id: str) -> bool:
+        """Delete a Run with its records and telemetry; False when there was none."""
+        with self._border(), self._writer.begin() as connection:
+            return _forget(connection, run_id)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with self._border(), self._engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _border(self) -> Iterator[None]:
+        """Database errors leave this file as StoreError."""
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            cause = _first_line(error.orig if isinstance(error, sa.exc.DBAPIError) else error)
+            raise StoreError(f"The results store {self.address} cannot be used: {cause}.", _hint(cause)) from error
+
+
+def _open(url: str) -> sa.Engine:
+    engine = sa.create_engine(url)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _configure_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(dbapi_connection: Any, _record: Any) -> None:
+    # The driver's own transactions leave DDL outside of them; _begin_sqlite starts ours.
+    dbapi_connection.isolation_level = None
+    dbapi_connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    # A store on read-only media can still be read, in the journal mode that it has.
+    with contextlib.suppress(dbapi_connection.OperationalError):
+        dbapi_connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A transaction that reads before it writes fails at once, without waiting, when another one wrote between;
+    # IMMEDIATE waits at the beginning instead.
+    writing = connection.get_execution_options().items() >= WRITING.items()
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def _forget(connection: sa.Connection, run_id: str) -> bool:
+    for table in (_records, _telemetry):
+        connection.execute(table.delete().where(table.c.run_id == run_id))
+    return connection.execute(_runs.delete().where(_runs.c.id == run_id)).rowcount > 0
+
+
+def _row(run: Run) -> dict[str, str]:
+    return {
+        "id": run.id,
+        "created": run.created.astimezone(UTC).isoformat(timespec="microseconds"),
+        "status": run.status,
+        "recipe_fingerprint": run.recipe.fingerprint,
+        "load_key": run.recipe.load_key,
+        "workload_fingerprint": run.workload.fingerprint,
+        "title": f"{run.recipe.model.id} · {run.workload.name}",
+        "document": run.model_dump_json(),
+    }
+
+
+def _record_rows(run_id: str, records: Sequence[RequestRecord]) -> list[dict[str, Any]]:
+    return [
+        {"run_id": run_id, "position": position, "document": record.model_dump_json()}
+        for position, record in enumerate(records)
+    ]
+
+
+def _parse(run_id: str, document: str, read: Callable[[str], T]) -> T:
+    try:
+        return read(document)
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise StoreError(
+            f"Run {run_id} in the store cannot be read: {_first_line(error)}.",
+            f"It may come from a newer MCP; delete it with: mcp-core runs delete {run_id}",
+        ) from error
+
+
+def _rescue(run: Run, records: Sequence[RequestRecord]) -> str:
+    """Write the Run beside the store, and say where it is."""
+    path = Path("MCP_HOME/unsaved")
+    try:
+        path = paths.home("unsaved") / f"{run.id}.json"
+        path.write_text(run.model_dump_json(indent=2) + "\n")
+        lines = (record.model_dump_json() + "\n" for record in records)
+        path.with_suffix(".records.jsonl").write_text("".join(lines))
+    except OSError as error:
+        return f"The Run could not be written to {path} either: {error.strerror}."
+    return f"The Run was written to {path} instead."
+
+
+def _hint(cause: str) -> str:
+    for words, hint in _HINTS.items():
+        if words in cause:
+            return hint
+    return "Check MCP_STORE_URL and MCP_HOME; mcp-core doctor shows where the store is."
+
+
+_HINTS = {
+    "not a database": "The file is not a results store: move it away, or point MCP_STORE_URL elsewhere.",
+    "malformed": "The file is damaged: move it away, or restore a backup.",
+    "readonly": "Make the file and its folder writable, or point MCP_STORE_URL elsewhere.",
+    "is full": "Free some disk space, or point MCP_STORE_URL at another disk.",
+    "locked": "Another process holds the store; try again when it is done.",
+    "unable to open": "Check that the folder exists and is writable, or point MCP_STORE_URL elsewhere.",
+}
+
+
+def _first_line(error: BaseException | None) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

@@ -1,0 +1,231 @@
+"""From a resolved model and a Recipe to a LoadedModel: download → prepare → load and quantize → describe.
+
+Checkpoints and random shapes take one way: transformers places each tensor as it is read or drawn, and
+quantizes it there. This file does not know how tokens are generated, nor whether the model fits (``footprint``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from mcp_core.errors import InvalidModel
+from mcp_core.memory import quantization
+from mcp_core.memory.attention import require_attention, running_attention
+from mcp_core.memory.host_allocator import large_blocks_returned
+from mcp_core.memory.storage import weights_bytes
+from mcp_core.models import checkpoint, footprint, headers, hub, shapes
+from mcp_core.models.architecture import ResolvedModel
+from mcp_core.models.checkpoint import LazyTensor, Progress
+from mcp_core.models.load_errors import foreign_errors, require_complete
+from mcp_core.models.loaded import LoadedModel, Report
+from mcp_core.models.prepare import prepare_gguf
+from mcp_core.models.random_weights import random_tensors
+from mcp_core.models.text_codec import TextCodec, read_codec, synthetic_codec
+from mcp_core.recipe import DType, Recipe
+from mcp_core.results import Effective
+
+__all__ = ["load"]
+
+_TORCH_DTYPES: dict[DType, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def load(resolved: ResolvedModel, recipe: Recipe, report: Report, hub_token: str | None = None) -> LoadedModel:
+    """Bring the model into memory as the Recipe says; ``device`` and ``threads`` of it already resolved.
+
+    ``report(stage, fraction, message)`` hears how far it is, from several threads but one at a time. Raises
+    InvalidModel, UnsafeModel, RecipeError, OutOfMemory, DiskFull or HubError.
+    """
+    assert recipe.device != "auto", "conflicts.resolve comes first"
+    transformers_logging.disable_progress_bar()
+    resolved = _fetch(resolved, report, hub_token)
+    codec = _codec(resolved)
+    doing = f"loading {resolved.title} on {recipe.device}"
+    with foreign_errors(resolved.title, doing), large_blocks_returned():
+        model = _load_model(resolved, recipe, report)
+    return _describe(model, codec, resolved, recipe)
+
+
+def _fetch(resolved: ResolvedModel, report: Report, hub_token: str | None) -> ResolvedModel:
+    """The same model with its files in ``folder``; a random shape has none."""
+    if resolved.random_weights or resolved.folder is not None:
+        return resolved
+    if resolved.gguf_file is not None:
+        return replace(resolved, folder=prepare_gguf(resolved, report))
+    return replace(
+        resolved, folder=hub.download(resolved.ref, hub_token, lambda part, text: report("download", part, text))
+    )
+
+
+def _codec(resolved: ResolvedModel) -> TextCodec:
+    if resolved.random_weights:
+        return synthetic_codec(resolved.architecture.vocab)
+    return read_codec(_folder(resolved))
+
+
+def _load_model(resolved: ResolvedModel, recipe: Recipe, report: Report) -> PreTrainedModel:
+    """The model in eval mode on its device, every weight where it belongs and packed if asked."""
+    dtype, device = _TORCH_DTYPES[recipe.dtype], torch.device(recipe.device)
+    plan = _Plan.make(_read_config(resolved), recipe, dtype)
+    with _open_weights(resolved, plan.skeleton, dtype, device) as (tensors, total_bytes):
+        arrived = _reporter(report, recipe)
+        model = plan.load(checkpoint.counted(tensors, Progress(total_bytes, arrived)), device, recipe.attention)
+        arrived(1.0)
+    quantization.require_packed(model, recipe.quantization)
+    _read_generation_config(model, resolved)
+    return model.requires_grad_(requires_grad=False)
+
+
+def _read_config(resolved: ResolvedModel) -> PretrainedConfig:
+    if resolved.random_weights:
+        return AutoConfig.for_model(**shapes.config_of(resolved.ref))
+    config = AutoConfig.from_pretrained(str(_folder(resolved)), trust_remote_code=False, local_files_only=True)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InvalidModel(
+            f"{resolved.title} is a {config.model_type} model, not a causal language model.",
+            "Choose a text-only causal language model.",
+        )
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is to be built: the class, an empty model of it (meta device), and how weights are packed."""
+
+    model_class: type[PreTrainedModel]
+    config: PretrainedConfig
+    skeleton: PreTrainedModel
+    dtype: torch.dtype
+    packing: Any
+
+    @classmethod
+    def make(cls, config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> _Plan:
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        require_attention(model_class, recipe.attention)
+        with torch.device("meta"):
+            skeleton = model_class(config)
+        dense = quantization.names_to_keep_dense(skeleton, recipe.quantization.skip)
+        packing = quantization.configure(recipe.quantization, dtype, dense)
+        return cls(model_class, config, skeleton, dtype, packing)
+
+    def load(self, tensors: Mapping[str, LazyTensor], device: torch.device, attention: str) -> PreTrainedModel:
+        """Raises InvalidModel where a weight is missing: transformers would draw it at random."""
+        model, info = self.model_class.from_pretrained(
+            None,
+            config=self.config,
+            state_dict=tensors,
+            dtype=self.dtype,
+            device_map={"": device},
+            quantization_config=self.packing,
+            attn_implementation=attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # require_complete names them
+            local_files_only=True,
+        )
+        require_complete(info)
+        return model
+
+
+@contextmanager
+def _open_weights(
+    resolved: ResolvedModel, skeleton: PreTrainedModel, dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[Mapping[str, LazyTensor], int]]:
+    """Every weight, unread or undrawn, and the bytes of all of them."""
+    if resolved.random_weights:
+        drawn = random_tensors(skeleton, dtype, device)
+        yield drawn, sum(tensor.nbytes for tensor in drawn.values())
+        return
+    files = headers.read_folder(_folder(resolved)).files
+    with checkpoint.open_tensors(files) as tensors:
+        yield tensors, sum(path.stat().st_size for path in files)
+
+
+def _reporter(report: Report, recipe: Recipe) -> Callable[[float], None]:
+    """Quantized weights are packed as they arrive, so reading them is the stage "quantize"."""
+    scheme = recipe.quantization.scheme
+    stage, doing = ("load", "Loading weights.") if scheme == "none" else ("quantize", f"Quantizing to {scheme}.")
+    report(stage, 0.0, doing)
+    return lambda fraction: report(stage, fraction, doing)
+
+
+def _read_generation_config(model: PreTrainedModel, resolved: ResolvedModel) -> None:
+    if resolved.folder is not None and (resolved.folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(resolved.folder), local_files_only=True)
+
+
+def _describe(model: PreTrainedModel, codec: TextCodec, resolved: ResolvedModel, recipe: Recipe) -> LoadedModel:
+    max_context = footprint.resolve_max_context(recipe, resolved.architecture)
+    return LoadedModel(
+        model=model,
+        tokenizer=codec.tokenizer,
+        chat_template=codec.chat_template,
+        template_tokens=codec.template_tokens,
+        eos_ids=codec.eos_ids | _model_eos(model),
+        special_ids=codec.special_ids,
+        vocab_size=model.get_output_embeddings().weight.shape[0],
+        max_context=max_context,
+        weights_bytes=weights_bytes(model),
+        effective=_effective(model, recipe, max_context),
+        title=resolved.title,
+        random_weights=resolved.random_weights,
+        resolved=resolved,
+    )
+
+
+def _effective(model: PreTrainedModel, recipe: Recipe, max_context: int) -> Effective:
+    """Read back from the model wherever it can be; the engine has yet to settle the rest."""
+    embedding = model.get_input_embeddings().weight
+    return Effective(
+        device=str(embedding.device),
+        dtype=next(name for name, dtype in _TORCH_DTYPES.items() if dtype == embedding.dtype),
+        scheme=recipe.quantization.scheme,
+        attention=running_attention(model),
+        kv_kind=recipe.kv.kind,
+        max_context=max_context,
+        threads=torch.get_num_threads(),
+        batching_mode=recipe.batching.mode,
+        engine_version=transformers.__version__,
+        quantized_modules=len(quantization.quantized_modules(model)),
+        skipped_modules=_skipped(model, recipe),
+        model_type=model.config.model_type,
+        parameters=model.num_parameters(),
+    )
+
+
+def _skipped(model: PreTrainedModel, recipe: Recipe) -> tuple[str, ...]:
+    return () if recipe.quantization.scheme == "none" else quantization.dense_matrices(model)
+
+
+def _model_eos(model: PreTrainedModel) -> frozenset[int]:
+    """Ids that end a reply by the model's own files, from generation_config.json and config.json."""
+    configured = (model.generation_config.eos_token_id, model.config.get_text_config(decoder=True).eos_token_id)
+    return frozenset(index for entry in configured for index in _as_ids(entry))
+
+
+def _as_ids(entry: int | list[int] | None) -> list[int]:
+    if entry is None:
+        return []
+    return [entry] if isinstance(entry, int) else list(entry)
+
+
+def _folder(resolved: ResolvedModel) -> Path:
+    assert resolved.folder is not None, "a model with files has been fetched"
+    return resolved.folder

@@ -1,0 +1,40 @@
+"""Admission: every check that can be made before a worker is started. Blocks; takes milliseconds to seconds.
+
+This file does not know how a worker is started.
+"""
+
+from __future__ import annotations
+
+from mcp_core import conflicts, hardware
+from mcp_core.errors import DoesNotFit
+from mcp_core.models import catalog, footprint
+from mcp_core.models.architecture import ResolvedModel
+from mcp_core.recipe import Recipe
+
+__all__ = ["admit", "require_room"]
+
+
+def admit(recipe: Recipe, *, hub_token: str | None = None, force: bool = False) -> Recipe:
+    """The Recipe as this machine will run it, device and threads filled in.
+
+    Raises RecipeError for what it cannot run, ModelNotFound, InvalidModel, UnsafeModel or HubError for the
+    model, and DoesNotFit, which ``force`` leaves out.
+    """
+    machine = hardware.detect()
+    conflicts.require_runnable(recipe, machine)
+    recipe = conflicts.resolve(recipe, machine)
+    resolved = catalog.resolve(recipe.model, hub_token=hub_token)
+    if not force:
+        require_room(recipe, resolved, machine)
+    return recipe
+
+
+def require_room(recipe: Recipe, resolved: ResolvedModel, machine: hardware.Hardware) -> None:
+    """Raise DoesNotFit, with the numbers, when the larger of loading and serving exceeds what is free."""
+    predicted = footprint.estimate(recipe, resolved, machine)
+    if not predicted.fits:
+        raise DoesNotFit(
+            predicted.reason,
+            "Choose a smaller dtype, scheme or kv.max_context, or unload another model. "
+            "To load it all the same: Load anyway on the page, --force on the command line.",
+        )

@@ -1,0 +1,295 @@
+"""ServerClient: what is said to a worker, or to any OpenAI endpoint, over HTTP.
+
+This file does not know who started the server, what a conversation is, or how a load is shaped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, fields
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import aiohttp
+
+from mcp_core.errors import Busy, McpError, QueueFull, RequestRejected, WorkerDied
+from mcp_core.generation import EngineStats
+from mcp_core.recipe import Recipe
+from mcp_core.results import Failure, Memory
+
+__all__ = ["Chunk", "ContextTooLong", "ServerClient", "open_session"]
+
+CONNECT_TIMEOUT_S = 5.0
+CONTROL_TIMEOUT_S = 10.0
+DRAIN_TIMEOUT_S = 30.0
+
+_STATS_FIELDS = frozenset(each.name for each in fields(EngineStats))
+
+
+class ContextTooLong(RequestRejected):
+    """Prompt and reply together do not fit the model's context (code ``context_length_exceeded``)."""
+
+    kind = "context"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One server-sent event of a stream. ``received_s`` is time.perf_counter() when its bytes arrived.
+
+    ``error`` is set on the last chunk of a stream that did not end well: the server said so, or the
+    connection ended without ``[DONE]``.
+    """
+
+    received_s: float
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    finish_reason: str | None = None
+    usage: dict[str, Any] | None = None
+    error: Failure | None = None
+
+    @property
+    def has_token(self) -> bool:
+        """Whether it carries a token; its text may be empty while a stop string is held back."""
+        return bool(self.token_ids or self.text)
+
+
+def open_session() -> aiohttp.ClientSession:
+    """A session for any number of streams at once: only connecting has a time limit."""
+    return aiohttp.ClientSession(
+        # Below uvicorn's 5 s, so that no request goes out on a connection that the server is closing.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3.0),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+    )
+
+
+class ServerClient:
+    """One server, by its base URL (with or without ``/v1``) and bearer token.
+
+    Without ``session`` it opens its own, closed by ``close()`` or at the end of ``async with``.
+    """
+
+    def __init__(self, url: str, token: str | None = None, session: aiohttp.ClientSession | None = None) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._session = session
+        self._owns_session = session is None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the session if it is this client's own."""
+        if self._owns_session and self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Chunk]:
+        """Post to ``/v1/completions`` or ``/v1/chat/completions`` and yield every event as it arrives.
+
+        Raises before the first chunk: RequestRejected, ContextTooLong, QueueFull, Busy, WorkerDied, McpError.
+        After it, what goes wrong is the ``error`` of the last chunk. A stream that yields no error is whole.
+        """
+        asked = {"stream": True, "stream_options": {"include_usage": True}} | body
+        async with await self._post(path, asked) as response:
+            async for chunk in self._chunks(response):
+                yield chunk
+
+    async def state(self) -> dict[str, Any]:
+        """``GET /control/state``: what the worker really runs."""
+        return await self.control("GET", "state")
+
+    async def stats(self) -> EngineStats:
+        """``GET /control/stats``: the engine's counters."""
+        return (await self.stats_and_memory())[0]
+
+    async def stats_and_memory(self) -> tuple[EngineStats, Memory | None]:
+        """The engine's counters and the worker's memory, read together."""
+        document = await self.control("GET", "stats")
+        memory = document.get("memory")
+        counters = {name: value for name, value in document.items() if name in _STATS_FIELDS}
+        return EngineStats(**counters), Memory.model_validate(memory) if memory else None
+
+    async def models(self) -> tuple[str, ...]:
+        """``GET /v1/models``: the ids that the server answers to."""
+        document = await self._request("GET", "/v1/models", None, CONTROL_TIMEOUT_S)
+        return tuple(str(row["id"]) for row in document.get("data", ()))
+
+    async def reset_peaks(self) -> dict[str, Any]:
+        """Peak memory counts from now."""
+        return await self.control("POST", "reset-peaks")
+
+    async def set_recipe(self, recipe: Recipe) -> dict[str, Any]:
+        """Change the live fields. Raises RequestRejected for any other, Busy while a benchmark runs."""
+        document = recipe.model_dump(mode="json")
+        return await self.control("POST", "recipe", document, timeout_s=2 * DRAIN_TIMEOUT_S)
+
+    async def drain(self, timeout_s: float = DRAIN_TIMEOUT_S) -> dict[str, Any]:
+        """Refuse new requests and wait for running ones, at most ``timeout_s``."""
+        return await self.control("POST", "drain", {"timeout_s": timeout_s}, timeout_s=timeout_s + 5)
+
+    async def shutdown(self) -> dict[str, Any]:
+        """Ask the worker to end."""
+        return await self.control("POST", "shutdown", timeout_s=2.0)
+
+    async def control(
+        self, method: str, name: str, body: Any = None, *, timeout_s: float = CONTROL_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """Any control route of our worker. Raises as ``stream`` does, McpError when time runs out."""
+        return await self._request(method, f"/control/{name}", body, timeout_s)
+
+    async def post_control(self, name: str, body: Any = None) -> dict[str, Any]:
+        """``POST /control/{name}``."""
+        return await self.control("POST", name, body)
+
+    async def _request(self, method: str, path: str, body: Any, timeout_s: float) -> dict[str, Any]:
+        limit = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
+        posted = {} if body is None and method == "POST" else body
+        try:
+            async with self._open().request(
+                method, self.url + path, json=posted, headers=self._headers, timeout=limit
+            ) as response:
+                if response.status >= 400:
+                    raise await _refusal(response)
+                document = await response.json()
+        except (aiohttp.ClientError, TimeoutError, json.JSONDecodeError) as error:
+            self._raise_unreachable(error)
+        return document if isinstance(document, dict) else {}
+
+    async def _post(self, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:
+        try:
+            response = await self._open().post(self.url + path, json=body, headers=self._headers)
+            if response.status >= 400:
+                async with response:
+                    raise await _refusal(response)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self._raise_unreachable(error)
+        return response
+
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[Chunk]:
+        rest = b""
+        try:
+            async for data in response.content.iter_any():
+                received_s = time.perf_counter()
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    if not line.startswith(b"data:"):
+                        continue
+                    payload = line[5:].strip()
+                    if payload == b"[DONE]":
+                        return
+                    chunk = _chunk(received_s, payload)
+                    yield chunk
+                    if chunk.error:
+                        return
+        except (aiohttp.ClientError, TimeoutError):
+            pass
+        yield Chunk(time.perf_counter(), error=Failure.of(self._cut_off()))
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = open_session()
+        return self._session
+
+    def _cut_off(self) -> WorkerDied:
+        return WorkerDied(
+            "The connection ended in the middle of the reply.",
+            "The server at the other end probably died; its log says why. Load the model again.",
+        )
+
+    def _raise_unreachable(self, error: Exception) -> NoReturn:
+        if isinstance(error, (TimeoutError, aiohttp.ConnectionTimeoutError)):
+            raise McpError(
+                f"The server at {self.url} did not answer in time.", "It may be busy; try again."
+            ) from error
+        if isinstance(error, (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)):
+            raise WorkerDied(
+                f"The server at {self.url} does not answer: {_reason(error)}.",
+                "It has ended or was never started; load the model again, or check the URL.",
+            ) from error
+        raise McpError(
+            f"The server at {self.url} gave an answer that is not understood: {_reason(error)}.",
+            "Is it an OpenAI-compatible server?",
+        ) from error
+
+
+def _chunk(received_s: float, payload: bytes) -> Chunk:
+    try:
+        document = json.loads(payload)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        failure = Failure(kind="error", message="The server sent an event that is not a JSON object.")
+        return Chunk(received_s, error=failure)
+    if document.get("error"):
+        return Chunk(received_s, error=_failure(document["error"]))
+    choices = document.get("choices")
+    choice = choices[0] if choices else {}
+    text = choice.get("text") if "text" in choice else (choice.get("delta") or {}).get("content")
+    return Chunk(
+        received_s,
+        text or "",
+        tuple(choice.get("token_ids") or ()),
+        choice.get("finish_reason"),
+        document.get("usage"),
+    )
+
+
+def _failure(error: Any) -> Failure:
+    """The failure in a stream's error event: ours has kind and hint, a foreign one a message only."""
+    if not isinstance(error, dict):
+        return Failure(kind="error", message=str(error))
+    return Failure(
+        kind=str(error.get("kind") or "error"),
+        message=str(error.get("message") or "The server reported an error."),
+        hint=str(error.get("hint") or ""),
+    )
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> McpError:
+    """The error that a 4xx or 5xx answer is, with the server's own words."""
+    error = _error_document(await response.text())
+    message = str(error.get("message") or f"The server answered HTTP {response.status} {response.reason}.")
+    hint = str(error.get("hint") or "")
+    status = response.status
+    if error.get("code") == "context_length_exceeded":
+        return ContextTooLong(message, hint or "Shorten the prompt or ask for fewer tokens.")
+    if status in (401, 403):
+        return McpError(message, hint or "Check the API key.")
+    if status == 404:
+        return RequestRejected(message, hint or "Check the URL and the model's name.", param=error.get("param"))
+    if status == 409:
+        return Busy(message, hint or "Wait until it is free.")
+    if status in (429, 503, 529):
+        return QueueFull(message, hint or _retry_hint(response))
+    if status < 500:
+        return RequestRejected(message, hint, param=error.get("param"))
+    return McpError(message, hint or "The server's log says more.")
+
+
+def _error_document(text: str) -> dict[str, Any]:
+    """``{"error": {...}}`` of OpenAI, ``{"detail": ...}`` of FastAPI, or plain text."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return {"message": text.strip()[:500]}
+    error = document.get("error") or document.get("detail") if isinstance(document, dict) else document
+    if isinstance(error, dict):
+        return error
+    return {"message": str(error)} if error else {}
+
+
+def _retry_hint(response: aiohttp.ClientResponse) -> str:
+    wait = response.headers.get("Retry-After")
+    return f"Try again in {wait} s." if wait else "Try again later."
+
+
+def _reason(error: Exception) -> str:
+    os_error = getattr(error, "os_error", None)
+    return str(os_error.strerror if os_error and os_error.strerror else error) or type(error).__name__

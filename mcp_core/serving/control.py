@@ -1,0 +1,185 @@
+"""The worker's control routes, for the app that started it: bearer token, JSON, never from a browser.
+
+This file does not know how a worker is started or ended (``worker.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from os import getpid
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from mcp_core import paths
+from mcp_core.errors import Busy, RequestRejected
+from mcp_core.recipe import Recipe
+from mcp_core.results import Memory
+from mcp_core.serving.service import Service
+
+__all__ = ["WorkerControl", "control_routes"]
+
+
+@dataclass(eq=False)
+class WorkerControl:
+    """What the control routes act on. ``recipe`` is replaced by live changes; ``held_for`` names a measurement."""
+
+    service: Service
+    recipe: Recipe
+    token: str = field(repr=False)
+    load_s: float
+    memory: Callable[[], Memory]
+    reset_peaks: Callable[[], None]
+    shut_down: Callable[[], None]
+    held_for: str | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What this worker is."""
+        model = self.service.model
+        return {
+            "state": "ready" if self.service.ready else "draining",
+            "title": model.title,
+            "model": self.service.model_id,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "effective": model.effective.model_dump(mode="json"),
+            "memory": self.memory().model_dump(mode="json"),
+            "vocab_size": model.vocab_size,
+            "special_ids": sorted(model.special_ids),
+            "eos_ids": sorted(model.eos_ids),
+            "max_context": model.max_context,
+            "load_s": self.load_s,
+            "random_weights": model.random_weights,
+            "pid": getpid(),
+            "numerics_key": self.recipe.numerics_key,
+        }
+
+    def apply(self, asked: Recipe) -> None:
+        """Change the live fields to those of ``asked``. Raises Busy, or RequestRejected naming another field."""
+        if self.held_for is not None:
+            raise Busy(f"The worker is held: {self.held_for}.", "Wait until it ends, or cancel it.")
+        asked = _as_running(asked, self.recipe)
+        for name in _differences(self.recipe.model_dump(), asked.model_dump()):
+            if name not in _LIVE_FIELDS:
+                raise RequestRejected(f"{name} cannot change in a running worker.", "Load it anew.", param=name)
+        self.service.engine.set_max_requests(asked.batching.max_requests)
+        self.recipe = asked
+
+    def hold(self, purpose: str) -> None:
+        """Refuse live changes until released. Raises Busy."""
+        if self.held_for is not None:
+            raise Busy(f"The worker is held already: {self.held_for}.", "Wait until it ends, or cancel it.")
+        self.held_for = purpose
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Accept nothing more and wait for what runs; whether all of it ended in time."""
+        self.service.ready = False
+        return bool(await asyncio.to_thread(self.service.engine.drain, timeout_s))
+
+
+# max_wait_ms is of batching mode static, which reads it at every batch; in mode off it has nothing to change.
+_LIVE_FIELDS = frozenset({"batching.max_requests", "batching.max_wait_ms"})
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Drain(_Body):
+    timeout_s: float = Field(default=30.0, ge=0, le=3600)
+
+
+class _Hold(_Body):
+    purpose: str = Field(min_length=1, max_length=200)
+
+
+class _Profile(_Body):
+    steps: int = Field(default=16, ge=1, le=1000)
+
+
+def control_routes(control: WorkerControl) -> APIRouter:
+    """``/control/...``."""
+    router = APIRouter(prefix="/control", dependencies=[Depends(_bearer(control.token))])
+
+    @router.get("/state")
+    async def state() -> dict[str, Any]:
+        return control.state()
+
+    @router.get("/stats")
+    async def stats() -> dict[str, Any]:
+        return asdict(control.service.engine.stats()) | {"memory": control.memory().model_dump(mode="json")}
+
+    @router.post("/recipe")
+    async def recipe(request: Request) -> dict[str, Any]:
+        control.apply(Recipe.from_json(await request.body()))
+        return control.state()
+
+    @router.post("/hold")
+    async def hold(body: _Hold) -> dict[str, Any]:
+        control.hold(body.purpose)
+        return {"held_for": control.held_for}
+
+    @router.post("/release")
+    async def release() -> dict[str, Any]:
+        control.held_for = None
+        return {"held_for": None}
+
+    @router.post("/profile")
+    async def profile(body: _Profile) -> dict[str, Any]:
+        folder = paths.home("profiles")
+        trace = await asyncio.to_thread(control.service.engine.profile, body.steps, folder)
+        return {"trace": str(trace)}
+
+    @router.post("/drain")
+    async def drain(body: _Drain) -> dict[str, Any]:
+        return {"drained": await control.drain(body.timeout_s)}
+
+    @router.post("/reset-peaks")
+    async def reset_peaks() -> dict[str, Any]:
+        control.reset_peaks()
+        return control.memory().model_dump(mode="json")
+
+    @router.post("/shutdown")
+    async def shutdown() -> dict[str, Any]:
+        control.shut_down()
+        return {"state": "ending"}
+
+    return router
+
+
+def _bearer(token: str) -> Callable[[Request], None]:
+    expected = f"Bearer {token}".encode()
+
+    def check(request: Request) -> None:
+        given = request.headers.get("authorization", "").encode("latin-1", "replace")
+        if not hmac.compare_digest(given, expected):
+            raise HTTPException(401, "This route needs the worker's token.", {"WWW-Authenticate": "Bearer"})
+
+    return check
+
+
+def _as_running(asked: Recipe, running: Recipe) -> Recipe:
+    """What ``asked`` leaves to the machine (device auto, threads null, no hash) is what runs."""
+    changes: dict[str, Any] = {}
+    if asked.device == "auto":
+        changes["device"] = running.device
+    if asked.threads is None:
+        changes["threads"] = running.threads
+    if asked.model.sha256 is None:
+        changes["model"] = asked.model.model_copy(update={"sha256": running.model.sha256})
+    return asked.model_copy(update=changes)
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the fields that differ."""
+    names: list[str] = []
+    for key, value in before.items():
+        if isinstance(value, dict) and isinstance(after[key], dict):
+            names += _differences(value, after[key], f"{prefix}{key}.")
+        elif value != after[key]:
+            names.append(f"{prefix}{key}")
+    return names

@@ -1,0 +1,262 @@
+"""The worker process: ``python -m mcp_core.serving.worker``. One model, loaded, checked and served.
+
+Stdin: one JSON line, the order; the process ends when stdin does. Stdout: JSON lines, progress, then ready or
+failed. Stderr: the log. What libraries print goes there too. This file does not know who started it, nor whether
+the model fits (that was checked before).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mcp_core import conflicts, hardware
+from mcp_core.errors import InputError, LoadFailed, McpError
+from mcp_core.hardware import Hardware
+from mcp_core.models import catalog, footprint
+from mcp_core.models.architecture import ResolvedModel
+from mcp_core.monitoring.prometheus import WorkerMetrics
+from mcp_core.recipe import Recipe, validation_message
+from mcp_core.serving.api import create_app
+from mcp_core.serving.control import WorkerControl, control_routes
+from mcp_core.serving.inbox import Inboxes
+from mcp_core.serving.listener import HOST, bind, listen
+from mcp_core.serving.service import Service
+from mcp_core.serving.worker_memory import DeviceCounters, WorkerMemory
+
+if TYPE_CHECKING:
+    from mcp_core.inference.engine import Engine
+    from mcp_core.models.loaded import LoadedModel
+
+__all__ = ["Channel", "Order", "main"]
+
+# How long running requests may go on after the worker was asked to end.
+DRAIN_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class Order(BaseModel):
+    """The line on stdin. ``force`` was for the checks before the start; a worker loads what it is told to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    recipe: dict[str, Any]
+    token: str = Field(min_length=16, repr=False)
+    port: int = 0
+    hub_token: str | None = Field(default=None, repr=False)
+    force: bool = False
+
+    @classmethod
+    def read(cls, line: str) -> Order:
+        """Raises InputError."""
+        try:
+            return cls.model_validate_json(line)
+        except ValidationError as error:
+            raise InputError(f"The worker's order is not valid: {validation_message(error)}.") from error
+
+
+class Channel:
+    """The protocol's end of stdout."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    @classmethod
+    def take_stdout(cls) -> Channel:
+        """Keep stdout for the protocol; whatever else is printed goes to stderr from now on."""
+        channel = cls(os.dup(1))
+        os.dup2(2, 1)
+        return channel
+
+    def progress(self, stage: str, fraction: float | None, message: str) -> None:
+        """How far loading is. From any thread."""
+        self._say({"event": "progress", "stage": stage, "fraction": fraction, "message": message})
+
+    def ready(self, port: int) -> None:
+        """It answers requests."""
+        self._say({"event": "ready", "port": port, "pid": os.getpid()})
+
+    def failed(self, error: McpError) -> None:
+        """It never will."""
+        self._say({"event": "failed", "failure": error.as_dict()})
+
+    def _say(self, document: dict[str, Any]) -> None:
+        with self._lock:
+            os.write(self._descriptor, json.dumps(document).encode() + b"\n")
+
+
+def main() -> int:
+    """The worker's life; the exit code."""
+    started_s = time.monotonic()
+    channel = Channel.take_stdout()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while loading, Ctrl-C simply ends it
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _die_first()
+    try:
+        order = Order.read(sys.stdin.readline())
+        threading.Thread(target=_end_with_stdin, name="stdin", daemon=True).start()
+        _Worker(order, channel, started_s).run()
+    except McpError as error:
+        channel.failed(error)
+        return 1
+    except Exception as error:  # noqa: BLE001 - the process's boundary: any cause becomes one line for people
+        traceback.print_exc()
+        first = (str(error).strip().splitlines() or [""])[0][:300]
+        cause = f"The worker failed: {type(error).__name__}: {first}"
+        channel.failed(LoadFailed(cause, "The worker's log has the whole story."))
+        return 1
+    return 0
+
+
+class _Worker:
+    """Load, check, serve, end."""
+
+    def __init__(self, order: Order, channel: Channel, started_s: float) -> None:
+        self._order = order
+        self._channel = channel
+        self._started_s = started_s
+        self._hardware = hardware.detect()
+        self._recipe = conflicts.resolve(Recipe.from_dict(order.recipe), self._hardware)
+
+    def run(self) -> None:
+        # What can be refused is refused before the imports, which take seconds.
+        conflicts.require_runnable(self._recipe, self._hardware)
+        listener = bind(self._order.port)
+        resolved = catalog.resolve(self._recipe.model, hub_token=self._order.hub_token)
+        self._recipe = self._recipe.model_copy(update={"model": resolved.ref})
+        memory = WorkerMemory(_import_heavy(self._recipe, self._hardware))
+        loaded = self._load(resolved)
+        # Not asyncio.run: at its end that waits for threads, such as one that records a trace.
+        asyncio.Runner().run(self._serve(loaded, memory, listener))
+
+    def _load(self, resolved: ResolvedModel) -> LoadedModel:
+        from mcp_core.models import loader
+
+        return loader.load(resolved, self._recipe, self._channel.progress, self._order.hub_token)
+
+    async def _serve(self, loaded: LoadedModel, memory: WorkerMemory, listener: socket.socket) -> None:
+        from mcp_core.inference.engine import Engine
+
+        inboxes = Inboxes(asyncio.get_running_loop())
+        engine = Engine(loaded, self._recipe, inboxes.deliver)
+        model_id = self._recipe.model.id
+        metrics = WorkerMetrics(model_id, engine.stats, memory.read)
+        service = Service(model_id, loaded, engine, inboxes, metrics)
+        await self._check(engine, service)
+        sizes = footprint.estimate(self._recipe, loaded.resolved, self._hardware)
+        memory.settle(loaded.weights_bytes, sizes.kv_bytes_per_token)
+        await self._answer(service, memory, listener)
+        await asyncio.to_thread(engine.close)
+        await service.close()
+
+    async def _check(self, engine: Engine, service: Service) -> None:
+        self._channel.progress("warm-up", None, "Generating the first tokens.")
+        engine.warm_up()
+        engine.start()
+        self._channel.progress("check", None, "Checking the chat template.")
+        await service.warm_up()
+
+    async def _answer(self, service: Service, memory: WorkerMemory, listener: socket.socket) -> None:
+        """Serve HTTP until asked to end."""
+        ending = asyncio.Event()
+        control = WorkerControl(
+            service=service,
+            recipe=self._recipe,
+            token=self._order.token,
+            load_s=time.monotonic() - self._started_s,
+            memory=memory.read,
+            reset_peaks=memory.reset_peaks,
+            shut_down=ending.set,
+        )
+        port = listen(listener)
+        server = _Server(_config(service, control), lambda: self._channel.ready(port))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, ending.set)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await ending.wait()
+        await control.drain(DRAIN_S)
+        await asyncio.to_thread(service.engine.close)  # streams still open end with an error event
+        server.should_exit = True
+        await serving
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it answers, and without signal handlers: the worker has its own way to end."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _config(service: Service, control: WorkerControl) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(service, control_routes(control), hosts=(HOST,)),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        # Longer than a client keeps an idle connection, so that none is closed under a request.
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=1,
+    )
+
+
+def _import_heavy(recipe: Recipe, machine: Hardware) -> DeviceCounters | None:
+    """Import what takes seconds and memory, before the baseline is read; the device's counters, if it has any."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+
+    import mcp_core.inference.engine
+    import mcp_core.models.loader  # noqa: F401
+
+    torch.set_num_threads(recipe.threads or 1)
+    device = machine.device(recipe.device)
+    if device is None or device.kind != "cuda":
+        return None
+    from mcp_core.serving.cuda_memory import CudaCounters
+
+    return CudaCounters(recipe.device)
+
+
+def _die_first() -> None:
+    """When memory runs out, the kernel is to end a worker rather than the app or another's process."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _end_with_stdin() -> None:
+    """The other end of stdin closes when its process ends, however it ends."""
+    while os.read(0, 65_536):
+        pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,188 @@
+"""Rows in, figure out: pure functions, the same colour for the same Recipe everywhere.
+
+This file does not know where rows come from or where a figure is put.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mcp_core.results import RequestRecord
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+# At least 3:1 on the light and the dark background, so that one mapping serves both themes.
+PALETTE = (
+    "#2f7de1",
+    "#d9631e",
+    "#1f9d6b",
+    "#c2458f",
+    "#8b6fd8",
+    "#b58105",
+    "#1c93a8",
+    "#d9485f",
+    "#6b8e23",
+    "#8a7f72",
+)
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "hexagon", "cross")
+FAILED_COLOUR = "#d9485f"
+MOST_POINTS = 180
+MOST_REQUESTS = 200
+
+Points = Sequence[tuple[float, float | None]]
+
+
+class _Bar(NamedTuple):
+    """One stretch of one request."""
+
+    index: int
+    start_s: float
+    length_s: float
+
+
+def colour_of(fingerprint: str) -> str:
+    """One of ten colours for a Recipe's fingerprint; ten are few, so ``symbol_of`` goes with it."""
+    return PALETTE[int(fingerprint[:8], 16) % len(PALETTE)]
+
+
+def symbol_of(fingerprint: str) -> str:
+    """A plotly marker symbol for a Recipe's fingerprint, independent of its colour."""
+    return SYMBOLS[int(fingerprint[8:16], 16) % len(SYMBOLS)]
+
+
+def thin(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float | None]]:
+    """At most about ``most`` points: each the highest of its stretch, so that a peak is never lost.
+
+    A stretch without any value stays a gap.
+    """
+    stride = -(-len(points) // most) or 1
+    return [_highest(points[start : start + stride]) for start in range(0, len(points), stride)]
+
+
+def live_chart(
+    series: Mapping[str, Points],
+    unit: str,
+    *,
+    span: tuple[float, float],
+    top: float | None = None,
+    decimals: int = 1,
+) -> dict[str, Any]:
+    """An ECharts option: lines over time. Points are (seconds since the epoch, value); None is a gap.
+
+    ``span`` are the two ends of the time axis (seconds), ``top`` fixes the upper end of the value axis.
+    Whole numbers (``decimals`` 0) get no fractions on their axis.
+    """
+    whole = {"minInterval": 1} if decimals == 0 else {}
+    return {
+        "animation": False,
+        "color": list(PALETTE),
+        "grid": {"left": 0, "right": 8, "top": 28 if len(series) > 1 else 8, "bottom": 0, "containLabel": True},
+        "legend": {
+            "show": len(series) > 1,
+            "top": 0,
+            "left": 0,
+            "icon": "roundRect",
+            "itemWidth": 14,
+            "itemHeight": 4,
+        },
+        "tooltip": {"trigger": "axis", "confine": True, "valueFormatter": _printf(unit, decimals)},
+        "xAxis": _time_axis(span),
+        "yAxis": {"type": "value", "min": 0, "splitNumber": 2, "axisLabel": _value_labels(unit, top)}
+        | whole
+        | ({} if top is None else {"max": top}),
+        "series": [_line(name, points) for name, points in series.items()],
+    }
+
+
+def requests_figure(records: Sequence[RequestRecord], colour: str) -> go.Figure:
+    """Every request as a bar from sent to last token, the time to its first token in front; failed ones marked.
+
+    At most ``MOST_REQUESTS`` are drawn, the first ones.
+    """
+    import plotly.graph_objects as go
+
+    shown = records[:MOST_REQUESTS]
+    done = [record for record in shown if record.e2e_ms is not None and record.ttft_ms is not None]
+    bad = [record for record in shown if record.status != "ok"]
+    figure = go.Figure(
+        [
+            _bars("until first token", [_waiting(record) for record in done], colour, "/"),
+            _bars("streaming tokens", [_streaming(record) for record in done], colour, ""),
+            _marks(bad),
+        ]
+    )
+    return figure.update_layout(
+        barmode="overlay",
+        bargap=0.25,
+        height=max(220, min(520, 90 + 16 * len(shown))),
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        xaxis={"title": "time since the measurement began (s)", "rangemode": "tozero"},
+        yaxis={"title": "request", "range": [len(shown) - 0.4, -0.6], "dtick": max(1, len(shown) // 8)},
+    )
+
+
+def _highest(stretch: Points) -> tuple[float, float | None]:
+    measured = [point for point in stretch if point[1] is not None]
+    return max(measured, key=lambda point: point[1] or 0.0) if measured else stretch[0]
+
+
+def _time_axis(span: tuple[float, float]) -> dict[str, Any]:
+    ends = {"min": round(span[0] * 1000), "max": round(span[1] * 1000)}
+    pattern = "{HH}:{mm}:{ss}" if span[1] - span[0] <= 120 else "{HH}:{mm}"
+    return {"type": "time", "splitNumber": 3, "axisLabel": {"hideOverlap": True, "formatter": pattern}} | ends
+
+
+def _value_labels(unit: str, top: float | None) -> dict[str, Any]:
+    """An end that is no round number (a memory size) has no label of its own."""
+    hide_end = {} if top is None or top % 50 == 0 else {"showMaxLabel": False}
+    return {"formatter": f"{{value}} {unit}".strip()} | hide_end
+
+
+def _printf(unit: str, decimals: int) -> str:
+    return f"%.{decimals}f {unit.replace('%', '%%')}".strip()
+
+
+def _line(name: str, points: Points) -> dict[str, Any]:
+    rows = [[round(at_s * 1000), None if value is None else round(value, 4)] for at_s, value in thin(points)]
+    return {"name": name, "type": "line", "showSymbol": False, "lineStyle": {"width": 2}, "data": rows}
+
+
+def _bars(name: str, rows: Sequence[_Bar], colour: str, pattern: str) -> go.Bar:
+    import plotly.graph_objects as go
+
+    return go.Bar(
+        name=name,
+        orientation="h",
+        y=[row.index for row in rows],
+        base=[row.start_s for row in rows],
+        x=[row.length_s for row in rows],
+        marker={"color": colour, "pattern": {"shape": pattern, "size": 5, "solidity": 0.4}},
+        hovertemplate="request %{y}: " + name + " %{x:.3f} s<extra></extra>",
+    )
+
+
+def _waiting(record: RequestRecord) -> _Bar:
+    return _Bar(record.index, record.sent_ms / 1000, (record.ttft_ms or 0) / 1000)
+
+
+def _streaming(record: RequestRecord) -> _Bar:
+    ttft_ms, e2e_ms = record.ttft_ms or 0.0, record.e2e_ms or 0.0
+    return _Bar(record.index, (record.sent_ms + ttft_ms) / 1000, (e2e_ms - ttft_ms) / 1000)
+
+
+def _marks(records: Sequence[RequestRecord]) -> go.Scatter:
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        name="failed or cancelled",
+        mode="markers",
+        x=[record.sent_ms / 1000 for record in records],
+        y=[record.index for record in records],
+        marker={"symbol": "x", "size": 10, "color": FAILED_COLOUR},
+        text=[record.failure.message if record.failure else record.status for record in records],
+        hovertemplate="request %{y}: %{text}<extra></extra>",
+        showlegend=bool(records),
+    )

@@ -1,0 +1,132 @@
+"""Numbers as people read them: one rule per quantity, a unit in every text, "–" for what was not measured.
+
+This file does not know where a number comes from.
+"""
+
+from __future__ import annotations
+
+import functools
+from datetime import UTC, datetime
+
+from mcp_core.recipe import Recipe
+from mcp_core.results import Memory, Run
+from mcp_core.schemes import SCHEMES
+
+NOT_MEASURED = "–"
+_BYTE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, thousands separated: 0.0123, 1.23, 12.3, 123, 12,345."""
+    if value is None:
+        return NOT_MEASURED
+    magnitude = abs(value)
+    if magnitude >= 100 or magnitude == 0:
+        return f"{value:,.0f}"
+    if magnitude >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if magnitude >= 1 else f"{value:.3g}"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units (1 GB = 10^9 bytes): "269 MB", "1.24 GB"."""
+    if value is None:
+        return NOT_MEASURED
+    for scale, unit in _BYTE_UNITS:
+        if abs(value) >= scale:
+            return f"{number(value / scale)} {unit}"
+    return f"{value:,.0f} bytes"
+
+
+def ms(value: float | None) -> str:
+    """Milliseconds; from ten seconds on as seconds."""
+    if value is None:
+        return NOT_MEASURED
+    return f"{number(value)} ms" if abs(value) < 10_000 else f"{number(value / 1000)} s"
+
+
+def rate(value: float | None) -> str:
+    """Tokens per second."""
+    return NOT_MEASURED if value is None else f"{number(value)} tok/s"
+
+
+def percent(value: float | None) -> str:
+    """Percent given as 0..100."""
+    return NOT_MEASURED if value is None else f"{value:.0f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """ "0.8 s", "12 s", "3 min 20 s", "1 h 05 min"."""
+    if seconds is None:
+        return NOT_MEASURED
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def about(seconds: float | None) -> str:
+    """A duration that is only known roughly: "about 12 s", "about 3 min"."""
+    if seconds is None:
+        return NOT_MEASURED
+    if seconds < 60:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {round(seconds / 60)} min" if seconds < 3600 else f"about {seconds / 3600:.1f} h"
+
+
+def ago(moment: datetime, now: datetime | None = None) -> str:
+    """ "just now", "5 min ago", "3 h ago", then the date."""
+    elapsed_s = ((now or datetime.now(UTC)) - moment).total_seconds()
+    if elapsed_s < 60:
+        return "just now"
+    if elapsed_s < 3600:
+        return f"{elapsed_s // 60:.0f} min ago"
+    return f"{elapsed_s // 3600:.0f} h ago" if elapsed_s < 86_400 else f"on {moment:%Y-%m-%d}"
+
+
+def count(amount: int, noun: str) -> str:
+    """ "1 request", "16 requests"."""
+    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
+
+
+def model_name(recipe: Recipe) -> str:
+    """The model's id as a short name: the last part of a path or Hub id."""
+    return recipe.model.id.rstrip("/").rsplit("/", 1)[-1]
+
+
+def scheme_title(name: str) -> str:
+    """The scheme's title; "not quantized" for none."""
+    if name == "none":
+        return "not quantized"
+    return SCHEMES[name].title if name in SCHEMES else name  # type: ignore[index]
+
+
+def recipe_line(recipe: Recipe) -> str:
+    """ "fp32 · not quantized": what is special about how a model is served."""
+    scheme = scheme_title(recipe.quantization.scheme)
+    return f"{recipe.dtype} · {scheme}{' · double quantization' if recipe.quantization.double_quant else ''}"
+
+
+def run_notes(run: Run) -> str:
+    """What limits a Run's worth: smoke test, too few requests, not comparable."""
+    notes = ["smoke test"] if run.workload.smoke_test else []
+    if run.measurement is not None and run.measurement.ttft_ms.p95 is None:
+        notes.append("too few requests")
+    return " · ".join((*notes, *run.comparable.reasons))
+
+
+@functools.cache
+def _definitions() -> dict[str, str]:
+    from mcp_core.evaluation.metrics import DEFINITIONS
+
+    memory = {name: field.description for name, field in Memory.model_fields.items() if field.description}
+    return memory | DEFINITIONS
+
+
+def definition(name: str) -> str | None:
+    """What a figure means, by its field name in Measurement or Memory: the text of a tooltip."""
+    return _definitions().get(name)

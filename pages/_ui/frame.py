@@ -1,0 +1,106 @@
+"""The frame around every page: which pages there are, the guard for deep links, links, and how an error looks.
+
+This file does not know what a page shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+from streamlit.errors import StreamlitAPIException
+
+from mcp_core.errors import McpError
+from mcp_core.results import Failure
+from pages._ui import session
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class PageSpec:
+    """One entry of the navigation; ``name`` is its file in pages/ and its URL."""
+
+    name: str
+    title: str
+    help: str
+
+
+PAGES: tuple[PageSpec, ...] = (
+    PageSpec("home", "Home", "What is loaded, and what to do next."),
+    PageSpec("recipe", "Recipe", "Choose a model and how it is served."),
+    PageSpec("playground", "Playground", "Chat with the loaded model."),
+    PageSpec("measure", "Measure", "Run a workload and store the result."),
+    PageSpec("monitor", "Monitor", "Live memory, load and speed."),
+    PageSpec("runs", "Runs", "Every measurement so far."),
+)
+
+_framed = False  # whether app.py has run in this server process
+
+
+def mark() -> None:
+    """First line of app.py."""
+    global _framed  # noqa: PLW0603 - the one fact per process that the guard needs
+    _framed = True
+
+
+def require(name: str) -> None:
+    """First line of every page: a deep link on a cold server reaches the page without app.py, so go there first.
+
+    A page that runs alone (AppTest) has no app.py to go to and is simply drawn.
+    """
+    if _framed:
+        return
+    session.leave_for(name, st.query_params.to_dict())
+    try:
+        st.switch_page("app.py")
+    except StreamlitAPIException:
+        session.take_destination()
+
+
+def path_of(name: str) -> str:
+    """The page's file."""
+    return str(ROOT / "pages" / f"{name}.py")
+
+
+def go_to(name: str, **query: str) -> None:
+    """Leave for another page; a page that runs alone stays."""
+    try:
+        st.switch_page(path_of(name), query_params=query)
+    except StreamlitAPIException:
+        st.info(f"Next: the {_spec(name).title} page.")
+
+
+def link(name: str, label: str, *, icon: str | None = None, help: str | None = None, **query: str) -> None:  # noqa: A002
+    """A link to another page; only its words in a page that runs alone."""
+    try:
+        st.page_link(path_of(name), label=label, icon=icon, help=help, query_params=query or None)
+    except (StreamlitAPIException, KeyError):
+        st.markdown(label)
+
+
+def show_error(error: McpError | Failure) -> None:
+    """The cause, and under it what to do."""
+    hint = f"\n\n{plain(error.hint)}" if error.hint else ""
+    st.error(plain(error.message) + hint, icon=":material/error:")
+
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """Show an McpError raised inside instead of passing it on."""
+    try:
+        yield
+    except McpError as error:
+        show_error(error)
+
+
+def _spec(name: str) -> PageSpec:
+    return next(page for page in PAGES if page.name == name)
+
+
+def plain(text: str) -> str:
+    """The text with every character escaped that Markdown would read."""
+    return "".join(f"\\{char}" if char in r"\`*_[]#$<>~|:" else char for char in text)

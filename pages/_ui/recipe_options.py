@@ -1,0 +1,75 @@
+"""Options of one Recipe field on one machine: which can be chosen, which cannot, and why not.
+
+This file does not know how options are drawn (``recipe_form.py``) or what they cost (``scheme_table.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from mcp_core.conflicts import Conflict
+from mcp_core.hardware import Hardware
+from mcp_core.recipe import Recipe
+
+__all__ = ["Options", "choices_of", "describe", "options_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``offered`` values in order, ``refused`` ones with their reason, ``chosen`` the Recipe's own."""
+
+    offered: tuple[str, ...]
+    refused: tuple[tuple[str, str], ...]
+    chosen: str
+
+    @property
+    def index(self) -> int:
+        """Position of the chosen value among the offered ones."""
+        return self.offered.index(self.chosen)
+
+
+def options_of(recipe: Recipe, hardware: Hardware, field: str, values: Sequence[str]) -> Options:
+    """Split ``values`` of a dotted field by what this machine can run.
+
+    The Recipe's own value is always offered, so that an uploaded Recipe shows what it asks for; its conflict
+    is said beside the Load button.
+    """
+    chosen = str(_value(recipe, field))
+    reasons = {value: _reason(recipe, hardware, field, value) for value in values}
+    offered = tuple(value for value, reason in reasons.items() if reason is None or value == chosen)
+    if chosen not in offered:
+        offered = (chosen, *offered)
+    refused = tuple((value, reason) for value, reason in reasons.items() if reason is not None and value != chosen)
+    return Options(offered=offered, refused=refused, chosen=chosen)
+
+
+def choices_of(field: str) -> tuple[str, ...]:
+    """Every value that the type of a dotted Recipe field allows."""
+    return tuple(str(value) for value in get_args(_field_info(field).annotation))
+
+
+def describe(field: str) -> str:
+    """The description of a dotted Recipe field, as its schema has it."""
+    return _field_info(field).description or ""
+
+
+def _reason(recipe: Recipe, hardware: Hardware, field: str, value: str) -> str | None:
+    conflicts: tuple[Conflict, ...] = recipe.replace({field: value}).conflicts(hardware)
+    return next((conflict.reason for conflict in conflicts if conflict.field == field), None)
+
+
+def _value(recipe: Recipe, field: str) -> Any:
+    node: Any = recipe
+    for name in field.split("."):
+        node = getattr(node, name)
+    return node
+
+
+def _field_info(field: str) -> Any:
+    *parents, leaf = field.split(".")
+    model: Any = Recipe
+    for name in parents:
+        model = model.model_fields[name].annotation
+    return model.model_fields[leaf]

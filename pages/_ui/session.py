@@ -1,0 +1,155 @@
+"""What this visitor is choosing: the only place that touches st.session_state.
+
+This file does not know what the server holds (``workbench.py``) or how anything is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import streamlit as st
+
+from mcp_core.generation import Sampling
+from mcp_core.presets import bundled
+from mcp_core.recipe import Recipe
+from mcp_core.workload import Workload, short_chat
+
+T = TypeVar("T")
+
+
+def recipe() -> Recipe:
+    """The Recipe being edited; the bundled preset at first."""
+    return _get("mcp_recipe", bundled)
+
+
+def set_recipe(value: Recipe) -> None:
+    """Called by the form itself after an edit: its widgets already show ``value``."""
+    _set("mcp_recipe", value)
+
+
+def use_recipe(value: Recipe) -> None:
+    """Called from elsewhere ("Use this recipe"): the form's widgets are drawn anew from ``value``."""
+    _set("mcp_recipe", value)
+    _set("mcp_recipe_revision", recipe_revision() + 1)
+
+
+def recipe_revision() -> int:
+    """Part of every key of the recipe form, so that ``use_recipe`` replaces what its widgets hold."""
+    return _get("mcp_recipe_revision", int)
+
+
+def worker_id() -> str | None:
+    """The worker this visitor selected; ``workbench.current_worker`` falls back when it is gone."""
+    return _get("mcp_worker_id", _none)
+
+
+def set_worker_id(value: str | None) -> None:
+    _set("mcp_worker_id", value)
+
+
+def conversation_id() -> str | None:
+    """The conversation shown; a link carries it as ``?chat=``."""
+    return _get("mcp_conversation_id", _none)
+
+
+def set_conversation_id(value: str | None) -> None:
+    _set("mcp_conversation_id", value)
+
+
+def batch_id() -> str | None:
+    """The batch shown on the playground."""
+    return _get("mcp_batch_id", _none)
+
+
+def set_batch_id(value: str | None) -> None:
+    _set("mcp_batch_id", value)
+
+
+def sampling() -> Sampling:
+    """How chat replies are sampled. At first as the bundled model's authors advise: at 1.0 it rambles."""
+    return _get("mcp_sampling", lambda: Sampling(temperature=0.2, top_p=0.9))
+
+
+def set_sampling(value: Sampling) -> None:
+    _set("mcp_sampling", value)
+
+
+def max_tokens() -> int:
+    """Longest chat reply, tokens."""
+    return _get("mcp_max_tokens", lambda: 256)
+
+
+def set_max_tokens(value: int) -> None:
+    _set("mcp_max_tokens", value)
+
+
+def workload() -> Workload:
+    """The Workload being edited; short-chat at first."""
+    return _get("mcp_workload", short_chat)
+
+
+def set_workload(value: Workload) -> None:
+    _set("mcp_workload", value)
+
+
+def hub_token() -> str | None:
+    """A Hugging Face token typed for this visit; never stored outside this session."""
+    return _get("mcp_hub_token", _none)
+
+
+def set_hub_token(value: str | None) -> None:
+    _set("mcp_hub_token", value or None)
+
+
+def paused_at_s() -> float | None:
+    """When the monitor was paused (time.time()); None while it runs."""
+    return _get("mcp_paused_at_s", _none)
+
+
+def set_paused_at_s(value: float | None) -> None:
+    _set("mcp_paused_at_s", value)
+
+
+def drawn_state() -> object:
+    """What the last full run drew of workers and jobs; the sidebar compares it with what is true now."""
+    return _get("mcp_drawn_state", _none)
+
+
+def set_drawn_state(value: object) -> None:
+    _set("mcp_drawn_state", value)
+
+
+def first_time(event: str) -> bool:
+    """True once per ``event`` and visit: for toasts that must not come twice."""
+    seen: set[str] = _get("mcp_seen_events", set)
+    if event in seen:
+        return False
+    _set("mcp_seen_events", seen | {event})
+    return True
+
+
+def leave_for(page: str, query: dict[str, str]) -> None:
+    """Keep where a deep link pointed while app.py is started (``frame.require``)."""
+    _set("mcp_goto", (page, query))
+
+
+def take_destination() -> tuple[str, dict[str, str]] | None:
+    """Where ``leave_for`` pointed, once."""
+    value: tuple[str, dict[str, str]] | None = st.session_state.pop("mcp_goto", None)
+    return value
+
+
+def _none() -> Any:
+    return None
+
+
+def _get(key: str, default: Callable[[], T]) -> T:
+    if key not in st.session_state:
+        st.session_state[key] = default()
+    value: T = st.session_state[key]
+    return value
+
+
+def _set(key: str, value: object) -> None:
+    st.session_state[key] = value

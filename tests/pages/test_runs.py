@@ -1,0 +1,139 @@
+"""runs: the table, one Run in full, links, deletion."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+
+import fake_workbench as fakes
+from streamlit.testing.v1 import AppTest
+
+from mcp_core.errors import StoreError
+from pages._ui import run_table
+
+OpenPage = Callable[[str], AppTest]
+OK, FAILED = fakes.ok_run(), fakes.failed_run()
+
+
+def _open(page: OpenPage, run_id: str) -> AppTest:
+    at = page("runs")
+    at.query_params["run"] = run_id
+    return at.run()
+
+
+def test_empty_says_what_a_run_is(page: OpenPage) -> None:
+    at = page("runs").run()
+    assert not at.exception
+    assert at.header[0].value == "Nothing has been measured yet"
+    assert len(at.dataframe) == 0
+
+
+def test_a_store_that_cannot_be_read_is_an_error_with_a_hint(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    def broken(**_: object) -> tuple[()]:
+        raise StoreError("The results store cannot be used.", "Free some disk.")
+
+    wb.runs = broken  # type: ignore[method-assign]
+    at = page("runs").run()
+    assert not at.exception
+    assert "The results store cannot be used." in at.error[0].value
+    assert "Free some disk." in at.error[0].value
+
+
+def test_the_table_is_newest_first_with_words_and_units(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(FAILED, OK)
+    at = page("runs").run()
+    assert not at.exception
+    table = at.dataframe[0].value
+    assert list(table["id"]) == [OK.id, FAILED.id]
+    assert list(table["status"]) == ["✓ ok", "✕ failed"]
+    assert table["ttft_p50_ms"][0] == 84.2
+    assert table["ttft_p50_ms"].isna()[1]
+    assert table["peak_memory_gb"][0] == 0.63
+    assert table["note"][0] == "smoke test · too few requests"
+
+
+def test_a_link_opens_a_run_in_full(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(OK, FAILED)
+    wb.request_records = {OK.id: fakes.records()}
+    at = _open(page, OK.id)
+    assert not at.exception
+    assert at.header[0].value == "smollm2-135m-instruct · fp32 · not quantized"
+    latency = at.table[0].value.set_index("")
+    assert list(latency.index) == ["TTFT", "TPOT", "ITL", "E2E"]
+    assert latency.loc["TTFT", "p50"] == "84.2 ms"
+    assert latency.loc["TTFT", "p95"] == "too few"
+    assert set(latency["n"]) == {"16"}
+    assert len(at.get("plotly_chart")) == 1
+    assert at.query_params["run"] == OK.id
+    assert '"dtype": "fp32"' in at.code[0].value
+
+
+def test_a_failed_run_shows_why_and_no_figures(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(FAILED)
+    at = _open(page, FAILED.id)
+    assert not at.exception
+    assert "Memory ran out while serving." in at.error[0].value
+    assert "Lower kv.max" in at.error[0].value
+    assert len(at.metric) == 0
+
+
+def test_a_link_to_an_older_run_works_although_the_table_does_not_list_it(
+    page: OpenPage, wb: fakes.FakeWorkbench
+) -> None:
+    wb.add(OK)
+    wb.run = {"old": FAILED}.get  # type: ignore[method-assign, assignment]
+    assert "Memory ran out while serving." in _open(page, "old").error[0].value
+
+
+def test_a_link_to_a_deleted_run_says_so(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(OK)
+    at = _open(page, "gone")
+    assert not at.exception
+    assert "There is no Run gone" in at.warning[0].value
+
+
+def test_use_this_recipe_puts_it_into_the_session(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(FAILED)
+    at = _open(page, FAILED.id)
+    at.button(key=f"use-{FAILED.id}").click().run()
+    assert at.session_state["mcp_recipe"] == FAILED.recipe
+    assert at.session_state["mcp_recipe_revision"] == 1
+
+
+def test_delete_asks_first_and_leaves_the_rest(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(OK, FAILED)
+    at = _open(page, OK.id)
+    at.button(key=f"delete-{OK.id}").click().run()
+    assert not at.exception
+    assert ("delete_run", OK.id) in wb.calls
+    assert list(at.dataframe[0].value["id"]) == [FAILED.id]
+    assert "run" not in at.query_params
+
+
+def test_more_than_a_page_of_runs_has_older_ones(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(
+        *(fakes.ok_run(f"r{index:03}", created=fakes.CREATED.replace(minute=index % 60)) for index in range(120))
+    )
+    at = page("runs").run()
+    assert len(at.dataframe[0].value) == 100
+    next(button for button in at.button if button.label == "Older").click().run()
+    assert not at.exception
+    assert len(at.dataframe[0].value) == 20
+    assert at.query_params["from"] == "100"
+
+
+def test_an_offset_beyond_the_end_falls_back_to_the_newest(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(OK)
+    at = page("runs")
+    at.query_params["from"] = "500"
+    at.run()
+    assert not at.exception
+    assert list(at.dataframe[0].value["id"]) == [OK.id]
+
+
+def test_csv_keeps_numbers_unrounded_and_unmeasured_empty() -> None:
+    rows = list(csv.DictReader(io.StringIO(run_table.csv_text([OK, FAILED]))))
+    assert rows[0]["output_tok_s"] == "29.9"
+    assert rows[0]["created"] == "2026-11-20T09:30:00+00:00"
+    assert rows[1]["output_tok_s"] == ""
