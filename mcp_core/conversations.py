@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mcp_core.errors import Busy, InputError, McpError, ModelNotFound
+from mcp_core.errors import Busy, ContextTooLong, InputError, McpError, ModelNotFound
 from mcp_core.generation import Sampling
 from mcp_core.replies import Reply, Server, Servers, read_reply
 from mcp_core.results import Failure
@@ -219,8 +219,6 @@ async def _read_what_fits(
     found: _Conversation, reply: Reply, server: Server, sampling: Sampling, max_tokens: int
 ) -> None:
     """Read one answer; when the context is full, ask again with fewer and fewer old turns."""
-    from mcp_core.serving.client import ContextTooLong
-
     while True:
         try:
             return await read_reply(reply, server, found.to_send(), sampling, max_tokens)

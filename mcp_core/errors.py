@@ -11,6 +11,7 @@ border where they occur. An ``assert`` states an invariant of ours; a user's mis
     │   ├── InvalidModel         invalid     no weights in it, truncated, not a causal language model
     │   ├── UnsafeModel          unsafe      pickle weights, remote code, a path outside the allowed roots
     │   └── RequestRejected      request     a chat or completion request that cannot be served (HTTP 400)
+    │       └── ContextTooLong   context     prompt and reply together do not fit the context (HTTP 400)
     ├── HubError                 hub         no network, gated model, wrong token
     ├── DoesNotFit               memory      refused before loading: needs more memory than is free
     ├── DiskFull                 disk        not enough disk for a download or a prepared model
@@ -33,6 +34,7 @@ from typing import Any, ClassVar
 __all__ = [
     "Busy",
     "Cancelled",
+    "ContextTooLong",
     "DiskFull",
     "DoesNotFit",
     "HubError",
@@ -116,6 +118,12 @@ class RequestRejected(InputError):
     def __init__(self, message: str, hint: str = "", *, param: str | None = None) -> None:
         super().__init__(message, hint)
         self.param = param
+
+
+class ContextTooLong(RequestRejected):
+    """Prompt and reply together do not fit the model's context (OpenAI's code context_length_exceeded)."""
+
+    kind = "context"
 
 
 class HubError(McpError):

@@ -6,6 +6,7 @@ Everything runs on one asyncio loop. This file does not know how a worker is sta
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from mcp_core.errors import Busy, McpError, RecipeError, RequestRejected, WorkerDied
@@ -29,7 +30,7 @@ class Fleet:
     def __init__(self, supervisor: Supervisor, measuring: Callable[[str], str | None]) -> None:
         self._supervisor = supervisor
         self._measuring = measuring
-        self._stats: dict[str, EngineStats] = {}
+        self._stats: dict[str, tuple[EngineStats, float]] = {}  # and when they were read, time.monotonic()
         self._memory: dict[str, Memory] = {}
         self._asked: dict[str, asyncio.Task[None]] = {}
         self.probes: tuple[WorkerProbe, ...] = ()  # replaced as a whole: the sampler's thread reads it
@@ -71,7 +72,8 @@ class Fleet:
     def stats(self, worker_id: str) -> EngineStats | None:
         """The counters of the last look, None before the first one or after the worker's end."""
         worker = self._supervisor.workers.get(worker_id)
-        return self._stats.get(worker_id) if worker and worker.status == "ready" else None
+        known = self._stats.get(worker_id)
+        return known[0] if known and worker and worker.status == "ready" else None
 
     def view(self, worker_id: str, users: int) -> WorkerView | None:
         """The worker as a page shows it."""
@@ -86,7 +88,7 @@ class Fleet:
             if asked is None or asked.done():
                 self._asked[worker.id] = asyncio.create_task(self._look(worker))
         self.probes = tuple(
-            WorkerProbe(worker.id, worker.pid, worker.title, self._stats.get(worker.id))
+            WorkerProbe(worker.id, worker.pid, worker.title, *self._stats.get(worker.id, (None, None)))
             for worker in workers
             if worker.pid is not None
         )
@@ -112,7 +114,7 @@ class Fleet:
             stats, memory = await worker.client.stats_and_memory()
         except McpError:
             return  # it is ending or busy; the supervisor tells the first, the next look mends the second
-        self._stats[worker.id] = stats
+        self._stats[worker.id] = stats, time.monotonic()
         if memory is not None:
             self._memory[worker.id] = memory
 

@@ -10,14 +10,24 @@ from pathlib import Path
 
 import platformdirs
 
+from mcp_core.errors import StoreError
+
 __all__ = ["home", "model_roots", "store_url"]
 
 
 def home(*parts: str) -> Path:
-    """A folder under MCP_HOME (else the platform's user data folder), created, readable by its owner only."""
+    """A folder under MCP_HOME (else the platform's user data folder), created, readable by its owner only.
+
+    Raises StoreError when it cannot be made.
+    """
     root = Path(os.environ.get("MCP_HOME") or platformdirs.user_data_dir("mcp-core", appauthor=False))
     folder = root.expanduser().joinpath(*parts)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StoreError(
+            f"The folder {folder} cannot be made: {error.strerror}.", "Set MCP_HOME to a folder you can write."
+        ) from error
     return folder
 
 

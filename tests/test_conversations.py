@@ -8,11 +8,20 @@ import pytest
 
 from mcp_core.batches import Batches
 from mcp_core.conversations import UNSEEN_S, Conversations
-from mcp_core.errors import Busy, InputError, McpError, ModelNotFound, QueueFull, RequestRejected, WorkerDied
+from mcp_core.errors import (
+    Busy,
+    ContextTooLong,
+    InputError,
+    McpError,
+    ModelNotFound,
+    QueueFull,
+    RequestRejected,
+    WorkerDied,
+)
 from mcp_core.generation import Sampling
 from mcp_core.replies import Reply, Server
 from mcp_core.results import Failure
-from mcp_core.serving.client import Chunk, ContextTooLong
+from mcp_core.serving.client import Chunk
 from mcp_core.views import ConversationView
 
 GREEDY = Sampling(temperature=0.0)

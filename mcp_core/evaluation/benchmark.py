@@ -190,7 +190,7 @@ class _Benchmark:
         if not self._ours:
             yield
             return
-        await self._client.post_control("hold", {"purpose": f"measuring {self._workload.name}"})
+        await self._client.post_control("hold", {"purpose": f"measuring {self._workload.name}", "pid": os.getpid()})
         try:
             yield
         finally:

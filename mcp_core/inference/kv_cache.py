@@ -93,10 +93,8 @@ class Fp8Cache(QuantizedCache):  # type: ignore[misc]
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """``(kv_length, kv_offset)`` for the attention mask of a step of ``query_length`` tokens."""
-        if self._dense is not None:
-            sizes: tuple[int, int] = self._dense.get_mask_sizes(query_length, layer_idx)
-            return sizes
-        sizes = super().get_mask_sizes(query_length, layer_idx)
+        source: Any = super() if self._dense is None else self._dense
+        sizes: tuple[int, int] = source.get_mask_sizes(query_length, layer_idx)
         return sizes
 
     def _calibrate(self, layer_idx: int, keys: torch.Tensor, values: torch.Tensor) -> None:

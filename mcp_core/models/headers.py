@@ -5,6 +5,7 @@ This file does not know where checkpoints come from (``catalog.py``) or what the
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import struct
@@ -136,6 +137,13 @@ def _safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
 
 def read_gguf(path: Path) -> GgufHeader:
     """Sizes and tensors of a GGUF file. Raises InvalidModel: damaged, cut off, or an unsupported architecture."""
+    stat = path.stat()
+    return _read_gguf(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=16)
+def _read_gguf(path: Path, size: int, mtime_ns: int) -> GgufHeader:
+    """``size`` and ``mtime_ns`` tell a changed file from the one that was read; pages ask at every rerun."""
     file = read_gguf_file(path)
     name = str(file.fields.get("general.architecture", "unnamed"))
     if name not in _GGUF_MODEL_TYPES:

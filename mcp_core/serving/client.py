@@ -14,24 +14,18 @@ from typing import Any, NoReturn, Self
 
 import aiohttp
 
-from mcp_core.errors import Busy, McpError, QueueFull, RequestRejected, WorkerDied
+from mcp_core.errors import Busy, ContextTooLong, McpError, QueueFull, RequestRejected, WorkerDied
 from mcp_core.generation import EngineStats
 from mcp_core.recipe import Recipe
 from mcp_core.results import Failure, Memory
 
-__all__ = ["Chunk", "ContextTooLong", "ServerClient", "open_session"]
+__all__ = ["Chunk", "ServerClient", "open_session"]
 
 CONNECT_TIMEOUT_S = 5.0
 CONTROL_TIMEOUT_S = 10.0
 DRAIN_TIMEOUT_S = 30.0
 
 _STATS_FIELDS = frozenset(each.name for each in fields(EngineStats))
-
-
-class ContextTooLong(RequestRejected):
-    """Prompt and reply together do not fit the model's context (code ``context_length_exceeded``)."""
-
-    kind = "context"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from os import getpid
 from typing import Any
 
+import psutil
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
@@ -22,12 +23,12 @@ from mcp_core.recipe import Recipe
 from mcp_core.results import Memory
 from mcp_core.serving.service import Service
 
-__all__ = ["WorkerControl", "control_routes"]
+__all__ = ["Hold", "WorkerControl", "control_routes"]
 
 
 @dataclass(eq=False)
 class WorkerControl:
-    """What the control routes act on. ``recipe`` is replaced by live changes; ``held_for`` names a measurement."""
+    """What the control routes act on; live changes replace ``recipe``, ``holder`` is set while it is measured."""
 
     service: Service
     recipe: Recipe
@@ -36,7 +37,7 @@ class WorkerControl:
     memory: Callable[[], Memory]
     reset_peaks: Callable[[], None]
     shut_down: Callable[[], None]
-    held_for: str | None = None
+    holder: Hold | None = None
 
     def state(self) -> dict[str, Any]:
         """What this worker is."""
@@ -60,8 +61,7 @@ class WorkerControl:
 
     def apply(self, asked: Recipe) -> None:
         """Change the live fields to those of ``asked``. Raises Busy, or RequestRejected naming another field."""
-        if self.held_for is not None:
-            raise Busy(f"The worker is held: {self.held_for}.", "Wait until it ends, or cancel it.")
+        self._require_free()
         asked = _as_running(asked, self.recipe)
         for name in _differences(self.recipe.model_dump(), asked.model_dump()):
             if name not in _LIVE_FIELDS:
@@ -69,11 +69,14 @@ class WorkerControl:
         self.service.engine.set_max_requests(asked.batching.max_requests)
         self.recipe = asked
 
-    def hold(self, purpose: str) -> None:
-        """Refuse live changes until released. Raises Busy."""
-        if self.held_for is not None:
-            raise Busy(f"The worker is held already: {self.held_for}.", "Wait until it ends, or cancel it.")
-        self.held_for = purpose
+    def hold(self, hold: Hold) -> None:
+        """Refuse live changes until released, or until the holding process is gone. Raises Busy."""
+        self._require_free()
+        self.holder = hold
+
+    def _require_free(self) -> None:
+        if self.holder is not None and psutil.pid_exists(self.holder.pid):
+            raise Busy(f"The worker is held: {self.holder.purpose}.", "Wait until it ends, or cancel it.")
 
     async def drain(self, timeout_s: float) -> bool:
         """Accept nothing more and wait for what runs; whether all of it ended in time."""
@@ -93,8 +96,11 @@ class _Drain(_Body):
     timeout_s: float = Field(default=30.0, ge=0, le=3600)
 
 
-class _Hold(_Body):
+class Hold(_Body):
+    """A measurement holds the worker: what for, and which process measures."""
+
     purpose: str = Field(min_length=1, max_length=200)
+    pid: int = Field(ge=1)
 
 
 class _Profile(_Body):
@@ -119,13 +125,13 @@ def control_routes(control: WorkerControl) -> APIRouter:
         return control.state()
 
     @router.post("/hold")
-    async def hold(body: _Hold) -> dict[str, Any]:
-        control.hold(body.purpose)
-        return {"held_for": control.held_for}
+    async def hold(body: Hold) -> dict[str, Any]:
+        control.hold(body)
+        return {"held_for": body.purpose}
 
     @router.post("/release")
     async def release() -> dict[str, Any]:
-        control.held_for = None
+        control.holder = None
         return {"held_for": None}
 
     @router.post("/profile")

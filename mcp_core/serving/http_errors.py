@@ -14,14 +14,22 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from mcp_core.errors import Busy, Cancelled, InputError, McpError, ModelNotFound, QueueFull, RequestRejected
-from mcp_core.serving.service import ContextExceeded
+from mcp_core.errors import (
+    Busy,
+    Cancelled,
+    ContextTooLong,
+    InputError,
+    McpError,
+    ModelNotFound,
+    QueueFull,
+    RequestRejected,
+)
 
 __all__ = ["error_document", "error_response", "install_error_handlers", "refusal"]
 
 # The first class that fits decides.
 _STATUS: tuple[tuple[type[McpError], int, str | None], ...] = (
-    (ContextExceeded, 400, "context_length_exceeded"),
+    (ContextTooLong, 400, "context_length_exceeded"),
     (ModelNotFound, 404, "model_not_found"),
     (InputError, 400, None),
     (QueueFull, 503, "queue_full"),

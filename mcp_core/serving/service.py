@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mcp_core.errors import ModelNotFound, QueueFull, RequestRejected
+from mcp_core.errors import ContextTooLong, ModelNotFound, QueueFull, RequestRejected
 from mcp_core.generation import GenerationRequest
 from mcp_core.monitoring.prometheus import WorkerMetrics
 from mcp_core.serving.chat_template import ChatTemplate
@@ -23,18 +23,12 @@ from mcp_core.serving.reply import Reply
 from mcp_core.serving.served_model import ServedModel, ServingEngine
 from mcp_core.serving.text import encode
 
-__all__ = ["ContextExceeded", "Service"]
+__all__ = ["Service"]
 
 _log = logging.getLogger(__name__)
 
 # Texts up to this many characters are tokenized on the event loop: that takes less than handing them to a thread.
 _SHORT_TEXT = 2000
-
-
-class ContextExceeded(RequestRejected):
-    """The prompt alone does not fit the context; OpenAI's code context_length_exceeded."""
-
-    kind = "context"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +54,7 @@ class Service:
         self._template = ChatTemplate(model.chat_template, model.template_tokens)
 
     async def chat(self, request: ChatRequest) -> Exchange:
-        """Start a chat request. Raises ModelNotFound, RequestRejected, ContextExceeded, QueueFull."""
+        """Start a chat request. Raises ModelNotFound, RequestRejected, ContextTooLong, QueueFull."""
         arrived_s = time.perf_counter()
         self._check(request, prompts=1)
         text = await self._template.render([message.for_template() for message in request.messages])
@@ -163,7 +157,7 @@ class Service:
         if not length:
             raise RequestRejected("The prompt is empty.", "Send at least one token.", param=param)
         if length + (asked != 0) > context:
-            raise ContextExceeded(
+            raise ContextTooLong(
                 f"This model's context holds {context} tokens; the prompt has {length}.",
                 "Shorten it, or load the model with a larger kv.max_context.",
                 param=param,

@@ -211,7 +211,14 @@ def _import_client() -> Any:
 
 def _environment(recipe: Recipe) -> dict[str, str]:
     threads = str(recipe.threads or 1)
-    return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+    return {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        # glibc would keep freed weight-sized blocks: measured, a quantized load peaks at half with these.
+        "MALLOC_MMAP_THRESHOLD_": str(2**20),
+        "MALLOC_TRIM_THRESHOLD_": str(2**24),
+    }
 
 
 def _event(line: str) -> dict[str, Any] | None:

@@ -67,8 +67,8 @@ def set_batch_id(value: str | None) -> None:
 
 
 def sampling() -> Sampling:
-    """How chat replies are sampled. At first as the bundled model's authors advise: at 1.0 it rambles."""
-    return _get("mcp_sampling", lambda: Sampling(temperature=0.2, top_p=0.9))
+    """How chat replies are sampled. At first greedy: the same prompt gives the same reply under every Recipe."""
+    return _get("mcp_sampling", lambda: Sampling(temperature=0.0, top_p=0.9))
 
 
 def set_sampling(value: Sampling) -> None:

@@ -82,9 +82,11 @@ def row(name: str, path: Path) -> str:
     memory, speed = run["memory"], run["measurement"]
     peak, guess = memory["peak_bytes"], predicted["peak_bytes"]
     return (
-        f"{name:34} weights {memory['weights_bytes'] / 1e9:6.2f} GB (predicted {predicted['weights_bytes'] / 1e9:6.2f})"
-        f"  peak {peak / 1e9:6.2f} GB (predicted at full context {guess / 1e9:6.2f})"
-        f"  load {run['load_s']:5.1f} s  TTFT {speed['ttft_ms']['p50']:6.1f} ms  TPOT {speed['tpot_ms']['p50']:6.2f} ms"
+        f"{name:34} weights {memory['weights_bytes'] / 1e9:6.2f} GB"
+        f" (predicted {predicted['weights_bytes'] / 1e9:6.2f})  peak {peak / 1e9:6.2f} GB"
+        f" (predicted at full context {guess / 1e9:6.2f})"
+        f"  load {run['load_s']:5.1f} s  TTFT {speed['ttft_ms']['p50']:6.1f} ms"
+        f"  TPOT {speed['tpot_ms']['p50']:6.2f} ms"
         f"  engine {speed['engine_tpot_ms']:6.2f} ms  {speed['output_tok_s']:6.1f} tok/s"
     )
 

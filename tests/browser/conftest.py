@@ -43,8 +43,9 @@ class Visit:
         return self.page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Ended with the module: while it lives, playwright keeps an event loop running in this thread."""
     with chromium() as browser:
         yield browser
 

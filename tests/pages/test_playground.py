@@ -17,7 +17,7 @@ from mcp_core.results import Failure
 from mcp_core.views import BatchItemView, ConversationView, Message
 
 Page = Callable[[str], AppTest]
-FIRST = Sampling(temperature=0.2, top_p=0.9)  # what the settings show at first
+FIRST = Sampling(temperature=0.0, top_p=0.9)  # what the settings show at first
 
 
 def calls(wb: fakes.FakeWorkbench, method: str) -> list[tuple]:
@@ -69,7 +69,7 @@ def test_a_first_message_opens_a_conversation_and_puts_it_in_the_link(wb: fakes.
 def test_settings_reach_the_next_message(wb: fakes.FakeWorkbench, page: Page) -> None:
     wb.add(fakes.ready_worker())
     at = page("playground").run()
-    at.slider(key="temperature").set_value(0.5)
+    at.slider(key="temperature").set_value(0.5).run()
     at.number_input(key="top-p").set_value(0.9)
     at.number_input(key="min-p").set_value(0.05)
     at.number_input(key="top-k").set_value(40)

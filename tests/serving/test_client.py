@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from mcp_core.errors import Busy, McpError, QueueFull, RequestRejected, WorkerDied
+from mcp_core.errors import Busy, ContextTooLong, McpError, QueueFull, RequestRejected, WorkerDied
 from mcp_core.recipe import Recipe
-from mcp_core.serving.client import Chunk, ContextTooLong, ServerClient
+from mcp_core.serving.client import Chunk, ServerClient
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -129,11 +132,20 @@ def test_a_malformed_recipe_is_refused(serve: Serve, auth: dict[str, str], body:
 
 def test_a_held_worker_keeps_its_recipe_until_released(serve: Serve, auth: dict[str, str]) -> None:
     url = serve().url + "/control/"
-    assert ask(url + "hold", auth, {"purpose": "benchmark"}) == (200, {"held_for": "benchmark"})
-    assert ask(url + "hold", auth, {"purpose": "another"})[0] == 409
+    assert ask(url + "hold", auth, {"purpose": "benchmark", "pid": os.getpid()}) == (200, {"held_for": "benchmark"})
+    assert ask(url + "hold", auth, {"purpose": "another", "pid": os.getpid()})[0] == 409
     status, answer = ask(url + "recipe", auth, RECIPE.model_dump(mode="json"))
     assert (status, answer["error"]["message"]) == (409, "The worker is held: benchmark.")
     assert ask(url + "release", auth, {}) == (200, {"held_for": None})
+    assert ask(url + "recipe", auth, RECIPE.model_dump(mode="json"))[0] == 200
+
+
+def test_a_hold_ends_with_the_process_that_measures(serve: Serve, auth: dict[str, str]) -> None:
+    url = serve().url + "/control/"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as measuring:
+        assert ask(url + "hold", auth, {"purpose": "benchmark", "pid": measuring.pid})[0] == 200
+        assert ask(url + "recipe", auth, RECIPE.model_dump(mode="json"))[0] == 409
+        measuring.kill()
     assert ask(url + "recipe", auth, RECIPE.model_dump(mode="json"))[0] == 200
 
 
@@ -208,7 +220,7 @@ def test_our_client_speaks_it(serve: Serve, auth: dict[str, str], model_id: str)
             await client.set_recipe(RECIPE.replace({"batching.max_requests": 2}))
             with pytest.raises(RequestRejected, match="dtype"):
                 await client.set_recipe(RECIPE.replace({"dtype": "bf16"}))
-            await client.post_control("hold", {"purpose": "bench"})
+            await client.post_control("hold", {"purpose": "bench", "pid": os.getpid()})
             with pytest.raises(Busy, match="bench"):
                 await client.set_recipe(RECIPE)
             assert await client.drain(5) == {"drained": True}
