@@ -224,8 +224,8 @@ def _rescue(run: Run, records: Sequence[RequestRecord]) -> str:
         path.write_text(run.model_dump_json(indent=2) + "\n")
         lines = (record.model_dump_json() + "\n" for record in records)
         path.with_suffix(".records.jsonl").write_text("".join(lines))
-    except OSError as error:
-        return f"The Run could not be written to {path} either: {error.strerror}."
+    except (OSError, StoreError) as error:
+        return f"The Run could not be written to {path} either: {error}"
     return f"The Run was written to {path} instead."
 
 

@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from mcp_core.errors import InvalidModel
 from mcp_core.memory import quantization
 from mcp_core.memory.attention import require_attention, running_attention
-from mcp_core.memory.host_allocator import large_blocks_returned
+from mcp_core.memory.host_allocator import return_large_blocks
 from mcp_core.memory.storage import weights_bytes
 from mcp_core.models import checkpoint, footprint, headers, hub, shapes
 from mcp_core.models.architecture import ResolvedModel
@@ -55,11 +55,12 @@ def load(resolved: ResolvedModel, recipe: Recipe, report: Report, hub_token: str
     InvalidModel, UnsafeModel, RecipeError, OutOfMemory, DiskFull or HubError.
     """
     assert recipe.device != "auto", "conflicts.resolve comes first"
+    return_large_blocks()
     transformers_logging.disable_progress_bar()
     resolved = _fetch(resolved, report, hub_token)
     codec = _codec(resolved)
     doing = f"loading {resolved.title} on {recipe.device}"
-    with foreign_errors(resolved.title, doing), large_blocks_returned():
+    with foreign_errors(resolved.title, doing):
         model = _load_model(resolved, recipe, report)
     return _describe(model, codec, resolved, recipe)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from mcp_core.memory.host_allocator import large_blocks_returned
 from mcp_core.models import prepared
 from mcp_core.models.architecture import ResolvedModel
 from mcp_core.models.load_errors import foreign_errors, require_complete
@@ -39,7 +38,7 @@ def prepare_gguf(resolved: ResolvedModel, report: Report) -> Path:
 
 def _dequantize(source: Path, folder: Path) -> None:
     parent, name = str(source.parent), source.name
-    with foreign_errors(name, f"preparing {name}"), large_blocks_returned():
+    with foreign_errors(name, f"preparing {name}"):
         model, info = AutoModelForCausalLM.from_pretrained(
             parent,
             gguf_file=name,

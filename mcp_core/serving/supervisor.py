@@ -215,9 +215,6 @@ def _environment(recipe: Recipe) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
-        # glibc would keep freed weight-sized blocks: measured, a quantized load peaks at half with these.
-        "MALLOC_MMAP_THRESHOLD_": str(2**20),
-        "MALLOC_TRIM_THRESHOLD_": str(2**24),
     }
 
 

@@ -147,4 +147,5 @@ def death_of(worker: Worker, code: int, *, oom: bool) -> McpError:
     hint = f"Load it again. Its log: {worker.log.path}"
     if code == -signal.SIGKILL:
         hint = f"If nobody ended it, memory may have run out: choose something smaller. Log: {worker.log.path}"
-    return WorkerDied(f"The worker ended by itself {when} ({signal_name(code)}).", hint)
+    last = f" It said: {worker.log.tail[-1][:200]}" if code > 0 and worker.log.tail else ""
+    return WorkerDied(f"The worker ended by itself {when} ({signal_name(code)}).{last}", hint)

@@ -53,7 +53,5 @@ def test_a_killed_worker_becomes_a_message_and_the_app_goes_on(browser, shared_h
         workers_of(process.pid)[0].send_signal(signal.SIGKILL)
         expect(page.get_by_test_id("stMain")).to_contain_text("worker", timeout=30_000)
         page.get_by_test_id("stSidebarNav").get_by_role("link", name="Home", exact=True).click()
-        expect(
-            page.get_by_role("button", name="Load again").or_(page.get_by_role("button", name="Retry"))
-        ).to_be_visible(timeout=30_000)
+        expect(page.get_by_role("button", name="Try again")).to_be_visible(timeout=30_000)
         page.close()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -144,7 +145,7 @@ def test_two_processes_prepare_once():
 def snapshot(cache: Path, name: str, files: dict[str, bytes]) -> Path:
     """As huggingface_hub lays a downloaded model out."""
     repo = cache / f"models--tiny--{name}"
-    commit = "c" * 40
+    commit = hashlib.sha1(name.encode()).hexdigest()
     folder = repo / "snapshots" / commit
     folder.mkdir(parents=True)
     (repo / "refs").mkdir()
