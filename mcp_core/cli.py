@@ -7,12 +7,13 @@ user. This file does not know what a verb does: only the asked one's module is i
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from mcp_core.errors import InputError, McpError
+from mcp_core.errors import DiskFull, InputError, McpError
 
 __all__ = ["VERBS", "main"]
 
@@ -45,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_stdout()
         return 1
     except OSError as error:  # a folder of MCP's own that cannot be used; the user's files are checked where read
-        where = f"{error.filename}: " if error.filename else ""
-        _complain(McpError(f"{where}{error.strerror or error}.", "MCP_HOME says where MCP keeps what it needs."))
+        _complain(_of_own_folder(error))
         return 1
     except KeyboardInterrupt:
         return 130
@@ -64,6 +64,14 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         if verb in arguments:
             import_module(f"mcp_core.commands.{verb}").add_arguments(each)
     return parser
+
+
+def _of_own_folder(error: OSError) -> McpError:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "Free some disk space (mcp-core models delete ID), or move MCP_HOME to a larger disk."
+        return DiskFull(f"{where}The disk that MCP_HOME is on is full.", hint)
+    return McpError(f"{where}{error.strerror or error}.", "MCP_HOME says where MCP keeps what it needs.")
 
 
 def _complain(error: McpError) -> None:

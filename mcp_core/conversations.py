@@ -59,7 +59,7 @@ class _Conversation:
             return
         self.messages.append(Message("assistant", reply.text, reply.stats(), reply.finish_reason, reply.failure))
         self.trace_ms = tuple(reply.trace_ms)
-        self.context_tokens = reply.context_tokens or self.context_tokens
+        self.context_tokens = reply.context_tokens  # of a stopped reply the server has not counted them
         self.reply = None
 
     def break_off(self, failure: Failure | None = None) -> None:
@@ -218,10 +218,15 @@ class Conversations:
 async def _read_what_fits(
     found: _Conversation, reply: Reply, server: Server, sampling: Sampling, max_tokens: int
 ) -> None:
-    """Read one answer; when the context is full, ask again with fewer and fewer old turns."""
+    """Read one answer; when the context is full, ask again with fewer and fewer old turns.
+
+    A question that is too long by itself drops nothing: the next one finds the conversation as it was.
+    """
+    dropped_before = found.dropped_turns
     while True:
         try:
             return await read_reply(reply, server, found.to_send(), sampling, max_tokens)
         except ContextTooLong:
             if not found.drop_oldest():
+                found.dropped_turns = dropped_before
                 raise

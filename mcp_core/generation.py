@@ -10,7 +10,19 @@ from typing import Literal
 
 from mcp_core.results import Failure
 
-__all__ = ["EngineStats", "FinishReason", "GenerationRequest", "Sampling", "TokenEvent", "TokenLogprob"]
+__all__ = [
+    "PREFILL_CHUNK_TOKENS",
+    "EngineStats",
+    "FinishReason",
+    "GenerationRequest",
+    "Sampling",
+    "TokenEvent",
+    "TokenLogprob",
+]
+
+# By kind of device: a cancelled request must not wait for a long prompt to end on a slow one, and the tensors of
+# one chunk are what a footprint counts as activations.
+PREFILL_CHUNK_TOKENS = {"cpu": 256, "cuda": 2048}
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 

@@ -114,6 +114,7 @@ class JobRegistry:
         self._own_leases = own_leases
         self._on_end = on_end
         self._command = tuple(command)
+        self._closing = False
         self._jobs: dict[str, _Job] = {job.id: job for job in _jobs_on_disk()}
 
     def submit(
@@ -144,7 +145,9 @@ class JobRegistry:
         return job.id
 
     def start_queued(self) -> None:
-        """Start every queued job whose device is free now; called again from time to time."""
+        """Start every queued job whose device is free now; called from time to time, in vain after ``close``."""
+        if self._closing:
+            return
         for job in self._jobs.values():
             if job.state == "queued" and self._takes_device(job):
                 job.state = "running"
@@ -185,7 +188,8 @@ class JobRegistry:
             await asyncio.shield(job.life)
 
     async def close(self) -> None:
-        """Cancel what runs; what is queued will be listed as interrupted."""
+        """Cancel what runs; what is queued never starts, and will be listed as interrupted."""
+        self._closing = True
         await asyncio.gather(*(self.cancel(job.id) for job in self._jobs.values() if job.state == "running"))
         for job in self._jobs.values():
             job.leave()

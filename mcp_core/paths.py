@@ -21,9 +21,11 @@ def home(*parts: str) -> Path:
     Raises StoreError when it cannot be made.
     """
     root = Path(os.environ.get("MCP_HOME") or platformdirs.user_data_dir("mcp-core", appauthor=False))
-    folder = root.expanduser().joinpath(*parts)
+    folder = root.expanduser()
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for part in ("", *parts):  # one by one: parents that mkdir makes along are open to everybody
+            folder /= part
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise StoreError(
             f"The folder {folder} cannot be made: {error.strerror}.", "Set MCP_HOME to a folder you can write."

@@ -1,4 +1,4 @@
-"""What happened: token events, request records, measurements, failures, Runs. Frozen values, no arithmetic.
+"""What happened: request records, measurements, memory, failures, Runs. Frozen values, no arithmetic.
 
 Unmeasured is None, never 0 or NaN. This file does not know how anything is measured
 (``evaluation/metrics.py``) or stored (``decision/store.py``).
@@ -104,7 +104,7 @@ class Measurement(_Value):
 
 
 class Memory(_Value):
-    """Memory of one worker, bytes; how each is read: serving/process_memory.py."""
+    """Memory of one worker, bytes; when each is read: serving/worker_memory.py."""
 
     weights_bytes: int | None = Field(default=None, description="Unique tensor storages of the loaded model.")
     baseline_bytes: int | None = Field(default=None, description="Resident after imports, before loading.")

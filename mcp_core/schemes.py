@@ -11,7 +11,7 @@ from typing import Literal
 
 from mcp_core.recipe import SchemeName
 
-__all__ = ["SCHEMES", "Scheme", "available_schemes"]
+__all__ = ["SCHEMES", "Scheme"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,3 @@ SCHEMES: dict[SchemeName, Scheme] = {
         ),
     )
 }
-
-
-def available_schemes() -> tuple[Scheme, ...]:
-    """Every scheme that this version can apply, in the order in which pages offer them."""
-    return tuple(SCHEMES.values())

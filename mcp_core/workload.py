@@ -19,12 +19,17 @@ __all__ = ["WORKLOADS", "Lengths", "Workload", "workload_preset"]
 
 
 class Lengths(BaseModel):
-    """Token counts, drawn uniformly from min to max, both included."""
+    """Token counts, drawn uniformly from min to max, both included; given as one number, always that many."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     min: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="Smallest count, tokens.")
     max: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="Largest count, tokens.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_number_is_both(cls, given: Any) -> Any:
+        return {"min": given, "max": given} if type(given) is int else given
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

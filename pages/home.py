@@ -37,11 +37,12 @@ def _draw_empty() -> None:
     st.title("No model is loaded yet")
     st.markdown("MCP serves a language model on this machine, measures it, and helps to choose how to deploy it.")
     with st.container(border=True):
-        st.header("SmolLM2-135M-Instruct")
+        st.header(fmt.BUNDLED_TITLE)
         st.markdown(_needs(bundled()))
-        if st.button("Load the bundled model", type="primary", key="load-bundled"):
-            _load(bundled())
-        frame.link("recipe", "Or choose another model and how it is served", icon=":material/tune:")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if st.button("Load the bundled model", type="primary", key="load-bundled"):
+                _load(bundled())
+            frame.link("recipe", "Choose another model, or how it is served", icon=":material/tune:")
 
 
 def _needs(recipe: Recipe) -> str:
@@ -57,17 +58,19 @@ def _needs(recipe: Recipe) -> str:
     ]
     if footprint.prepare_bytes:
         sentences.append(f"The first time, {fmt.size(footprint.prepare_bytes)} are written to disk once.")
-    return " ".join((*sentences, _load_time(recipe)))
+    if seen := _load_time(recipe):
+        sentences.append(seen)
+    return " ".join(sentences)
 
 
-def _load_time(recipe: Recipe) -> str:
-    """How long it took on this machine before; else that it is quick."""
+def _load_time(recipe: Recipe) -> str | None:
+    """How long it took on this machine before; None without a Run that tells."""
     key = recipe.model.source, recipe.model.id, recipe.quantization.scheme
     for run in _recent_runs():
         ran = run.recipe.model.source, run.recipe.model.id, run.recipe.quantization.scheme
         if ran == key and run.load_s is not None:
             return f"Last time loading took {fmt.duration(run.load_s)}."
-    return "Loading usually takes less than half a minute."
+    return None
 
 
 def _load(recipe: Recipe) -> None:
@@ -78,7 +81,7 @@ def _load(recipe: Recipe) -> None:
 
 def _draw_loading(worker: WorkerView) -> None:
     st.title(f"Loading {worker.title}")
-    st.caption(f"{fmt.recipe_line(worker.recipe)} on {worker.device}")
+    st.caption(f"{fmt.recipe_line(worker.recipe)} · on {worker.device}")
     st.fragment(_draw_progress, run_every=0.5)(worker.id)
 
 
@@ -112,7 +115,7 @@ def _draw_ready(worker: WorkerView) -> None:
 
 def _served(worker: WorkerView) -> str:
     """How it is served and what that takes."""
-    parts = [f"{fmt.recipe_line(worker.recipe)} on {worker.device}"]
+    parts = [fmt.recipe_line(worker.recipe), f"on {worker.device}"]
     if worker.memory is not None and worker.memory.weights_bytes is not None:
         parts.append(f"weights {fmt.size(worker.memory.weights_bytes)}")
     if worker.max_context is not None:
@@ -125,7 +128,7 @@ def _served(worker: WorkerView) -> str:
 def _draw_ended(worker: WorkerView) -> None:
     word = "could not be loaded" if worker.state == "failed" else "stopped working"
     st.title(f"{worker.title} {word}")
-    st.caption(f"{fmt.recipe_line(worker.recipe)} on {worker.device}")
+    st.caption(f"{fmt.recipe_line(worker.recipe)} · on {worker.device}")
     if worker.failure is not None:
         frame.show_error(worker.failure)
     with st.container(horizontal=True, vertical_alignment="center"):

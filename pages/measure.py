@@ -56,16 +56,22 @@ def _workload() -> Workload | None:
 def _start_form(worker: WorkerView | None, workload: Workload, jobs: Sequence[JobView]) -> None:
     """What it takes, and Start or why not."""
     st.caption(expectation(workload, worker.recipe if worker else None, _runs()).in_words())
-    reason = _not_startable(worker, jobs)
+    reason = _not_startable(worker, workload, jobs)
     if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=reason is not None, key="start"):
         _start(worker, workload)
     if reason is not None:
         st.caption(f":material/info: {reason}")
 
 
-def _not_startable(worker: WorkerView | None, jobs: Sequence[JobView]) -> str | None:
+def _not_startable(worker: WorkerView | None, workload: Workload, jobs: Sequence[JobView]) -> str | None:
     if worker is None:
         return "Load a model first."
+    longest = workload.prompt_tokens.max + workload.output_tokens.max
+    if worker.max_context is not None and longest > worker.max_context:
+        return (
+            f"The longest request has {longest:,} tokens; this model's context holds {worker.max_context:,}. "
+            "Shorten it, or load with a larger max context on the Recipe page."
+        )
     if any(job.state in ACTIVE and job.worker_id == worker.id for job in jobs):
         return "This model is being measured. Wait for it or cancel it."
     return None

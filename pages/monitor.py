@@ -28,7 +28,7 @@ def _draw() -> None:
 
 def _draw_no_worker() -> None:
     with st.container(border=True):
-        st.markdown("**No model is loaded**, so there is no worker to watch. The charts show this machine.")
+        st.markdown("**No model is loaded** now. The charts show this machine.")
         frame.link("home", "Load a model", icon=":material/play_arrow:")
 
 
@@ -89,7 +89,8 @@ def _draw_devices(samples: Sequence[Sample], span: tuple[float, float]) -> None:
         if samples[-1].workers and not device.process_memory_bytes:
             st.caption("NVML lists no process on this device (a container hides them), so workers have no line.")
     if not samples[-1].devices:
-        st.caption(f"No NVIDIA device to show: {nvml_reason() or 'NVML lists none'}.")
+        reason = nvml_reason() or "it lists none"
+        st.caption(f"No NVIDIA device on this machine. NVML, which reads them, says: {frame.plain(reason)}.")
 
 
 def _draw_group(title: str, panels: Sequence[telemetry.Panel], span: tuple[float, float]) -> None:

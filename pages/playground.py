@@ -130,18 +130,28 @@ def _send(worker: WorkerView, view: ConversationView | None, text: str, system: 
 
 def _context(view: ConversationView) -> None:
     """How full the context is, and what happened to what no longer fits."""
-    if view.context_tokens is None or not view.max_context:
-        return
-    used = min(1.0, view.context_tokens / view.max_context)
-    st.progress(used, text=f"Context: {view.context_tokens:,} of {view.max_context:,} tokens")
+    used = _context_bar(view)
     if view.dropped:
         st.warning(
             f"The context is full: the oldest {fmt.count(view.dropped, 'message')} no longer fit and the model "
             "does not see them. Clear the conversation, or load with a larger max context on the Recipe page.",
             icon=":material/content_cut:",
         )
-    elif used > 0.8:
+    if used == 1.0:
+        st.caption("The last reply ended where the context did.")
+    elif used > 0.8 and not view.dropped:
         st.caption("Nearly full. When it is, the oldest messages are left out and the page says which.")
+
+
+def _context_bar(view: ConversationView) -> float:
+    """Draw it and return the share in use; 0 without a bar while it is not known."""
+    if view.context_tokens is None or not view.max_context:
+        if view.max_context and not view.streaming:
+            st.caption(f"Context: {view.max_context:,} tokens. How full it is shows when a reply is complete.")
+        return 0.0
+    used = min(1.0, view.context_tokens / view.max_context)
+    st.progress(used, text=f"Context: {view.context_tokens:,} of {view.max_context:,} tokens")
+    return used
 
 
 def _pace(view: ConversationView) -> None:

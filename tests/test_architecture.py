@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -151,3 +152,46 @@ def test_all_names_exist(name):
             exported = ast.literal_eval(node.value)
             assert len(exported) == len(set(exported))
             assert set(exported) <= top, set(exported) - top
+
+
+NOTE = (CORE / "README.md").read_text()
+
+
+def expanded(text: str) -> set[str]:
+    """``a, b.{c, d}`` as {a, b.c, b.d}."""
+    names = set()
+    for prefix, braced, plain in re.findall(r"(\w+)\.\{([^}]*)\}|([\w.]+)", text):
+        names |= {f"{prefix}.{each.strip()}" for each in braced.split(",")} if braced else {plain}
+    return names
+
+
+@pytest.mark.parametrize(("row", "names"), [("values", VALUES), ("heavy", HEAVY)])
+def test_the_note_lists_values_and_heavy_modules(row, names):
+    (cell,) = re.findall(rf"^\| {row} \| (.*) \|$", NOTE, re.MULTILINE)
+    assert expanded(cell) == names
+
+
+def test_the_note_has_every_file_and_no_other():
+    named = set(re.findall(r"`([a-z0-9_/]+\.py)`", NOTE))  # NAME.py stands for any
+    core = {str(path.relative_to(CORE)) for path in CORE.rglob("*.py") if path.name != "__init__.py"}
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "pages").glob("*.py")}
+    parts = {path.name for path in (ROOT / "pages" / "_ui").glob("*.py")}
+    assert (core | pages | parts) - named == set(), "files without a line in mcp_core/README.md"
+    homes = (ROOT, CORE, CORE / "serving", ROOT / "pages" / "_ui")
+    gone = {name for name in named if not any((home / name).is_file() for home in homes)}
+    assert gone == set(), "lines about files that are not there"
+
+
+def test_the_note_has_every_method_of_the_workbench():
+    from mcp_core.workbench import Workbench
+
+    methods = {name for name in vars(Workbench) if not name.startswith("_")}
+    (section,) = re.findall(r"^## The Workbench's methods\n(.*?)^## ", NOTE, re.MULTILINE | re.DOTALL)
+    assert methods - set(re.findall(r"`(\w+)", section)) == set()
+
+
+def test_the_note_has_every_route():
+    source = (CORE / "serving" / "control.py").read_text()
+    routes = {f"/control{path}" for path in re.findall(r'@router\.\w+\("(/[\w-]+)"\)', source)}
+    assert len(routes) >= 9
+    assert {route for route in routes if f"{route}`" not in NOTE} == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import signal
@@ -15,11 +16,12 @@ import pytest
 from mcp_core import cli, devices
 from mcp_core.commands.output import size
 from mcp_core.decision.store import Store
+from mcp_core.errors import StoreError
 from mcp_core.presets import RECIPES, bundled
 from mcp_core.recipe import Recipe
 from mcp_core.results import Run
 from mcp_core.serving.supervisor import Supervisor
-from mcp_core.workload import WORKLOADS, Workload
+from mcp_core.workload import WORKLOADS, Lengths, Workload
 
 FAKE_WORKER = Path(__file__).parent / "evaluation" / "fake_worker.py"
 TINY = {
@@ -112,12 +114,14 @@ def test_every_verb_has_help(cli_run):
         ("serve", "bundled", "--host", "0.0.0.0"),
         ("bench", "bundled"),
         ("runs", "--limit", "0"),
+        ("runs", "--limit", "many"),
     ],
 )
 def test_wrong_arguments_exit_2(cli_run, arguments):
     code, out, err = cli_run(*arguments)
     assert (code, out) == (2, "")
     assert "usage: mcp-core" in err
+    assert " _" not in err  # no function of ours is named
 
 
 @pytest.mark.parametrize(
@@ -132,6 +136,7 @@ def test_wrong_arguments_exit_2(cli_run, arguments):
         (("bench", "bundled", "short-chat", "--set", "workload.requests=0"), "requests: "),
         (("bench", "bundled", "no-such-workload"), "no-such-workload"),
         (("bench", "bundled", "short-chat", "--set", "device=cuda:9"), "no cuda:9"),
+        (("bench", "bundled", "short-chat", "--url", "nonsense"), "nonsense"),
         (("bench", "bundled", "short-chat", "--out", "/no/such/folder/x.json"), "no folder"),
         (("preset", "no-such-preset"), "no-such-preset"),
         (("runs", "show", "no-such-run"), "no-such-run"),
@@ -387,7 +392,58 @@ def test_a_worker_that_dies_while_measured_is_a_stored_run(cli_run, fake_worker,
     run = stored_run()
     assert run.status == "failed"
     assert run.failure.kind == "worker"
+    assert "exit code 7" in run.failure.message  # how its process ended, not only that the connection did
     assert run.measurement.completed + run.measurement.failed == 50
+
+
+def test_a_store_that_cannot_be_used_is_told_before_anything_is_loaded(cli_run, fake_worker, tiny, quick, home):
+    fake_worker()
+    home.mkdir()
+    (home / "runs.sqlite").write_bytes(b"no database" * 1000)
+    code, out, err = cli_run("bench", tiny, quick)
+    assert (code, out) == (1, "")
+    assert is_two_lines(err)  # no line of progress
+
+
+def test_a_run_that_cannot_be_stored_is_shown_and_written(cli_run, fake_worker, tiny, quick, tmp_path, monkeypatch):
+    def full(*_):
+        raise StoreError("The disk is full.", "Free some.")
+
+    fake_worker()
+    monkeypatch.setattr(Store, "add", full)
+    code, out, err = cli_run("bench", tiny, quick, "--json", "--out", str(tmp_path / "run.json"))
+    assert code == 1
+    assert Run.model_validate_json(out).measurement.completed == 4
+    assert Run.model_validate_json((tmp_path / "run.json").read_text()) == Run.model_validate_json(out)
+    assert "error: The disk is full." in err
+
+
+def test_a_full_disk_is_named(cli_run, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mcp_core.commands.models.prepared.list_models", full)
+    code, _, err = cli_run("models")
+    assert code == 1
+    assert is_two_lines(err)
+    assert "full" in err
+    assert "MCP_HOME" in err
+
+
+def test_footprint_says_what_cannot_run_here(answer, cli_run):
+    settings = ("--set", "device=cpu", "--set", "attention=flash_attention_2")
+    (conflict,) = answer("footprint", "llama-2-7b-shape", *settings, "--json")["conflicts"]
+    assert conflict["field"] == "attention"
+    _, out, _ = cli_run("footprint", "llama-2-7b-shape", *settings)
+    assert f"Cannot run here: attention: {conflict['reason']}" in out
+    assert answer("footprint", "llama-2-7b-shape", "--json")["conflicts"] == []
+
+
+def test_a_length_in_a_setting_may_be_one_number(cli_run, fake_worker, tiny, quick):
+    fake_worker()
+    code, _, err = cli_run("bench", tiny, quick, "--set", "workload.prompt_tokens=7")
+    assert code == 0, err
+    assert stored_run().workload.prompt_tokens == Lengths(min=7, max=7)
 
 
 def test_a_model_larger_than_memory_is_a_refused_run(cli_run, fake_worker, quick):

@@ -209,6 +209,7 @@ def test_stop_keeps_the_text_and_ends_the_request() -> None:
         await asyncio.sleep(0.01)
         assert room.client.running == 0
         assert roles(room.view(cid)) == "ua"
+        assert room.view(cid).context_tokens is None  # not counted, and not that of an earlier reply
         room.chats.stop(cid)
 
     in_room(use)
@@ -278,6 +279,19 @@ def test_a_full_context_leaves_out_the_oldest_turns_and_says_so() -> None:
         assert answer.failure is not None
         assert answer.failure.kind == "context"
         assert (answer.content, answer.finish_reason) == ("", "error")
+
+    in_room(use, context=10)
+
+
+def test_a_question_too_long_by_itself_costs_no_older_turn() -> None:
+    async def use(room: Room) -> None:
+        cid = room.chats.new("w")
+        await room.ask(cid, "a b")
+        view = await room.ask(cid, "w " * 11)
+        assert view.messages[-1].failure is not None
+        assert (view.dropped, view.context_tokens) == (0, None)
+        await room.ask(cid, "c d")
+        assert room.sent() == ["a b", "one two three", "c d"]
 
     in_room(use, context=10)
 

@@ -59,6 +59,7 @@ async def deaf(job):
     job.report(Progress("deaf", None, "", 0.0))
     await asyncio.sleep(60)
 
+jobs.ABANDONED_GRACE_S = 0.3
 for verb in (add, wait, sleep, refuse, crash, die, deaf):
     jobs.VERBS[verb.__name__] = verb
 sys.exit(jobs.main(sys.argv[1:]))
@@ -207,6 +208,20 @@ def test_one_measurement_per_device_and_the_line_is_seen() -> None:
         assert [view.title for view in registry.views()][::-1] == ["first", "second", "elsewhere"]
 
     in_registry(use)
+
+
+def test_closing_starts_nothing_that_was_queued() -> None:
+    async def use() -> None:
+        registry = JobRegistry(command=COMMAND)
+        first = registry.submit("wait", "first", {}, {"token": "abc"}, device="cpu")
+        second = registry.submit("add", "second", {"numbers": [1]}, {}, device="cpu")
+        await stage(registry, first, "waiting")
+        await registry.close()
+        registry.start_queued()  # the Workbench's tick may still come
+        assert (view_of(registry, first).state, view_of(registry, second).state) == ("cancelled", "queued")
+        assert (devices.holders("cpu"), devices.waiters("cpu")) == ((), ())
+
+    asyncio.run(use())
 
 
 def test_a_queued_job_is_taken_out_of_the_line() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ from mcp_core.presets import RECIPES, recipe_preset
 from mcp_core.recipe import Recipe
 from mcp_core.workload import WORKLOADS, Workload, workload_preset
 
-__all__ = ["add_json", "add_recipe", "add_set", "add_workload", "hub_token", "read_recipe", "read_workload"]
+__all__ = [
+    "add_json",
+    "add_recipe",
+    "add_set",
+    "add_workload",
+    "hub_token",
+    "read_recipe",
+    "read_workload",
+    "whole_number",
+]
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +71,23 @@ def read_workload(options: argparse.Namespace) -> Workload:
     text = _file_text(options.workload, WORKLOADS)
     workload = Workload.from_json(text) if text is not None else workload_preset(options.workload)
     return workload.replace(changes) if changes else workload
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of an argument that counts: ``least`` to ``most``, both included."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f'"{text}" is not a whole number') from error
+        if number < least or (most is not None and number > most):
+            raise argparse.ArgumentTypeError(
+                f"must be at least {least}" if most is None else f"must be between {least} and {most}"
+            )
+        return number
+
+    return read
 
 
 def hub_token() -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mcp_core import devices, hardware
 from mcp_core.commands.arguments import (
@@ -22,17 +24,19 @@ from mcp_core.commands.output import ProgressReport, complain, emit, note
 from mcp_core.commands.run_table import show
 from mcp_core.conflicts import require_runnable
 from mcp_core.decision.store import Store
-from mcp_core.errors import Cancelled, InputError, McpError, error_from
+from mcp_core.errors import Cancelled, InputError, McpError, WorkerDied, error_from
 from mcp_core.evaluation.benchmark import measure, unmeasured
 from mcp_core.hardware import Hardware
 from mcp_core.recipe import ModelRef, Recipe
 from mcp_core.results import RequestRecord, Run
-from mcp_core.serving.supervisor import Supervisor
+from mcp_core.serving.supervisor import Supervisor, Worker
 from mcp_core.workload import Workload
 
 __all__ = ["add_arguments", "run"]
 
 STOPPED = 130
+# How long a worker whose connection broke may take to be gone; s.
+ENDING_S = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,13 +78,25 @@ class _Bench:
         self._records: Sequence[RequestRecord] = ()
 
     def run(self) -> int:
-        measured = run_until_stopped(self._measure_url() if self._options.url else self._load_and_measure())
+        with Store() as store:  # opened first: one that cannot be used is known before minutes are spent
+            measured = run_until_stopped(self._measure_url() if self._options.url else self._load_and_measure())
+            self._keep_for_good(store, measured)
+        self._show(measured)
+        if not self._options.json:
+            note(f"stored as {measured.id}")
+        if measured.failure is not None:
+            complain(error_from(measured.failure.model_dump()))
+        return {"ok": 0, "cancelled": STOPPED}.get(measured.status, 1)
+
+    def _keep_for_good(self, store: Store, measured: Run) -> None:
+        """Stored, and written where --out says; when the store fails the Run is shown, for it is kept nowhere."""
         try:
-            with Store() as store:
-                store.add(measured, self._records)
+            store.add(measured, self._records)
+        except McpError:
+            self._show(measured)
+            raise
         finally:
             self._write_out(measured)
-        return self._tell(measured)
 
     async def _measure_url(self) -> Run:
         return await measure(
@@ -110,7 +126,7 @@ class _Bench:
         )
         assert worker.url is not None
         label = f"mcp-core bench {self._workload.name}"
-        return await measure(
+        measured = await measure(
             worker.url,
             worker.token,
             worker.recipe,
@@ -120,6 +136,7 @@ class _Bench:
             keep=self._keep,
             lease=devices.acquire(worker.recipe.device, "measure", label, besides=[worker.lease.holder.id]),
         )
+        return await _with_cause_of_death(measured, supervisor, worker)
 
     def _unmeasured(self, error: McpError) -> Run:
         return unmeasured(self._recipe, self._workload, self._machine, error)
@@ -138,18 +155,29 @@ class _Bench:
                 f"Print the Run again: mcp-core runs show {measured.id} --json",
             ) from error
 
-    def _tell(self, measured: Run) -> int:
+    def _show(self, measured: Run) -> None:
         if self._options.json:
             emit(measured.model_dump(mode="json"))
         else:
             show(measured)
-            note(f"stored as {measured.id}")
-        if measured.failure is not None:
-            complain(error_from(measured.failure.model_dump()))
-        return {"ok": 0, "cancelled": STOPPED}.get(measured.status, 1)
+
+
+async def _with_cause_of_death(measured: Run, supervisor: Supervisor, worker: Worker) -> Run:
+    """A connection that broke says little; how the worker's process ended says why: a signal, lack of memory."""
+    if measured.failure is None or measured.failure.kind != WorkerDied.kind:
+        return measured
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(supervisor.wait(worker.id), ENDING_S)
+    return measured.model_copy(update={"failure": worker.failure or measured.failure})
 
 
 def _of_endpoint(recipe: Recipe, url: str) -> Recipe:
-    """The Recipe as far as it is known of a server that someone else started; it names the engine, if any."""
+    """The Recipe as far as it is known of a server that someone else started; it names the engine, if any.
+
+    Raises InputError for what is no URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f'"{url}" is not the URL of a server.', "Write it as http://127.0.0.1:8000.")
     engine = "endpoint" if recipe.engine == "transformers" else recipe.engine
     return recipe.model_copy(update={"model": ModelRef(source="endpoint", id=url), "engine": engine})

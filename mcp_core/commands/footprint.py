@@ -22,17 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Estimate and print; that it does not fit is an answer. Raises what resolving the model raises."""
+    """Estimate and print; that it does not fit or cannot run here is an answer. Raises what resolving raises."""
     machine = hardware.detect()
     recipe = conflicts.resolve(read_recipe(options), machine)
     resolved = catalog.resolve(recipe.model, hub_token=hub_token())
     estimate = footprint.estimate(recipe, resolved, machine)
+    found = recipe.conflicts(machine)
     if options.json:
         model = {"model": resolved.title, "parameters": resolved.architecture.parameters}
-        emit(model | dataclasses.asdict(estimate) | {"parts": dict(estimate.parts)})
+        cannot = [dataclasses.asdict(conflict) for conflict in found]
+        emit(model | dataclasses.asdict(estimate) | {"parts": dict(estimate.parts), "conflicts": cannot})
     else:
         say(f"{resolved.title}, {recipe.dtype}, {recipe.quantization.scheme}, on {estimate.device}\n")
         _show(estimate)
+        for conflict in found:
+            say(f"Cannot run here: {conflict.field}: {conflict.reason} {conflict.fix}")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mcp_core.commands.arguments import add_json
+from mcp_core.commands.arguments import add_json, whole_number
 from mcp_core.commands.output import emit, note, say, table
 from mcp_core.commands.run_table import HEADING, row_of, show
 from mcp_core.decision.store import Store
@@ -15,7 +15,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--limit, --json, show ID, delete ID."""
-    parser.add_argument("--limit", type=_count, default=20, help="at most so many; 20 by default")
+    parser.add_argument("--limit", type=whole_number(1), default=20, help="at most so many; 20 by default")
     add_json(parser)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     for action, about in (("show", "one Run in full"), ("delete", "forget one Run and its request records")):
@@ -63,10 +63,3 @@ def _list(store: Store, limit: int, *, as_json: bool) -> None:
 
 def _unknown(run_id: str) -> ModelNotFound:
     return ModelNotFound(f'There is no Run "{run_id}".', "mcp-core runs lists those there are.")
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return count

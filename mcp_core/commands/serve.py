@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import ipaddress
 
-from mcp_core.commands.arguments import add_recipe, add_set, hub_token, read_recipe
+from mcp_core.commands.arguments import add_recipe, add_set, hub_token, read_recipe, whole_number
 from mcp_core.commands.interrupts import run_until_stopped
 from mcp_core.commands.output import ProgressReport, note, say
 from mcp_core.errors import error_from
@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE, --port, --host, --force, --set."""
     add_recipe(parser)
     add_set(parser)
-    parser.add_argument("--port", type=_port, default=0, help="port on this machine; any free one by default")
+    parser.add_argument(
+        "--port", type=whole_number(0, 65535), default=0, help="port on this machine; any free one by default"
+    )
     parser.add_argument(
         "--host", type=_loopback, default="127.0.0.1", help="loopback only; put a proxy in front for others"
     )
@@ -53,13 +55,6 @@ async def _serve(recipe: Recipe, options: argparse.Namespace) -> int:
         return 0
     finally:
         await supervisor.close()
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError("must be between 0 and 65535")
-    return port
 
 
 def _loopback(text: str) -> str:

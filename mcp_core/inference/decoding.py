@@ -12,13 +12,11 @@ from typing import Any
 
 import torch
 
-from mcp_core.generation import FinishReason, GenerationRequest, TokenLogprob
+from mcp_core.generation import PREFILL_CHUNK_TOKENS, FinishReason, GenerationRequest, TokenLogprob
 from mcp_core.inference.sampling import Sampler, log_probabilities
 
 __all__ = ["Decoder", "Step"]
 
-# Tokens per prefill chunk: a cancelled request must not wait for a long prompt to end on a slow device.
-_PREFILL_CHUNK = {"cpu": 256, "cuda": 2048}
 # Scoring a prompt holds logits of a whole chunk: tokens x vocabulary floats.
 _SCORED_CHUNK = 256
 
@@ -43,7 +41,7 @@ class Decoder:
         self._eos = torch.tensor(sorted(eos_ids), dtype=torch.long, device=self._device)
         self._eos_ids = eos_ids
         self._max_context = max_context
-        self._chunk = _PREFILL_CHUNK[self._device.type]
+        self._chunk = PREFILL_CHUNK_TOKENS[self._device.type]
 
     @torch.inference_mode()
     def steps(self, request: GenerationRequest, cache: Any, is_cancelled: Callable[[], bool]) -> Iterator[Step]:

@@ -16,11 +16,12 @@ from typing import Literal, Protocol
 
 import torch
 
-from mcp_core.errors import LoadFailed, McpError, OutOfMemory, QueueFull, RequestRejected
+from mcp_core.errors import ContextTooLong, LoadFailed, McpError, OutOfMemory, QueueFull, RequestRejected
 from mcp_core.generation import EngineStats, FinishReason, GenerationRequest, Sampling, TokenEvent
 from mcp_core.inference.decoding import Decoder, Step
 from mcp_core.inference.kv_cache import cache_factory
 from mcp_core.inference.tracing import trace_to
+from mcp_core.models.load_errors import first_line, is_out_of_memory
 from mcp_core.models.loaded import LoadedModel
 from mcp_core.recipe import Recipe
 from mcp_core.results import Failure
@@ -67,7 +68,8 @@ class Engine:
     def warm_up(self) -> None:
         """Decode a few tokens before ``start``, so that the first request is not the slow one.
 
-        Raises LoadFailed when the model's log-probabilities are not finite, OutOfMemory when it does not fit.
+        Raises LoadFailed when the model's log-probabilities are not finite, OutOfMemory when it does not fit,
+        and McpError with the cause when it cannot compute at all.
         """
         request = GenerationRequest(
             "warm-up", self._probe_prompt(), 4, Sampling(temperature=0), 4, True, logprobs=0
@@ -84,7 +86,7 @@ class Engine:
             )
 
     def submit(self, request: GenerationRequest) -> None:
-        """Accept a request. Raises RequestRejected for one that cannot be served, QueueFull when full."""
+        """Accept a request. Raises RequestRejected or ContextTooLong for one that cannot be served, QueueFull."""
         self._validate(request)
         with self._changed:
             held = len(self._queue) + (self._running is not None)
@@ -141,17 +143,21 @@ class Engine:
     def profile(self, steps: int, folder: Path, timeout_s: float = 300.0) -> Path:
         """Trace a prefill of 64 tokens and ``steps`` decode steps; returns the Chrome trace (JSON) in ``folder``.
 
-        Waits its turn like a request. Raises QueueFull, or McpError when it did not end in time.
+        Waits its turn like a request. Raises QueueFull, or McpError when nothing was recorded: time ran out, the
+        model failed, the engine was closed, or the file could not be written.
         """
         request = GenerationRequest(
             f"profile-{uuid.uuid4().hex}", self._probe_prompt(64), steps, Sampling(temperature=0), steps, True
         )
         path = folder / f"{request.id}.json"
         self._traces[request.id] = path
-        self.submit(request)
-        with self._changed:
-            ended = self._changed.wait_for(lambda: request.id not in self._traces, timeout_s)
-        if not ended or not path.exists():
+        try:
+            self.submit(request)
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or request.id not in self._traces, timeout_s)
+        finally:
+            unfinished = self._traces.pop(request.id, None)
+        if unfinished or not path.exists():
             self.cancel(request.id)
             raise McpError("The trace was not recorded.", "Try fewer steps while the worker is idle.")
         return path
@@ -166,7 +172,7 @@ class Engine:
         if not request.prompt:
             raise RequestRejected("The prompt is empty.", "Send at least one token.", param="prompt")
         if len(request.prompt) >= self._loaded.max_context + (request.max_tokens == 0):
-            raise RequestRejected(
+            raise ContextTooLong(
                 f"The prompt has {len(request.prompt)} tokens; the context holds {self._loaded.max_context}.",
                 "Shorten it, or raise kv.max_context in the Recipe.",
                 param="prompt",
@@ -177,12 +183,8 @@ class Engine:
             )
 
     def _serve_forever(self) -> None:
-        while True:
-            request = self._take()
-            if request is None:
-                return
-            with trace_to(self._traces.get(request.id)):
-                self._serve(request)
+        while (request := self._take()) is not None:
+            self._serve(request)
             with self._changed:
                 self._traces.pop(request.id, None)
                 self._changed.notify_all()
@@ -200,14 +202,14 @@ class Engine:
         """Run one request to its end; whatever happens, exactly one event says how it ended."""
         clock = _Clock(request)
         try:
-            for step in self._decoder.steps(request, self._new_cache(), lambda: self._cancelled):
-                self._emit(request, step, clock)
-                if step.finish is not None:
-                    return
+            with trace_to(self._traces.get(request.id)):
+                for step in self._decoder.steps(request, self._new_cache(), lambda: self._cancelled):
+                    self._emit(request, step, clock)
         except Exception as error:  # noqa: BLE001 - the thread's boundary: a request may fail, the engine goes on
             failure = _as_error(error)
             _log.warning("request %s failed: %s", request.id, failure.message)
-            self._fail(request, failure)
+            if self._running is request:  # else it has ended, and only its trace could not be written
+                self._fail(request, failure)
 
     def _emit(self, request: GenerationRequest, step: Step, clock: _Clock) -> None:
         with self._changed:
@@ -268,9 +270,10 @@ class _Clock:
         )
         if self._prefill_s is None:
             self._prefill_s = step.seconds
+            prompt_tokens = 0 if step.finish == "cancelled" else self._prompt_tokens  # it was not computed whole
             return replace(
                 stats,
-                prompt_tokens_total=stats.prompt_tokens_total + self._prompt_tokens,
+                prompt_tokens_total=stats.prompt_tokens_total + prompt_tokens,
                 prefill_s_total=stats.prefill_s_total + step.seconds,
             )
         self._decode_s += step.seconds
@@ -295,12 +298,13 @@ def _ending(request: GenerationRequest, finish: FinishReason) -> TokenEvent:
 
 def _as_error(error: Exception) -> McpError:
     """Foreign errors of a forward pass, mapped once."""
-    text = str(error).lower()
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return OutOfMemory(
             "Memory ran out while generating.",
             "Shorten the context (kv.max_context), choose a smaller dtype or scheme, or unload other models.",
         )
     if isinstance(error, McpError):
         return error
-    return McpError(f"Generation failed: {type(error).__name__}: {str(error).splitlines()[0] if text else ''}")
+    return McpError(
+        f"Generation failed: {type(error).__name__}: {first_line(error)}", "The worker's log says more."
+    )

@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from safetensors import safe_open
 
-__all__ = ["LazyTensor", "Progress", "counted", "open_tensors"]
+__all__ = ["ByteCount", "LazyTensor", "counted", "open_tensors"]
 
 
 class LazyTensor(Protocol):
@@ -26,7 +26,7 @@ class LazyTensor(Protocol):
     def __getitem__(self, index: EllipsisType, /) -> torch.Tensor: ...
 
 
-class Progress:
+class ByteCount:
     """Bytes that have arrived, reported as a fraction whenever it grew by a hundredth; from any thread."""
 
     def __init__(self, total_bytes: int, on_fraction: Callable[[float], None]) -> None:
@@ -49,17 +49,17 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class _Counted:
     lazy: LazyTensor
-    progress: Progress
+    arrived: ByteCount
 
     def __getitem__(self, index: EllipsisType) -> torch.Tensor:
         tensor = self.lazy[index]
-        self.progress.add(tensor.nbytes)
+        self.arrived.add(tensor.nbytes)
         return tensor
 
 
-def counted(tensors: Mapping[str, LazyTensor], progress: Progress) -> dict[str, LazyTensor]:
-    """The same tensors; each adds its bytes to ``progress`` when it has been read."""
-    return {name: _Counted(lazy, progress) for name, lazy in tensors.items()}
+def counted(tensors: Mapping[str, LazyTensor], arrived: ByteCount) -> dict[str, LazyTensor]:
+    """The same tensors; each adds its bytes to ``arrived`` when it has been read."""
+    return {name: _Counted(lazy, arrived) for name, lazy in tensors.items()}
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Footprint: what a Recipe will take on a machine, computed before anything is loaded, and whether it fits.
 
 Memory is computed for one sequence of ``context_tokens``, the most that ``batching.mode: off`` holds at once.
-This file does not know how memory is measured (``serving/process_memory.py``); measured runs judge it by
+This file does not know how memory is measured (``serving/worker_memory.py``); measured runs judge it by
 ``peak_bytes``.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mcp_core.errors import RecipeError
+from mcp_core.generation import PREFILL_CHUNK_TOKENS
 from mcp_core.hardware import Device, Hardware
 from mcp_core.models.architecture import DTYPE_BYTES, Architecture, ResolvedModel
 from mcp_core.models.kv_memory import attention_over_past, keys_and_values
@@ -22,9 +23,7 @@ __all__ = ["Footprint", "estimate", "resolve_max_context"]
 _DEFAULT_CONTEXT = 4096
 _MIB = 2**20
 
-# Measured with torch 2.13 and transformers 5.23 on SmolLM2-135M and a 0.5 B shape; prefill chunks as in
-# inference/decoding.py.
-_PREFILL_CHUNK = {"cpu": 256, "cuda": 2048}
+# Measured with torch 2.13 and transformers 5.23 on SmolLM2-135M and a 0.5 B shape.
 # Resident memory of a worker after its imports, before a model is loaded.
 _IMPORTS_BYTES = 430 * _MIB
 # Beside all tensors: tokenizer, allocator slack, kernels' scratch; on a GPU the CUDA context and cuBLAS.
@@ -124,7 +123,7 @@ def estimate(recipe: Recipe, resolved: ResolvedModel, hardware: Hardware) -> Foo
 
 def _activation_bytes(recipe: Recipe, architecture: Architecture, context: int, kind: str) -> int:
     """The larger of attention's and the MLP's tensors in the last prefill chunk, and the logits of one token."""
-    item, chunk = DTYPE_BYTES[recipe.dtype], min(_PREFILL_CHUNK[kind], context)
+    item, chunk = DTYPE_BYTES[recipe.dtype], min(PREFILL_CHUNK_TOKENS[kind], context)
     stream = 3 * architecture.hidden
     mlp = chunk * (stream + 3 * architecture.intermediate) * item
     attention = chunk * (stream + 2 * architecture.heads * architecture.head_dim) * item

@@ -57,7 +57,12 @@ def read_gguf_file(path: Path) -> GgufFile:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _walk(data)
-    except (ValueError, KeyError, struct.error) as error:
+    except struct.error as error:  # a value that begins before the end of the file and ends behind it
+        raise InvalidModel(
+            f"{path} is not a readable GGUF file (it is cut off after {path.stat().st_size:,} bytes).",
+            "The file is damaged or incomplete: download or copy it again.",
+        ) from error
+    except (ValueError, KeyError) as error:
         raise InvalidModel(
             f"{path} is not a readable GGUF file ({error}).",
             "The file is damaged or incomplete: download or copy it again.",

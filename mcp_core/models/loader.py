@@ -30,7 +30,7 @@ from mcp_core.memory.host_allocator import return_large_blocks
 from mcp_core.memory.storage import weights_bytes
 from mcp_core.models import checkpoint, footprint, headers, hub, shapes
 from mcp_core.models.architecture import ResolvedModel
-from mcp_core.models.checkpoint import LazyTensor, Progress
+from mcp_core.models.checkpoint import ByteCount, LazyTensor
 from mcp_core.models.load_errors import foreign_errors, require_complete
 from mcp_core.models.loaded import LoadedModel, Report
 from mcp_core.models.prepare import prepare_gguf
@@ -88,7 +88,7 @@ def _load_model(resolved: ResolvedModel, recipe: Recipe, report: Report) -> PreT
     plan = _Plan.make(_read_config(resolved), recipe, dtype)
     with _open_weights(resolved, plan.skeleton, dtype, device) as (tensors, total_bytes):
         arrived = _reporter(report, recipe)
-        model = plan.load(checkpoint.counted(tensors, Progress(total_bytes, arrived)), device, recipe.attention)
+        model = plan.load(checkpoint.counted(tensors, ByteCount(total_bytes, arrived)), device, recipe.attention)
         arrived(1.0)
     quantization.require_packed(model, recipe.quantization)
     _read_generation_config(model, resolved)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from mcp_core.errors import RecipeError
 from mcp_core.models.architecture import DTYPE_BYTES, Architecture, TensorInfo
 from mcp_core.recipe import DType, Quantization
 from mcp_core.schemes import SCHEMES, Scheme
@@ -46,8 +47,11 @@ class PackedWeights:
 
 
 def pack(architecture: Architecture, dtype: DType, quantization: Quantization) -> PackedWeights:
-    """What the weights occupy once loaded. ``architecture.tensors`` lists tied weights once."""
-    scheme, item = SCHEMES[quantization.scheme], DTYPE_BYTES[dtype]
+    """What the weights occupy once loaded. ``architecture.tensors`` lists tied weights once.
+
+    Raises RecipeError for a scheme that is not built in this version.
+    """
+    scheme, item = _scheme(quantization), DTYPE_BYTES[dtype]
     linears = [tensor for tensor in architecture.tensors if _is_linear(tensor)]
     matrices = [each for each in architecture.tensors if len(each.shape) > 1 and not _is_linear(each)]
     vectors = [each for each in architecture.tensors if len(each.shape) < 2]
@@ -60,6 +64,15 @@ def pack(architecture: Architecture, dtype: DType, quantization: Quantization) -
         largest_tensor_bytes=max((each.parameters for each in architecture.tensors), default=0) * item,
         largest_packed_parameters=max((each.parameters for each in packed), default=0),
     )
+
+
+def _scheme(quantization: Quantization) -> Scheme:
+    name = quantization.scheme
+    if name not in SCHEMES:
+        raise RecipeError(
+            f"quantization.scheme: {name} is not built in this version.", f"There are: {', '.join(SCHEMES)}."
+        )
+    return SCHEMES[name]
 
 
 def _is_linear(tensor: TensorInfo) -> bool:

@@ -103,6 +103,7 @@ class Sampler:
         self._nvml = nvml
         self._has_nvml = False
         self._samples: deque[Sample] = deque(maxlen=max(1, round(keep_s / interval_s)))
+        self._lock = threading.Lock()  # a deque that grows while it is copied raises
         self._processes: dict[str, psutil.Process] = {}
         self._outputs: dict[str, _Output] = {}
         self._stopping = threading.Event()
@@ -121,7 +122,9 @@ class Sampler:
     def window(self, seconds: float) -> tuple[Sample, ...]:
         """The samples of the last ``seconds``, oldest first."""
         since = time.time() - seconds
-        return tuple(dropwhile(lambda sample: sample.at_s < since, tuple(self._samples)))
+        with self._lock:
+            samples = tuple(self._samples)
+        return tuple(dropwhile(lambda sample: sample.at_s < since, samples))
 
     def _run(self) -> None:
         self._open_nvml()
@@ -138,7 +141,9 @@ class Sampler:
 
     def _sample_once(self) -> None:
         try:
-            self._samples.append(self._take())
+            sample = self._take()
+            with self._lock:
+                self._samples.append(sample)
         except Exception:
             # The thread's border: a gap in the charts is better than no charts from here on.
             log.exception("a sample was skipped")

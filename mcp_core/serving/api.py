@@ -65,6 +65,11 @@ def _openai_routes(service: Service) -> APIRouter:
     async def models() -> Response:
         return JSONResponse({"object": "list", "data": [card]})
 
+    @router.get("/models/{model_id:path}")
+    async def model(model_id: str) -> Response:
+        service.require_model(model_id)
+        return JSONResponse(card)
+
     return router
 
 

@@ -257,6 +257,8 @@ async def _refusal(response: aiohttp.ClientResponse) -> McpError:
     if status in (401, 403):
         return McpError(message, hint or "Check the API key.")
     if status == 404:
+        if not error.get("code"):  # the route, not the model
+            message = f"The server has nothing at {response.url.path} (404: {message})."
         return RequestRejected(message, hint or "Check the URL and the model's name.", param=error.get("param"))
     if status == 409:
         return Busy(message, hint or "Wait until it is free.")

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from os import getpid
 from typing import Any
 
-import psutil
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from mcp_core import paths
+from mcp_core import devices, paths
 from mcp_core.errors import Busy, RequestRejected
 from mcp_core.recipe import Recipe
 from mcp_core.results import Memory
@@ -28,7 +27,10 @@ __all__ = ["Hold", "WorkerControl", "control_routes"]
 
 @dataclass(eq=False)
 class WorkerControl:
-    """What the control routes act on; live changes replace ``recipe``, ``holder`` is set while it is measured."""
+    """What the control routes act on; live changes replace ``recipe``, ``holder`` is set while it is measured.
+
+    ``holder_started_s`` tells the holding process from a later one of the same id.
+    """
 
     service: Service
     recipe: Recipe
@@ -38,6 +40,7 @@ class WorkerControl:
     reset_peaks: Callable[[], None]
     shut_down: Callable[[], None]
     holder: Hold | None = None
+    holder_started_s: float | None = None
 
     def state(self) -> dict[str, Any]:
         """What this worker is."""
@@ -72,16 +75,17 @@ class WorkerControl:
     def hold(self, hold: Hold) -> None:
         """Refuse live changes until released, or until the holding process is gone. Raises Busy."""
         self._require_free()
-        self.holder = hold
+        self.holder, self.holder_started_s = hold, devices.process_started_s(hold.pid)
 
     def _require_free(self) -> None:
-        if self.holder is not None and psutil.pid_exists(self.holder.pid):
-            raise Busy(f"The worker is held: {self.holder.purpose}.", "Wait until it ends, or cancel it.")
+        holder, started_s = self.holder, self.holder_started_s
+        if holder is not None and started_s is not None and devices.is_alive(holder.pid, started_s):
+            raise Busy(f"The worker is held: {holder.purpose}.", "Wait until it ends, or cancel it.")
 
     async def drain(self, timeout_s: float) -> bool:
         """Accept nothing more and wait for what runs; whether all of it ended in time."""
         self.service.ready = False
-        return bool(await asyncio.to_thread(self.service.engine.drain, timeout_s))
+        return await asyncio.to_thread(self.service.engine.drain, timeout_s)
 
 
 # max_wait_ms is of batching mode static, which reads it at every batch; in mode off it has nothing to change.
@@ -157,10 +161,11 @@ def control_routes(control: WorkerControl) -> APIRouter:
     return router
 
 
-def _bearer(token: str) -> Callable[[Request], None]:
+def _bearer(token: str) -> Callable[[Request], Awaitable[None]]:
     expected = f"Bearer {token}".encode()
 
-    def check(request: Request) -> None:
+    # async: a plain function would be called in a thread of its own, which a process short of memory cannot start.
+    async def check(request: Request) -> None:
         given = request.headers.get("authorization", "").encode("latin-1", "replace")
         if not hmac.compare_digest(given, expected):
             raise HTTPException(401, "This route needs the worker's token.", {"WWW-Authenticate": "Bearer"})

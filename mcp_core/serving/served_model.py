@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from tokenizers import Tokenizer
 
@@ -80,8 +80,8 @@ class ServingEngine(Protocol):
     def set_max_requests(self, max_requests: int, /) -> None:
         """Change how many requests may be held."""
 
-    def drain(self, timeout_s: float, /) -> Any:
-        """Accept nothing more and wait for what is held."""
+    def drain(self, timeout_s: float, /) -> bool:
+        """Accept nothing more and wait for what is held; whether all of it ended in time."""
 
     def close(self) -> None:
         """End everything."""

@@ -69,6 +69,11 @@ class Service:
         prompts = [await self._prompt(given, echo=request.echo) for given in request.prompts]
         return self._start("cmpl", request, "prompt", prompts, request.logprobs, arrived_s)
 
+    def require_model(self, model_id: str) -> None:
+        """Raises ModelNotFound unless ``model_id`` is the served one's."""
+        if model_id != self.model_id:
+            raise ModelNotFound(f'There is no model "{model_id}" here.', f'There is "{self.model_id}".')
+
     async def warm_up(self) -> None:
         """Start the chat template's helper; a template that refuses a plain message is said in the log only."""
         if self.model.chat_template is not None:
@@ -82,8 +87,7 @@ class Service:
         await self._template.close()
 
     def _check(self, request: GenerateRequest, prompts: int) -> None:
-        if request.model != self.model_id:
-            raise ModelNotFound(f'There is no model "{request.model}" here.', f'There is "{self.model_id}".')
+        self.require_model(request.model)
         if not self.ready:
             raise QueueFull("The worker is draining.", "Send the request to another worker.")
         held = self.engine.stats().max_requests

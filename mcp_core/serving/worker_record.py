@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcp_core import paths
@@ -99,8 +100,10 @@ class Worker:
 
     @property
     def title(self) -> str:
-        """The model's name as the worker gives it, before that its id."""
-        return str(self.state.get("title") or self.recipe.model.id)
+        """The model's name as the worker gives it, before that its id, of a path its last part."""
+        model = self.recipe.model
+        known = PurePath(model.id).name if model.source in ("folder", "gguf") else model.id
+        return str(self.state.get("title") or known)
 
     @property
     def progress(self) -> Progress | None:

@@ -36,6 +36,8 @@ def batch_box(worker: WorkerView) -> None:
         )
     if not prompts:
         st.caption("Write at least one prompt.")
+    elif worker.recipe.batching.mode == "off":
+        st.caption("All are sent at once. This worker answers one at a time (batching off); the others wait.")
     if pressed:
         _start(worker, prompts, int(limit or 64))
     bid = session.batch_id()
@@ -116,9 +118,8 @@ def _table(items: Sequence[BatchItemView]) -> None:
     totals = batch_totals(items)
     if totals is not None:
         wall_s, tokens, speed = totals
-        failed = sum(item.state == "failed" for item in items)
         words = f"**{fmt.count(tokens, 'token')} in {fmt.duration(wall_s)}: {fmt.rate(speed)} over all prompts.**"
-        st.markdown(words + (f" {failed} failed." if failed else ""))
+        st.markdown(words + _not_ok(items))
     _rows(items)
     for item in items:
         if item.failure is not None:
@@ -132,6 +133,13 @@ def _table(items: Sequence[BatchItemView]) -> None:
         on_click="ignore",
         icon=":material/download:",
     )
+
+
+def _not_ok(items: Sequence[BatchItemView]) -> str:
+    """ " 1 failed. 2 stopped.", empty when every prompt was answered."""
+    words = {"failed": "failed", "cancelled": "stopped"}
+    counts = {word: sum(item.state == state for item in items) for state, word in words.items()}
+    return "".join(f" {count} {word}." for word, count in counts.items() if count)
 
 
 def _rows(items: Sequence[BatchItemView]) -> None:
@@ -155,10 +163,17 @@ def _row(item: BatchItemView) -> dict[str, Any]:
     stats = item.stats
     return {
         "Prompt": item.prompt,
-        "State": item.state,
+        "State": _state(item),
         "Tokens": stats.output_tokens if stats else None,
         "TTFT ms": stats.ttft_ms if stats else None,
         "E2E ms": stats.e2e_ms if stats else None,
         "tok/s": stats.output_tok_s if stats else None,
         "Reply": item.failure.message if item.failure and not item.text else item.text,
     }
+
+
+def _state(item: BatchItemView) -> str:
+    """What a reader calls it: a prompt that was sent waits until its first token comes."""
+    if item.state == "running" and item.stats is None:
+        return "waiting"
+    return "stopped" if item.state == "cancelled" else item.state

@@ -78,7 +78,7 @@ def live_chart(
     return {
         "animation": False,
         "color": list(PALETTE),
-        "grid": {"left": 0, "right": 8, "top": 28 if len(series) > 1 else 8, "bottom": 0, "containLabel": True},
+        "grid": {"left": 0, "right": 18, "top": 28 if len(series) > 1 else 8, "bottom": 0, "containLabel": True},
         "legend": {
             "show": len(series) > 1,
             "top": 0,
@@ -89,9 +89,7 @@ def live_chart(
         },
         "tooltip": {"trigger": "axis", "confine": True, "valueFormatter": _printf(unit, decimals)},
         "xAxis": _time_axis(span),
-        "yAxis": {"type": "value", "min": 0, "splitNumber": 2, "axisLabel": _value_labels(unit, top)}
-        | whole
-        | ({} if top is None else {"max": top}),
+        "yAxis": {"type": "value", "min": 0, "splitNumber": 2} | _value_labels(unit) | whole | _value_end(top),
         "series": [_line(name, points) for name, points in series.items()],
     }
 
@@ -135,10 +133,15 @@ def _time_axis(span: tuple[float, float]) -> dict[str, Any]:
     return {"type": "time", "splitNumber": 3, "axisLabel": {"hideOverlap": True, "formatter": pattern}} | ends
 
 
-def _value_labels(unit: str, top: float | None) -> dict[str, Any]:
-    """An end that is no round number (a memory size) has no label of its own."""
-    hide_end = {} if top is None or top % 50 == 0 else {"showMaxLabel": False}
-    return {"formatter": f"{{value}} {unit}".strip()} | hide_end
+def _value_labels(unit: str) -> dict[str, Any]:
+    return {"axisLabel": {"formatter": f"{{value}} {unit}".strip()}}
+
+
+def _value_end(top: float | None) -> dict[str, Any]:
+    """A fixed end; one that is no round number (a memory size) gets the only label besides 0."""
+    if top is None:
+        return {}
+    return {"max": top} if top % 50 == 0 else {"max": top, "interval": top}
 
 
 def _printf(unit: str, decimals: int) -> str:

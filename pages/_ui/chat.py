@@ -106,7 +106,8 @@ def _draw_message(message: Message, *, markdown: bool, random_text: bool) -> Non
         show_text(message.content, markdown=markdown and message.role == "assistant")
     if message.failure is not None:
         frame.show_error(message.failure)
-        st.caption("What came so far is kept. Regenerate tries again.")
+        if message.content:
+            st.caption("What came so far is kept. Regenerate tries again.")
     if message.stats is not None:
         note = " · random text" if random_text else ""
         st.caption(reply_line(message.stats, message.finish_reason) + note, help=reply_help())

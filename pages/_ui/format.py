@@ -13,6 +13,7 @@ from mcp_core.results import Memory, Run
 from mcp_core.schemes import SCHEMES
 
 NOT_MEASURED = "–"
+BUNDLED_TITLE = "SmolLM2-135M-Instruct"
 _BYTE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -48,11 +49,6 @@ def ms(value: float | None) -> str:
 def rate(value: float | None) -> str:
     """Tokens per second."""
     return NOT_MEASURED if value is None else f"{number(value)} tok/s"
-
-
-def percent(value: float | None) -> str:
-    """Percent given as 0..100."""
-    return NOT_MEASURED if value is None else f"{value:.0f} %"
 
 
 def duration(seconds: float | None) -> str:
@@ -94,7 +90,9 @@ def count(amount: int, noun: str) -> str:
 
 
 def model_name(recipe: Recipe) -> str:
-    """The model's id as a short name: the last part of a path or Hub id."""
+    """The model's id as a short name: the last part of a path or Hub id, the bundled model's title."""
+    if recipe.model.source == "bundled":
+        return BUNDLED_TITLE
     return recipe.model.id.rstrip("/").rsplit("/", 1)[-1]
 
 
@@ -112,11 +110,12 @@ def recipe_line(recipe: Recipe) -> str:
 
 
 def run_notes(run: Run) -> str:
-    """What limits a Run's worth: smoke test, too few requests, not comparable."""
+    """What limits a Run's worth, a word or two each: "smoke test · too few requests · noisy"."""
     notes = ["smoke test"] if run.workload.smoke_test else []
     if run.measurement is not None and run.measurement.ttft_ms.p95 is None:
         notes.append("too few requests")
-    return " · ".join((*notes, *run.comparable.reasons))
+    reasons = (reason.partition(":")[0] for reason in run.comparable.reasons)
+    return " · ".join(dict.fromkeys((*notes, *reasons)))
 
 
 @functools.cache

@@ -38,6 +38,15 @@ PAGES: tuple[PageSpec, ...] = (
     PageSpec("runs", "Runs", "Every measurement so far."),
 )
 
+# What the theme cannot say. Streamlit writes the chosen segment and tab in primaryColor, which white button labels
+# need dark: on the dark background that is 3.4:1, so those words get a lighter blue there.
+_STYLE = """<style>
+.stMainBlockContainer { padding-left: 3rem; padding-right: 3rem; }
+@media (max-width: 768px) { .stMainBlockContainer { padding-left: 1rem; padding-right: 1rem; } }
+[data-variant="segmented_control"][data-selected="true"], [data-variant="pills"][data-selected="true"],
+.stTabs [role="tab"][aria-selected="true"] { color: light-dark(#1d5fa8, #8ab8f7) !important; }
+</style>"""
+
 _framed = False  # whether app.py has run in this server process
 
 
@@ -59,6 +68,18 @@ def require(name: str) -> None:
         st.switch_page("app.py")
     except StreamlitAPIException:
         session.take_destination()
+
+
+def style() -> None:
+    """The few rules that ``.streamlit/config.toml`` has no option for; once a run, by app.py."""
+    st.html(_STYLE)
+
+
+def show_cannot_start(error: McpError) -> None:
+    """The whole page when there is no Workbench: the cause, what to do, and a way to try once it is done."""
+    st.title("MCP cannot start")
+    show_error(error)
+    st.button("Try again", type="primary", icon=":material/refresh:")
 
 
 def path_of(name: str) -> str:

@@ -61,6 +61,7 @@ def _follow(job_id: str) -> None:
         if st.button("Cancel", key=f"cancel-{job.id}", icon=":material/stop_circle:"):
             with errors_shown():
                 workbench.get_workbench().cancel_job(job.id)
+                st.toast("Cancelling: the measurement ends within about 5 s.")
                 st.rerun()
 
 

@@ -78,7 +78,11 @@ def _not_loadable(recipe: Recipe | None, footprint: Footprint | None, hardware: 
         return "The Recipe is not complete yet."
     for conflict in recipe.conflicts(hardware):
         return f"{conflict.field}: {conflict.reason} {conflict.fix}"
-    return "The model could not be looked up." if footprint is None else None
+    return (
+        "The model could not be looked up, or this Recipe does not suit it: see above."
+        if footprint is None
+        else None
+    )
 
 
 def _consent() -> bool:

@@ -22,9 +22,9 @@ Key = Callable[[str], str]  # field name -> widget key of the present form
 
 SOURCES: dict[str, str] = {
     "bundled": "Bundled",
-    "hub": "Hugging Face Hub",
+    "hub": "Hub",
     "folder": "Folder",
-    "gguf": "GGUF file",
+    "gguf": "GGUF",
     "shape": "Random weights",
 }
 

@@ -135,7 +135,7 @@ def _advanced(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
         kind = _select(options, "kv.kind", "KV cache", _KV_TITLES, key)
     left, right = st.columns(2)
     with left:
-        context = _count("kv.max_context", "Max context, tokens", recipe.kv.max_context, 16, "the model's", key)
+        context = _count("kv.max_context", "Max context, tokens", recipe.kv.max_context, 16, "up to 4,096", key)
     with right:
         held = _count("batching.max_requests", "Max requests", recipe.batching.max_requests, 1, None, key)
     return {

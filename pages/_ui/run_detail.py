@@ -13,7 +13,7 @@ from pages._ui import charts, frame, session, workbench
 from pages._ui import format as fmt
 from pages._ui.run_table import STATUS_WORDS
 
-__all__ = ["draw", "draw_counts", "draw_headline", "draw_latencies"]
+__all__ = ["draw", "draw_counts", "draw_headline", "draw_latencies", "draw_worth"]
 
 _LATENCIES = {"TTFT": "ttft_ms", "TPOT": "tpot_ms", "ITL": "itl_ms", "E2E": "e2e_ms"}
 _COLOURS = {"ok": "green", "failed": "red", "refused": "red"}
@@ -26,6 +26,8 @@ def draw(run: Run) -> None:
     _draw_actions(run)
     if run.failure is not None:
         frame.show_error(run.failure)
+    if not run.comparable.ok:
+        draw_worth(run)
     if run.measurement is not None:
         draw_headline(run)
         draw_counts(run.measurement)
@@ -89,9 +91,8 @@ def draw_headline(run: Run) -> None:
     )
     with st.container(horizontal=True):
         for label, value, name in figures:
-            st.metric(
-                label, value, help=fmt.definition(name), border=True, width=170
-            )  # two beside each other on a phone
+            # 150: two beside each other in a card on a phone of 390
+            st.metric(label, value, help=fmt.definition(name), border=True, width=150)
 
 
 def draw_counts(speed: Measurement) -> None:
@@ -101,6 +102,15 @@ def draw_counts(speed: Measurement) -> None:
         f"in {fmt.duration(speed.duration_s)} ({fmt.number(speed.requests_s)} requests/s) · "
         f"{fmt.count(speed.prompt_tokens, 'prompt token')}, {fmt.count(speed.output_tokens, 'output token')}"
     )
+
+
+def draw_worth(run: Run) -> None:
+    """Why the Run may not be compared, or what else to bear in mind."""
+    if not run.comparable.ok:
+        listed = "\n".join(f"- {reason[:1].upper()}{reason[1:]}" for reason in run.comparable.reasons)
+        st.warning(f"**Not to be compared with other Runs**\n\n{listed}", icon=":material/warning:")
+    elif notes := fmt.run_notes(run):
+        st.caption(f":material/info: {notes[:1].upper() + notes[1:]}.")
 
 
 def draw_latencies(speed: Measurement) -> None:

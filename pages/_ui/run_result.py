@@ -12,14 +12,16 @@ import streamlit as st
 from mcp_core.results import Memory, Run
 from pages._ui import format as fmt
 from pages._ui import frame
-from pages._ui.run_detail import draw_counts, draw_headline, draw_latencies
+from pages._ui.run_detail import draw_counts, draw_headline, draw_latencies, draw_worth
 
 __all__ = ["bench_command", "headline", "memory_words", "run_result"]
 
 
 def run_result(run: Run) -> None:
     """Draw it; a Run without figures says why."""
-    if run.failure is not None:
+    if run.status == "cancelled":
+        st.info("The measurement was cancelled.", icon=":material/info:")
+    elif run.failure is not None:
         frame.show_error(run.failure)
     if run.measurement is not None:
         st.markdown(f"#### {headline(run)}", anchors=False)
@@ -30,7 +32,7 @@ def run_result(run: Run) -> None:
         draw_latencies(run.measurement)
     elif run.failure is None:
         st.info(f"Nothing was measured: {run.status}.", icon=":material/info:")
-    _worth(run)
+    draw_worth(run)
 
 
 def headline(run: Run) -> str:
@@ -54,13 +56,3 @@ def memory_words(memory: Memory) -> str:
 def bench_command(recipe_file: str, workload: str, out: str = "run.json") -> str:
     """The same measurement from a shell; ``workload`` is a file or a preset's name."""
     return shlex.join(["mcp-core", "bench", recipe_file, workload, "--out", out])
-
-
-def _worth(run: Run) -> None:
-    """Why the Run may not be compared, or what else to bear in mind."""
-    reasons = [reason[:1].upper() + reason[1:] for reason in run.comparable.reasons]
-    if not run.comparable.ok:
-        listed = "\n".join(f"- {reason}" for reason in reasons)
-        st.warning(f"**Not to be compared with other Runs**\n\n{listed}", icon=":material/warning:")
-    elif notes := fmt.run_notes(run):
-        st.caption(f":material/info: {notes[:1].upper() + notes[1:]}.")

@@ -36,10 +36,11 @@ def draw(runs: Sequence[Run], chosen: str | None) -> str | None:
     ids = [run.id for run in runs]
     listed = chosen in ids
     event = st.dataframe(
-        [row(run) for run in runs],
+        [_shown(run) for run in runs],
         hide_index=True,
         height=_ROW_PX * (min(len(runs), _MOST_ROWS_SHOWN) + 1) + 2,
         column_config=_columns(),
+        column_order=list(_columns()),
         key=f"runs-{ids[0]}-{len(ids)}",
         on_select="rerun",
         selection_mode="single-row",
@@ -58,7 +59,7 @@ def row(run: Run) -> dict[str, Any]:
     speed, memory = run.measurement, run.memory
     peak_bytes = memory.peak_bytes if memory else None
     return {
-        "status": STATUS_WORDS[run.status],
+        "status": run.status,
         "model": fmt.model_name(run.recipe),
         "scheme": run.recipe.quantization.scheme,
         "dtype": run.recipe.dtype,
@@ -71,6 +72,13 @@ def row(run: Run) -> dict[str, Any]:
         "created": run.created,
         "id": run.id,
     }
+
+
+def _shown(run: Run) -> dict[str, Any]:
+    """The row as people read it: the status in words, starred where a note limits the figures."""
+    values = row(run)
+    star = " *" if run.measurement is not None and values["note"] else ""
+    return values | {"status": STATUS_WORDS[run.status] + star, "served": fmt.recipe_line(run.recipe)}
 
 
 def csv_text(runs: Sequence[Run]) -> str:
@@ -87,20 +95,22 @@ def _columns() -> dict[str, Any]:
     """Headings with units, and what each figure means."""
     column = st.column_config
     return {
-        "created": column.DatetimeColumn("Created", format="YYYY-MM-DD HH:mm", help="Your browser's time."),
-        "status": column.TextColumn("Status", help="How the measurement ended."),
-        "model": column.TextColumn("Model"),
-        "scheme": column.TextColumn("Scheme", help="Quantization scheme; none keeps the dtype."),
-        "dtype": column.TextColumn("dtype", help="Type of dense weights and activations."),
-        "workload": column.TextColumn("Workload", help="What was asked of the server."),
-        "ttft_p50_ms": _number("TTFT p50 (ms)", "ttft_ms"),
-        "tpot_p50_ms": _number("TPOT p50 (ms)", "tpot_ms"),
-        "output_tok_s": _number("Output (tok/s)", "output_tok_s"),
-        "peak_memory_gb": _number("Peak (GB)", "peak_bytes", "%.2f"),
+        "status": column.TextColumn(
+            "Status", width=78, help="How the measurement ended. * = something limits what it is worth: see Note."
+        ),
+        "created": column.DatetimeColumn("Created", width=90, format="MM-DD HH:mm", help="In your browser's time."),
+        "model": column.TextColumn("Model", width=152),
+        "served": column.TextColumn("Served as", width=198, help="dtype of dense weights · quantization scheme."),
+        "workload": column.TextColumn("Workload", width=80, help="What was asked of the server."),
+        "ttft_p50_ms": _number("TTFT (ms)", "ttft_ms", 78, median=True),
+        "tpot_p50_ms": _number("TPOT (ms)", "tpot_ms", 78, median=True),
+        "output_tok_s": _number("tok/s", "output_tok_s", 60),
+        "peak_memory_gb": _number("Peak (GB)", "peak_bytes", 76, "%.2f"),
         "note": column.TextColumn("Note", help="What limits the worth of the figures."),
         "id": column.TextColumn("Run", help="The Run's id, as mcp-core runs lists it."),
     }
 
 
-def _number(heading: str, name: str, pattern: str = "%.1f") -> Any:
-    return st.column_config.NumberColumn(heading, format=pattern, help=fmt.definition(name))
+def _number(heading: str, name: str, width: int, pattern: str = "%.1f", *, median: bool = False) -> Any:
+    meaning = f"{'Median. ' if median else ''}{fmt.definition(name) or ''}"
+    return st.column_config.NumberColumn(heading, width=width, format=pattern, help=meaning)

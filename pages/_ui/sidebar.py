@@ -60,20 +60,25 @@ def _draw() -> None:
 
 
 def _choose_worker(current: WorkerView | None) -> None:
-    """Where several models are loaded: which one the pages are about."""
-    ready = {worker.id: worker for worker in workbench.get_workbench().workers() if worker.state == "ready"}
-    if len(ready) < 2 or current is None:
+    """Where there are several models: which one the pages are about. One that loads does not lock the others."""
+    there = {worker.id: worker for worker in workbench.get_workbench().workers() if worker.state != "stopped"}
+    if len(there) < 2 or current is None or current.id not in there:
         return
-    ids = list(ready)
+    ids = list(there)
     chosen = st.selectbox(
         "Model in use",
         ids,
-        index=ids.index(current.id) if current.id in ready else 0,
-        format_func=lambda worker_id: f"{ready[worker_id].title} · {fmt.recipe_line(ready[worker_id].recipe)}",
+        index=ids.index(current.id),
+        format_func=lambda worker_id: _choice(there[worker_id]),
     )
     if chosen != current.id:
         session.set_worker_id(chosen)
         st.rerun()
+
+
+def _choice(worker: WorkerView) -> str:
+    state = "" if worker.state == "ready" else f" · {_BADGES[worker.state][0]}"
+    return f"{worker.title} · {fmt.recipe_line(worker.recipe)}{state}"
 
 
 def _draw_worker(worker: WorkerView | None) -> None:
@@ -132,15 +137,22 @@ def _draw_job(job: JobView) -> None:
 
 
 def _draw_unload(worker: WorkerView) -> None:
-    """One click; where other browsers use the model too, a second one."""
-    if worker.users <= 1:
+    """One click; where others chat with the model, or it is being measured, a second one."""
+    others = workbench.others_using(worker.id)
+    measured = any(
+        job.worker_id == worker.id and job.state in ACTIVE_JOB for job in workbench.get_workbench().jobs()
+    )
+    if not others and not measured:
         clicked = st.button(
             "Unload", key="sidebar-unload", width="stretch", help="End the worker; its memory is free."
         )
     else:
         with st.popover("Unload", width="stretch"):
-            st.markdown(f"{worker.users} browsers use this model. Unloading ends their chats and measurements.")
-            clicked = st.button("Unload for everybody", key="sidebar-unload", type="primary")
+            if others:
+                st.markdown(f"{fmt.count(others, 'other conversation')} with this model will be cut off.")
+            if measured:
+                st.markdown("It is being measured. Unloading ends the measurement.")
+            clicked = st.button("Unload anyway", key="sidebar-unload", type="primary")
     if clicked:
         with frame.errors_shown():
             workbench.get_workbench().unload(worker.id)

@@ -76,10 +76,12 @@ def host_panels(samples: Sequence[Sample]) -> tuple[Panel, ...]:
             "CPU",
             "Share of all cores that was busy over the last second: by all programs, and by the workers.",
             "%",
-            {
-                "all programs": [(sample.at_s, sample.host_cpu_percent) for sample in samples],
-                "workers": [(sample.at_s, _workers_cpu_percent(sample)) for sample in samples],
-            },
+            _measured(
+                {
+                    "all programs": [(sample.at_s, sample.host_cpu_percent) for sample in samples],
+                    "workers": [(sample.at_s, _workers_cpu_percent(sample)) for sample in samples],
+                }
+            ),
             top=100,
             decimals=0,
         ),
@@ -90,6 +92,7 @@ def host_panels(samples: Sequence[Sample]) -> tuple[Panel, ...]:
             "GB",
             {"used": [(sample.at_s, sample.host_memory_used_bytes / GB) for sample in samples]},
             top=round(total, 1),
+            decimals=2,
         ),
         Panel(
             "Load average",
@@ -238,12 +241,15 @@ def _device_memory(samples: Sequence[Sample], device: NvmlDevice) -> Panel:
         "Device memory",
         "Memory of the device in use by all processes, and by the workers of this app. The axis ends at the total.",
         "GB",
-        {"all processes": used, "workers": own}
-        if any(value is not None for _, value in own)
-        else {"all processes": used},
+        _measured({"all processes": used, "workers": own}),
         top=round(device.memory_total_bytes / GB, 1),
         decimals=2,
     )
+
+
+def _measured(series: dict[str, Points]) -> dict[str, Points]:
+    """Without those that have no value at all, so that no legend names a line that cannot be seen."""
+    return {name: points for name, points in series.items() if any(value is not None for _, value in points)}
 
 
 def _worker_device_bytes(sample: Sample, index: int) -> int | None:

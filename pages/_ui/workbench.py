@@ -34,6 +34,15 @@ def get_workbench() -> Workbench:
     return workbench
 
 
+def others_using(worker_id: str) -> int:
+    """How many conversations of other browsers are open on that worker; this visitor's own does not count."""
+    own = session.conversation_id()
+    mine = get_workbench().conversation(own) if own else None  # looking at it counts it among the users
+    worker = get_workbench().worker(worker_id)
+    users = worker.users if worker else 0
+    return max(0, users - (mine is not None and mine.worker_id == worker_id))
+
+
 def current_worker() -> WorkerView | None:
     """The worker this visitor selected if it is still there, else the most useful one (ready first, newest)."""
     workers = [worker for worker in get_workbench().workers() if worker.state in _USEFUL]

@@ -10,6 +10,7 @@ import streamlit as st
 from mcp_core.errors import McpError
 from mcp_core.models.footprint import Footprint
 from mcp_core.presets import bundled
+from mcp_core.recipe import Recipe
 from mcp_core.views import WorkerView
 from pages._ui import format as fmt
 from pages._ui import frame, session, workbench
@@ -57,14 +58,20 @@ def no_worker(purpose: str) -> None:
             frame.show_error(worker.failure)
         st.caption("The bundled SmolLM2-135M-Instruct was installed with this app; nothing is downloaded.")
         with st.container(horizontal=True, vertical_alignment="center"):
-            if st.button("Load the bundled model", type="primary", key="load-bundled"):
-                _load_bundled()
+            if worker is not None and st.button("Load it again", type="primary", key="load-again"):
+                _load(worker.recipe, instead_of=worker)
+            first = "secondary" if worker is not None else "primary"
+            if st.button("Load the bundled model", type=first, key="load-bundled"):
+                _load(bundled(), instead_of=worker)
             frame.link("recipe", "Choose another on the Recipe page", icon=":material/arrow_forward:")
 
 
-def _load_bundled() -> None:
+def _load(recipe: Recipe, *, instead_of: WorkerView | None) -> None:
+    """Load, and once that is accepted forget the worker that failed or died."""
     with frame.errors_shown():
-        session.set_worker_id(workbench.get_workbench().load(bundled()))
+        session.set_worker_id(workbench.get_workbench().load(recipe, hub_token=current_token()))
+        if instead_of is not None:
+            workbench.get_workbench().dismiss(instead_of.id)
         st.rerun()
 
 
@@ -137,9 +144,9 @@ def _effective_rows(worker: WorkerView) -> list[dict[str, str]]:
 
 def _unload(worker: WorkerView) -> None:
     """Unload at once; asks first when other browsers use the worker."""
-    if worker.users > 1:
+    if others := workbench.others_using(worker.id):
         with st.popover("Unload", icon=":material/eject:"):
-            st.markdown(f"**{worker.users} users** have a conversation on this worker. They will be cut off.")
+            st.markdown(f"**{fmt.count(others, 'other conversation')}** with this model will be cut off.")
             pressed = st.button("Unload anyway", key="unload-sure", type="primary")
     else:
         pressed = st.button("Unload", key="unload", icon=":material/eject:")

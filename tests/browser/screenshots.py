@@ -54,7 +54,7 @@ def use(page: Page) -> None:
     say(page, "Name three rivers of that country.")
     visit(page, "Measure")
     page.get_by_role("button", name="Start").click()
-    page.get_by_text("too few requests").first.wait_for(timeout=LOAD_MS)
+    page.get_by_role("link", name="Open this Run").first.wait_for(timeout=LOAD_MS)
 
 
 def say(page: Page, text: str) -> None:

@@ -19,6 +19,14 @@ def test_a_deep_link_to_a_page_right_after_the_server_started(visit):
     expect(page.get_by_role("heading", level=1)).to_contain_text("Runs")
 
 
+def test_the_chosen_segment_reads_well_in_the_dark(visit):
+    """frame.style's lighter blue: Streamlit's own is 3.4:1 on the dark background."""
+    visit.page.emulate_media(color_scheme="dark")
+    page = visit.open("/recipe")
+    expect(page.get_by_role("radio", name="Bundled").first).to_have_css("color", "rgb(138, 184, 247)")
+    visit.page.emulate_media(color_scheme="light")
+
+
 def test_load_the_bundled_model_with_one_click(visit):
     page = visit.open("/")
     page.get_by_role("button", name="Load the bundled model").click()

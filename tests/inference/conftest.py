@@ -98,6 +98,30 @@ class Recorder:
         return self.of(request_id)[-1]
 
 
+class Gate:
+    """Lets an engine's first ``passes`` forward passes through and holds the next one until ``open``."""
+
+    def __init__(self, engine: Engine, passes: int) -> None:
+        self._permits = threading.Semaphore(passes)
+        self._forward = engine._decoder._forward
+        self._held = threading.Event()
+        engine._decoder._forward = self._pass  # type: ignore[method-assign]
+
+    def _pass(self, *args: object, **kwargs: object) -> torch.Tensor:
+        if not self._permits.acquire(blocking=False):
+            self._held.set()
+            assert self._permits.acquire(timeout=60)
+        return self._forward(*args, **kwargs)  # type: ignore[arg-type]
+
+    def wait(self) -> None:
+        """Until the engine stands before it."""
+        assert self._held.wait(60)
+
+    def open(self) -> None:
+        """Let everything through."""
+        self._permits.release(100_000)
+
+
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder()

@@ -182,9 +182,3 @@ def test_device_that_is_not_there():
     with pytest.raises(RecipeError, match="no cuda:3") as caught:
         predict(recipe(device="cuda:3"))
     assert "cpu" in caught.value.hint
-
-
-def test_prefill_chunk_is_the_engines():
-    from mcp_core.inference import decoding
-
-    assert footprint._PREFILL_CHUNK == decoding._PREFILL_CHUNK

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mcp_core.errors import RecipeError
 from mcp_core.models.catalog import resolve
 from mcp_core.models.headers import read_gguf
 from mcp_core.models.packing import pack
@@ -100,3 +101,8 @@ def test_bytes_are_those_of_the_loaded_model(dtype, scheme, double_quant, tied, 
     rotary = 2 * spec.hidden // spec.heads // 2 * 4  # two fp32 tables of half a head, in no checkpoint
     predicted = pack(resolved.architecture, dtype, recipe.quantization).total_bytes
     assert weights_bytes(loaded.model) - rotary == predicted
+
+
+def test_a_scheme_that_is_not_built_is_refused_by_name(smollm):
+    with pytest.raises(RecipeError, match="torchao-int4-weight-only is not built in this version"):
+        pack(smollm, "bf16", Quantization(scheme="torchao-int4-weight-only"))

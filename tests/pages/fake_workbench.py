@@ -105,7 +105,7 @@ def ready_worker(worker_id: str = "w1", recipe: Recipe | None = None, **changes:
         memory=memory(),
         load_s=9.4,
         max_context=2048,
-        users=1,
+        users=0,
     )
     return dataclasses.replace(view, **changes)
 

@@ -78,6 +78,12 @@ def test_a_live_chart_is_in_ms_with_units_and_one_line_a_series() -> None:
     assert spec["tooltip"]["valueFormatter"] == "%.1f %%"
 
 
+def test_an_end_that_is_no_round_number_has_a_label() -> None:
+    axis = charts.live_chart({"used": []}, "GB", span=(0.0, 60.0), top=25.3)["yAxis"]
+    assert (axis["max"], axis["interval"]) == (25.3, 25.3)
+    assert "showMaxLabel" not in axis["axisLabel"]
+
+
 def test_requests_are_bars_from_sent_to_last_token() -> None:
     figure = charts.requests_figure(fakes.records(3), "#2f7de1")
     waiting, streaming, failed = figure.data

@@ -51,10 +51,9 @@ def test_about(seconds: float, text: str) -> None:
     assert fmt.about(seconds) == text
 
 
-def test_rate_percent_and_count() -> None:
+def test_rate_and_count() -> None:
     assert fmt.rate(29.94) == "29.9 tok/s"
-    assert fmt.rate(None) == fmt.percent(None) == "–"
-    assert fmt.percent(47.4) == "47 %"
+    assert fmt.rate(None) == "–"
     assert (fmt.count(1, "request"), fmt.count(1600, "request")) == ("1 request", "1,600 requests")
 
 

@@ -14,7 +14,8 @@ import fake_workbench as fakes
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from pages._ui import frame
+from mcp_core.errors import McpError
+from pages._ui import frame, workbench
 
 ROOT = Path(__file__).resolve().parents[2]
 OpenPage = Callable[[str], AppTest]
@@ -63,7 +64,23 @@ def test_the_app_goes_to_the_remembered_link(app: AppTest, wb: fakes.FakeWorkben
     at = app.run()
     assert not at.exception
     assert at.title[0].value == "Runs"
-    assert at.header[0].value == "smollm2-135m-instruct · fp32 · not quantized"
+    assert at.header[0].value == "SmolLM2-135M-Instruct · fp32 · not quantized"
+
+
+def test_without_a_workbench_the_page_says_why_and_tries_again(
+    app: AppTest, wb: fakes.FakeWorkbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> fakes.FakeWorkbench:
+        raise McpError("The folder /nowhere cannot be made.", "Set MCP_HOME to a folder you can write.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(workbench, "get_workbench", refuse)
+        at = app.run()
+    assert not at.exception
+    assert at.title[0].value == "MCP cannot start"
+    assert "Set MCP\\_HOME to a folder" in at.error[0].value
+    at.button[0].click().run()
+    assert at.title[0].value == "No model is loaded yet"
 
 
 def test_the_sidebar_without_a_model_names_the_device(app: AppTest, wb: fakes.FakeWorkbench) -> None:
@@ -96,11 +113,25 @@ def test_unload_is_one_click_for_one_user(app: AppTest, wb: fakes.FakeWorkbench)
     assert app.title[0].value == "No model is loaded yet"
 
 
+def test_unload_asks_when_the_one_who_chats_is_somebody_else(app: AppTest, wb: fakes.FakeWorkbench) -> None:
+    """Two browsers, one conversation: the other one's."""
+    wb.add(fakes.ready_worker(users=1), fakes.conversation())
+    at = app.run()
+    assert at.sidebar.button(key="sidebar-unload").label == "Unload anyway"
+    at.session_state["mcp_conversation_id"] = "c1"
+    assert at.run().sidebar.button(key="sidebar-unload").label == "Unload"
+
+
+def test_unload_asks_while_a_measurement_runs(app: AppTest, wb: fakes.FakeWorkbench) -> None:
+    wb.add(fakes.ready_worker(users=0), fakes.running_job())
+    assert app.run().sidebar.button(key="sidebar-unload").label == "Unload anyway"
+
+
 def test_unload_asks_when_others_use_the_model(app: AppTest, wb: fakes.FakeWorkbench) -> None:
     wb.add(fakes.ready_worker(users=3))
     sidebar = app.run().sidebar
-    assert sidebar.button(key="sidebar-unload").label == "Unload for everybody"
-    assert any("3 browsers use this model" in element.value for element in sidebar.markdown)
+    assert sidebar.button(key="sidebar-unload").label == "Unload anyway"
+    assert any("3 other conversations" in element.value for element in sidebar.markdown)
 
 
 def test_of_two_models_one_is_chosen(app: AppTest, wb: fakes.FakeWorkbench) -> None:
@@ -109,6 +140,18 @@ def test_of_two_models_one_is_chosen(app: AppTest, wb: fakes.FakeWorkbench) -> N
     assert at.title[0].value == "Second is ready"  # the newest
     at.sidebar.selectbox[0].set_value("w1").run()
     assert at.title[0].value == "First is ready"
+
+
+def test_while_one_model_loads_another_can_be_used(app: AppTest, wb: fakes.FakeWorkbench) -> None:
+    wb.add(fakes.ready_worker("w1", title="First"), fakes.loading_worker("w2"))
+    app.session_state["mcp_worker_id"] = "w2"
+    choice = app.run().sidebar.selectbox[0]
+    assert choice.options == [
+        "First · fp32 · not quantized",
+        "SmolLM2-135M-Instruct · fp32 · not quantized · loading",
+    ]
+    choice.set_value("w1").run()
+    assert app.title[0].value == "First is ready"
 
 
 def test_an_error_cannot_draw_markdown() -> None:

@@ -163,3 +163,19 @@ def test_the_latest_runs_and_the_command_line(wb: fakes.FakeWorkbench, page: Pag
     at = page("measure").run()
     assert list(at.dataframe[0].value["Status"]) == ["ok", "failed"]
     assert at.code[0].value == "mcp-core bench recipe.json short-chat --out run.json"
+
+
+def test_a_workload_longer_than_the_context_cannot_be_started(wb: fakes.FakeWorkbench, page: Page) -> None:
+    wb.add(fakes.ready_worker(max_context=64))
+    at = page("measure").run()
+    assert at.button(key="start").disabled
+    assert "The longest request has 96 tokens; this model's context holds 64." in texts(at)
+
+
+def test_a_cancelled_measurement_is_no_error(wb: fakes.FakeWorkbench, page: Page) -> None:
+    failure = Failure(kind="cancelled", message="The measurement was stopped.", hint="Kept.")
+    run = fakes.ok_run(status="cancelled", measurement=None, memory=None, failure=failure)
+    wb.add(fakes.ready_worker(), dataclasses.replace(fakes.running_job(), state="cancelled", run=run))
+    at = page("measure").run()
+    assert not at.error
+    assert "The measurement was cancelled." in texts(at)

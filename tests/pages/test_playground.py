@@ -277,3 +277,40 @@ def test_a_conversation_without_its_worker_stays_readable(wb: fakes.FakeWorkbenc
     assert "The capital of France is Paris." in texts(at)
     assert "Be brief." not in [text.value for text in at.text]
     assert at.button(key="load-bundled")
+
+
+def test_what_failed_or_died_loads_again_with_its_own_recipe(wb: fakes.FakeWorkbench, page: Page) -> None:
+    own = bundled().replace({"dtype": "bf16"})
+    wb.add(dataclasses.replace(fakes.failed_worker(state="died"), recipe=own))
+    page("playground").run().button(key="load-again").click().run()
+    assert calls(wb, "load") == [(own, None, False)]
+    assert calls(wb, "dismiss") == [("w1",)]
+
+
+def test_a_full_context_that_cut_the_reply_is_said(wb: fakes.FakeWorkbench, page: Page) -> None:
+    at = chat(page, wb, dataclasses.replace(fakes.conversation(), context_tokens=2048))
+    assert "The last reply ended where the context did." in texts(at)
+
+
+def test_a_context_that_was_not_counted_shows_no_old_figure_and_still_says_what_is_left_out(
+    wb: fakes.FakeWorkbench, page: Page
+) -> None:
+    at = chat(page, wb, dataclasses.replace(fakes.conversation(), dropped=2, context_tokens=None))
+    assert not at.get("progress")
+    assert "Context: 2,048 tokens." in texts(at)
+    assert "the oldest 2 messages no longer fit" in at.warning[0].value
+
+
+def test_a_failure_without_text_does_not_speak_of_text(wb: fakes.FakeWorkbench, page: Page) -> None:
+    failure = Failure(kind="request", message="Too long.", hint="Shorten it.")
+    at = chat(page, wb, reply(content="", failure=failure, stats=None, finish_reason="error"))
+    assert "What came so far is kept" not in texts(at)
+
+
+def test_prompts_that_wait_and_prompts_that_were_stopped_are_called_so(wb: fakes.FakeWorkbench, page: Page) -> None:
+    from pages._ui.batch_box import batch_csv
+
+    items = (BatchItemView(0, "one", "running"), BatchItemView(1, "two", "cancelled"))
+    lines = batch_csv(items).splitlines()
+    assert lines[1].startswith("one,waiting,")
+    assert lines[2].startswith("two,stopped,")

@@ -12,7 +12,7 @@ import fake_workbench as fakes
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from mcp_core.errors import DoesNotFit, HubError
+from mcp_core.errors import DoesNotFit, HubError, RecipeError
 from mcp_core.models.prepared import PreparedModel
 from mcp_core.presets import bundled, recipe_preset
 from mcp_core.recipe import Recipe
@@ -248,7 +248,7 @@ def test_ready_compares_predicted_with_measured_and_unloads(wb: fakes.FakeWorkbe
 def test_unloading_asks_first_when_others_use_the_worker(wb: fakes.FakeWorkbench, page: Page) -> None:
     wb.add(fakes.ready_worker(users=3))
     at = page("recipe").run()
-    assert "**3 users**" in texts(at)
+    assert "**3 other conversations**" in texts(at)
     at.button(key="unload-sure").click().run()
     assert calls(wb, "unload") == [("w1",)]
 
@@ -299,3 +299,13 @@ def test_models_on_this_machine_are_listed_and_deleted(wb: fakes.FakeWorkbench, 
     at.button(key="delete-sure-hub:o/m").click().run()
     assert calls(wb, "delete_model") == [("hub:o/m",)]
     assert "1 model, 538 MB on disk." in texts(at)
+
+
+def test_an_uploaded_recipe_with_a_scheme_of_another_version_says_so_and_the_page_stands(
+    wb: fakes.FakeWorkbench, page: Page
+) -> None:
+    wb.errors["footprint"] = RecipeError("quantization.scheme: not built in this version.", "There are: none.")
+    at = with_recipe(page("recipe"), bundled().replace({"quantization.scheme": "torchao-int4-weight-only"})).run()
+    assert not at.exception
+    assert at.button(key="load").disabled
+    assert "torchao-int4-weight-only is not built in this version" in texts(at)

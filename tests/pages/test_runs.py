@@ -10,6 +10,7 @@ import fake_workbench as fakes
 from streamlit.testing.v1 import AppTest
 
 from mcp_core.errors import StoreError
+from mcp_core.results import Comparable
 from pages._ui import run_table
 
 OpenPage = Callable[[str], AppTest]
@@ -46,7 +47,7 @@ def test_the_table_is_newest_first_with_words_and_units(page: OpenPage, wb: fake
     assert not at.exception
     table = at.dataframe[0].value
     assert list(table["id"]) == [OK.id, FAILED.id]
-    assert list(table["status"]) == ["✓ ok", "✕ failed"]
+    assert list(table["status"]) == ["✓ ok *", "✕ failed"]
     assert table["ttft_p50_ms"][0] == 84.2
     assert table["ttft_p50_ms"].isna()[1]
     assert table["peak_memory_gb"][0] == 0.63
@@ -58,7 +59,7 @@ def test_a_link_opens_a_run_in_full(page: OpenPage, wb: fakes.FakeWorkbench) -> 
     wb.request_records = {OK.id: fakes.records()}
     at = _open(page, OK.id)
     assert not at.exception
-    assert at.header[0].value == "smollm2-135m-instruct · fp32 · not quantized"
+    assert at.header[0].value == "SmolLM2-135M-Instruct · fp32 · not quantized"
     latency = at.table[0].value.set_index("")
     assert list(latency.index) == ["TTFT", "TPOT", "ITL", "E2E"]
     assert latency.loc["TTFT", "p50"] == "84.2 ms"
@@ -67,6 +68,15 @@ def test_a_link_opens_a_run_in_full(page: OpenPage, wb: fakes.FakeWorkbench) -> 
     assert len(at.get("plotly_chart")) == 1
     assert at.query_params["run"] == OK.id
     assert '"dtype": "fp32"' in at.code[0].value
+
+
+def test_a_run_that_cannot_be_compared_says_each_reason_in_full(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    reasons = ("smoke test: too small to decide anything", "noisy: other processes used 1.2 cores meanwhile")
+    wb.add(fakes.ok_run(comparable=Comparable(ok=False, reasons=reasons)))
+    at = _open(page, OK.id)
+    assert at.dataframe[0].value["note"][0] == "smoke test · too few requests · noisy"
+    assert "Smoke test: too small" in at.warning[0].value
+    assert "Noisy: other processes used 1.2 cores" in at.warning[0].value
 
 
 def test_a_failed_run_shows_why_and_no_figures(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
@@ -134,6 +144,8 @@ def test_an_offset_beyond_the_end_falls_back_to_the_newest(page: OpenPage, wb: f
 
 def test_csv_keeps_numbers_unrounded_and_unmeasured_empty() -> None:
     rows = list(csv.DictReader(io.StringIO(run_table.csv_text([OK, FAILED]))))
+    assert [row["status"] for row in rows] == ["ok", "failed"]
+    assert (rows[0]["scheme"], rows[0]["dtype"]) == ("none", "fp32")
     assert rows[0]["output_tok_s"] == "29.9"
     assert rows[0]["created"] == "2026-11-20T09:30:00+00:00"
     assert rows[1]["output_tok_s"] == ""

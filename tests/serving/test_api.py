@@ -433,6 +433,13 @@ def test_a_body_over_the_limit_is_a_413(serve: Serve, model_id: str) -> None:
         assert "larger than" in json.loads(error.read())["error"]["message"]
 
 
+def test_one_model_is_described_by_its_id(serve: Serve, client_of: Any, model_id: str) -> None:
+    client = client_of(serve())
+    assert client.models.retrieve(model_id) == client.models.list().data[0]
+    with pytest.raises(openai.NotFoundError, match="There is no model"):
+        client.models.retrieve("another/model")
+
+
 def test_unknown_routes_and_methods_answer_in_the_same_form(serve: Serve) -> None:
     url = serve().url
     assert post(url + "/v1/embeddings", {})[0] == 404

@@ -138,6 +138,7 @@ def test_an_event_that_is_not_json_is_an_error() -> None:
         (400, {"error": {"message": "bad top_p", "param": "top_p"}}, RequestRejected, "bad top_p"),
         (400, {"error": {"message": "long", "code": "context_length_exceeded"}}, ContextTooLong, "long"),
         (404, {"detail": "Not Found"}, RequestRejected, "Not Found"),
+        (404, {"detail": "Not Found"}, RequestRejected, "/v1/"),
         (401, {"error": {"message": "who are you"}}, McpError, "who are you"),
         (409, {"error": {"message": "measuring"}}, Busy, "measuring"),
         (503, {"error": {"message": "full"}}, QueueFull, "full"),

@@ -6,13 +6,16 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 
+from mcp_core import devices
 from mcp_core.errors import Busy, QueueFull, RequestRejected
 from mcp_core.recipe import Recipe
 from mcp_core.serving.client import ServerClient
@@ -146,6 +149,10 @@ def test_a_hold_ends_with_the_process_that_measures(serve: Serve, auth: dict[str
         assert ask(url + "hold", auth, {"purpose": "benchmark", "pid": measuring.pid})[0] == 200
         assert ask(url + "recipe", auth, RECIPE.model_dump(mode="json"))[0] == 409
         measuring.kill()
+        while devices.process_started_s(measuring.pid) is not None:
+            time.sleep(0.01)
+        assert psutil.Process(measuring.pid).status() == psutil.STATUS_ZOMBIE  # its parent has not looked yet
+        assert ask(url + "recipe", auth, RECIPE.model_dump(mode="json"))[0] == 200
     assert ask(url + "recipe", auth, RECIPE.model_dump(mode="json"))[0] == 200
 
 

@@ -394,3 +394,12 @@ def test_what_is_printed_beside_the_protocol_is_log(tmp_path: Path) -> None:
         assert worker.failure.message == "why"
 
     asyncio.run(run())
+
+
+def test_a_local_model_is_called_by_its_name_while_it_loads(tmp_path: Path) -> None:
+    local = RECIPE.replace({"model": {"source": "folder", "id": str(tmp_path / "tiny")}})
+
+    async def use(it: Supervisor) -> str:
+        return it.launch(local).title
+
+    assert supervised(use) == "tiny"

@@ -22,7 +22,7 @@ from mcp_core.schemes import SCHEMES
 
 __all__ = ["configure", "dense_matrices", "names_to_keep_dense", "quantized_modules", "require_packed"]
 
-Scheme = Callable[[Quantization, torch.dtype, Sequence[str]], QuantizationConfigMixin | None]
+Apply = Callable[[Quantization, torch.dtype, Sequence[str]], QuantizationConfigMixin | None]
 
 
 def configure(
@@ -33,8 +33,8 @@ def configure(
     ``keep_dense`` are exact module names (see ``names_to_keep_dense``).
     """
     module, _, function = SCHEMES[options.scheme].apply.partition(":")
-    scheme: Scheme = getattr(import_module(module), function)
-    return scheme(options, dtype, keep_dense)
+    apply: Apply = getattr(import_module(module), function)
+    return apply(options, dtype, keep_dense)
 
 
 def names_to_keep_dense(model: PreTrainedModel, patterns: Sequence[str]) -> tuple[str, ...]:
