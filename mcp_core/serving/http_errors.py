@@ -21,6 +21,7 @@ from mcp_core.errors import (
     InputError,
     McpError,
     ModelNotFound,
+    OutOfMemory,
     QueueFull,
     RequestRejected,
 )
@@ -38,6 +39,8 @@ _STATUS: tuple[tuple[type[McpError], int, str | None], ...] = (
     (McpError, 500, None),
 )
 RETRY_AFTER_S = 1
+# What Python says when there is no memory for a thread's stack.
+_NO_THREAD = "can't start new thread"
 
 
 def error_document(error: McpError) -> dict[str, Any]:
@@ -116,6 +119,9 @@ async def _on_invalid_body(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_surprise(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, MemoryError) or str(error) == _NO_THREAD:
+        cause = "Memory ran out while the request was prepared."
+        return error_response(OutOfMemory(cause, "Send less at once, or unload other models."))
     # The traceback goes to the log by uvicorn; a client gets no insides.
     return refusal(500, "The server met an error that it did not expect; its log says more.")
 

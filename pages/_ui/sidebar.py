@@ -149,7 +149,10 @@ def _draw_unload(worker: WorkerView) -> None:
     else:
         with st.popover("Unload", width="stretch"):
             if others:
-                st.markdown(f"{fmt.count(others, 'other conversation')} with this model will be cut off.")
+                st.markdown(
+                    f"{fmt.count(others, 'other conversation')} with this model, open in another tab or "
+                    "browser in the last two minutes, will be cut off."
+                )
             if measured:
                 st.markdown("It is being measured. Unloading ends the measurement.")
             clicked = st.button("Unload anyway", key="sidebar-unload", type="primary")

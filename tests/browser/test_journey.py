@@ -79,7 +79,7 @@ def test_the_run_is_on_the_runs_page(visit):
 
 
 def test_unload_gives_the_memory_back(visit):
-    page = visit.open("/")
+    page = visit.go("Home")  # the one who chatted is not asked about the own conversation
     page.get_by_test_id("stSidebar").get_by_role("button", name="Unload").click()
     expect(page.get_by_role("button", name="Load the bundled model")).to_be_visible(timeout=30_000)
 

@@ -433,6 +433,20 @@ def test_a_body_over_the_limit_is_a_413(serve: Serve, model_id: str) -> None:
         assert "larger than" in json.loads(error.read())["error"]["message"]
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_memory_that_runs_out_before_the_engine_is_named(
+    serve: Serve, model_id: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    server = serve()
+    monkeypatch.setattr(server.service, "complete", fails)
+    status, body, _ = post(server.url + "/v1/completions", {"model": model_id, "prompt": "x"})
+    assert (status, body["error"]["kind"]) == (500, "oom")
+    assert body["error"]["hint"]
+
+
 def test_one_model_is_described_by_its_id(serve: Serve, client_of: Any, model_id: str) -> None:
     client = client_of(serve())
     assert client.models.retrieve(model_id) == client.models.list().data[0]
