@@ -64,7 +64,7 @@ def test_the_commands_do_what_they_say(shell: dict[str, str], tmp_path: Path) ->
 @pytest.mark.parametrize(("line", "program"), [("make run", "streamlit run app.py"), ("make test", "pytest")])
 def test_make_runs_what_readme_says(line: str, program: str, shell: dict[str, str]) -> None:
     assert line in MAKE
-    result = run(line.replace("make", "make -n", 1), shell, ROOT)
+    result = run(line.replace("make", "make -n --no-print-directory", 1), shell, ROOT)
     assert result.returncode == 0, result.stderr
     assert program in result.stdout.splitlines()[-1]
 
