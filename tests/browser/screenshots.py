@@ -83,7 +83,7 @@ def shoot(page: Page, folder: Path, name: str, *, settle: bool = True) -> None:
             page.wait_for_timeout(700)
             if settle:
                 settled(page)
-            height = page.evaluate("document.querySelector('[data-testid=stMain]').firstElementChild.scrollHeight")
+            height = page.get_by_test_id("stMainBlockContainer").evaluate("element => element.scrollHeight")
             page.set_viewport_size({"width": width, "height": max(900, min(4000, int(height) + 40))})
             page.wait_for_timeout(500)
             page.screenshot(path=str(folder / f"{name}-{scheme}-{size}.png"))
