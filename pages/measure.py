@@ -8,7 +8,7 @@ import streamlit as st
 
 from mcp_core.errors import WorkloadError
 from mcp_core.recipe import Recipe
-from mcp_core.results import Run
+from mcp_core.results import Measurement, Run
 from mcp_core.views import JobView, WorkerView
 from mcp_core.workload import Workload
 from pages._ui import format as fmt
@@ -21,6 +21,7 @@ from pages._ui.workload_form import expectation, workload_form
 frame.require("measure")
 
 _LATEST = 8
+_FIGURES = ("TTFT p50, ms", "TPOT p50, ms", "Output, tok/s")
 
 
 def draw() -> None:
@@ -131,6 +132,7 @@ def _latest_runs() -> None:
         return
     st.dataframe(
         [_run_row(run) for run in runs],
+        column_config={name: st.column_config.NumberColumn(format="%.1f") for name in _FIGURES},
         hide_index=True,
         placeholder="–",
         key="latest-runs",
@@ -147,11 +149,16 @@ def _run_row(run: Run) -> dict[str, object]:
         "Recipe": fmt.recipe_line(run.recipe),
         "Workload": run.workload.name,
         "Status": run.status,
-        "TTFT p50, ms": measured.ttft_ms.p50 if measured else None,
-        "TPOT p50, ms": measured.tpot_ms.p50 if measured else None,
-        "Output, tok/s": measured.output_tok_s if measured else None,
+        **dict(zip(_FIGURES, _figures(measured), strict=True)),
         "Notes": fmt.run_notes(run),
     }
+
+
+def _figures(measured: Measurement | None) -> tuple[float | None, ...]:
+    """In the order of the headings."""
+    if measured is None:
+        return (None, None, None)
+    return measured.ttft_ms.p50, measured.tpot_ms.p50, measured.output_tok_s
 
 
 def _runs() -> tuple[Run, ...]:

@@ -100,7 +100,7 @@ def _columns() -> dict[str, Any]:
         ),
         "created": column.DatetimeColumn("Created", width=90, format="MM-DD HH:mm", help="In your browser's time."),
         "model": column.TextColumn("Model", width=152),
-        "served": column.TextColumn("Served as", width=198, help="dtype of dense weights · quantization scheme."),
+        "served": column.TextColumn("Served as", width=150, help="dtype of dense weights · quantization scheme."),
         "workload": column.TextColumn("Workload", width=80, help="What was asked of the server."),
         "ttft_p50_ms": _number("TTFT (ms)", "ttft_ms", 78, median=True),
         "tpot_p50_ms": _number("TPOT (ms)", "tpot_ms", 78, median=True),
