@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -42,7 +43,7 @@ def total_usage(choices: Sequence[Usage], per_prompt: int) -> Usage:
     return Usage(prompt_tokens, completion_tokens, choices[0].timing if len(choices) == 1 else None)
 
 
-class _Form:
+class _Form(ABC):
     """What both forms share. ``with_logprobs`` fills in the choices' ``logprobs``."""
 
     chunk_object: str
@@ -84,14 +85,17 @@ class _Form:
             "token_ids": [token for piece in pieces for token in piece.token_ids],
         }
 
+    @abstractmethod
     def _delta(self, piece: Piece) -> Document:
-        raise NotImplementedError
+        """What one piece adds to a choice."""
 
+    @abstractmethod
     def _content(self, text: str) -> Document:
-        raise NotImplementedError
+        """A whole choice's text."""
 
+    @abstractmethod
     def _logprobs(self, placed: Sequence[PlacedLogprob]) -> Document | None:
-        raise NotImplementedError
+        """Log-probabilities in this answer's form; None when none were asked for."""
 
 
 class CompletionForm(_Form):
