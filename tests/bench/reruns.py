@@ -46,6 +46,7 @@ def rerun_ms(name: str) -> float:
         at.run()
         times.append((time.perf_counter() - started) * 1e3)
         assert not at.exception
+        assert at.title, f"{name} drew nothing"
     return statistics.median(times[2:])
 
 
