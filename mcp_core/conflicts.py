@@ -5,13 +5,16 @@ This file does not know sizes (``models/footprint.py`` answers "does it fit").
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from pydantic import BaseModel
+
 from mcp_core.errors import RecipeError
 from mcp_core.hardware import Device, Hardware, physical_cores
-from mcp_core.recipe import Recipe
+from mcp_core.recipe import Quantization, Recipe, SchemeName
 from mcp_core.schemes import SCHEMES
 
 __all__ = ["Conflict", "find_conflicts", "require_runnable", "resolve"]
@@ -114,20 +117,35 @@ def _scheme_on_device(recipe: Recipe, device: Device) -> Iterator[Conflict]:
         )
 
 
+# Fields of Recipe.quantization -> the schemes that read them; set for another scheme they would change nothing.
+_READ_BY: dict[str, frozenset[SchemeName]] = {
+    "double_quant": frozenset({"bnb-nf4", "bnb-fp4"}),
+    "outlier_threshold": frozenset({"bnb-int8"}),
+    "group_size": frozenset({"torchao-int4-weight-only"}),
+    "parameters": frozenset({"torchao-int4-weight-only"}),
+    "activations": frozenset({"torchao-int8-dynamic"}),
+    "calibration": frozenset({"torchao-int8-static", "torchao-int8-static-smoothquant"}),
+    "alpha": frozenset({"torchao-int8-static-smoothquant"}),
+}
+
+
 def _quantization_options(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
-    options, scheme = recipe.quantization, SCHEMES.get(recipe.quantization.scheme)
-    if scheme is None:
-        return
-    if options.double_quant and not scheme.double_quant:
-        yield Conflict(
-            "quantization.double_quant", f"{scheme.name} has no block scales to quantize.", "Set it to false."
-        )
-    if options.group_size is not None:
-        yield Conflict("quantization.group_size", f"{scheme.name} has a fixed group size.", "Set it to null.")
-    if options.calibration is not None:
-        yield Conflict("quantization.calibration", f"{scheme.name} needs no calibration.", "Set it to null.")
-    if options.skip and scheme.name == "none":
+    options = recipe.quantization
+    defaults = Quantization()
+    for field, schemes in _READ_BY.items():
+        default = getattr(defaults, field)
+        if getattr(options, field) != default and options.scheme not in schemes:
+            yield Conflict(
+                f"quantization.{field}",
+                f"{options.scheme} does not read it; it belongs to {' and '.join(sorted(schemes))}.",
+                f"Leave it at {_in_json(default)}.",
+            )
+    if options.skip and options.scheme == "none":
         yield Conflict("quantization.skip", "nothing is quantized, so nothing is skipped.", "Leave it empty.")
+
+
+def _in_json(value: object) -> str:
+    return json.dumps(value.model_dump() if isinstance(value, BaseModel) else value)
 
 
 _FLASH = {

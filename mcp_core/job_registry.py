@@ -37,6 +37,16 @@ _ENDED = ("done", "failed", "cancelled", "interrupted")
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How a job ended; ``result`` is any answer that is not a Run."""
+
+    state: State
+    failure: Failure | None = None
+    run: Run | None = None
+    result: dict[str, Any] | None = None
+
+
 @dataclass(eq=False)
 class _Job:
     id: str
@@ -47,9 +57,11 @@ class _Job:
     worker_id: str | None = None
     workload: Workload | None = None
     device: str | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
     state: State = "queued"
     failure: Failure | None = None
     run: Run | None = None
+    result: dict[str, Any] | None = None
     secrets: dict[str, Any] = field(default_factory=dict, repr=False)
     tracker: ProgressTracker = field(default_factory=lambda: ProgressTracker(time.time(), "queued"))
     events_read: int = 0
@@ -68,9 +80,11 @@ class _Job:
             progress=None if self.state in _ENDED else self.tracker.view(time.time()),
             failure=self.failure,
             run=self.run,
+            result=self.result,
             worker_id=self.worker_id,
             workload=self.workload,
             folder=self.folder,
+            detail=self.detail,
         )
 
     def _read_events(self) -> None:
@@ -86,8 +100,8 @@ class _Job:
             event = json.loads(line)
             self.tracker.update(event["stage"], event["fraction"], event["message"], event["at_s"])
 
-    def end(self, state: State, failure: Failure | None = None, run: Run | None = None) -> None:
-        self.state, self.failure, self.run = state, failure, run
+    def end(self, ended: _Ended) -> None:
+        self.state, self.failure, self.run, self.result = ended.state, ended.failure, ended.run, ended.result
         self.secrets = {}
         self.leave()
 
@@ -127,14 +141,16 @@ class JobRegistry:
         device: str | None = None,
         worker_id: str | None = None,
         workload: Workload | None = None,
+        detail: dict[str, Any] | None = None,
     ) -> str:
-        """Queue a job and start it as soon as its device is free. ``secrets`` reach it by a pipe, no disk.
+        """Queue a job and start it as soon as its device is free. ``secrets`` reach it by a pipe, no disk;
+        ``detail`` is kept with it for whoever lists jobs.
 
         Raises Busy when another app uses the device, naming it.
         """
         job_id = new_run_id()
         folder = paths.home("jobs", job_id)
-        job = _Job(job_id, verb, title, now(), folder, worker_id, workload, device, secrets=secrets)
+        job = _Job(job_id, verb, title, now(), folder, worker_id, workload, device, detail or {}, secrets=secrets)
         if device is not None:
             self._require_no_other_app(device)
             job.place = devices.wait_in_line(device, title)
@@ -178,7 +194,7 @@ class JobRegistry:
         if job is None or job.state in _ENDED:
             return
         if job.state == "queued":
-            job.end("cancelled", _cancelled())
+            job.end(_Ended("cancelled", _cancelled()))
             write_json(job.folder / RESULT, {"state": "cancelled", "failure": _cancelled().model_dump()})
             return
         job.failure = _cancelled()  # what it will be if the child leaves no result
@@ -227,33 +243,35 @@ class JobRegistry:
             code = await job.process.wait()
             await job.process.close()
             job.view()  # the last events
-            job.end(*_result_of(job, code))
+            job.end(_result_of(job, code))
         except OSError as error:
-            job.end("failed", Failure(kind="error", message=f"The job could not be started: {error}."))
+            job.end(_Ended("failed", Failure(kind="error", message=f"The job could not be started: {error}.")))
         self._on_end(job.view())
         self.start_queued()
 
 
-def _result_of(job: _Job, code: int) -> tuple[State, Failure | None, Run | None]:
+def _result_of(job: _Job, code: int) -> _Ended:
     """What the child left; when it left nothing, why."""
     try:
         return _read_result(job.folder)
     except (OSError, ValueError, KeyError, TypeError):
         if job.failure is not None:
-            return "cancelled", job.failure, None
+            return _Ended("cancelled", job.failure)
     error = McpError(
         f"The job's process ended without a result ({signal_name(code)}).", f"Its log: {job.folder / 'log.txt'}"
     )
-    return "failed", Failure.of(error), None
+    return _Ended("failed", Failure.of(error))
 
 
-def _read_result(folder: Path) -> tuple[State, Failure | None, Run | None]:
+def _read_result(folder: Path) -> _Ended:
     document = json.loads((folder / RESULT).read_text())
     if document["state"] not in _ENDED:
         raise ValueError(f"no such state: {document['state']}")
-    failure, result = document["failure"], document.get("result")
-    run = Run.model_validate(result) if isinstance(result, dict) and "recipe" in result else None
-    return document["state"], Failure.model_validate(failure) if failure else None, run
+    failure = Failure.model_validate(document["failure"]) if document["failure"] else None
+    result = document.get("result")
+    if isinstance(result, dict) and "workload" in result and "recipe" in result:
+        return _Ended(document["state"], failure, run=Run.model_validate(result))
+    return _Ended(document["state"], failure, result=result if isinstance(result, dict) else None)
 
 
 def _about(job: _Job) -> dict[str, Any]:
@@ -266,6 +284,7 @@ def _about(job: _Job) -> dict[str, Any]:
         "worker_id": job.worker_id,
         "device": job.device,
         "workload": job.workload.model_dump(mode="json") if job.workload else None,
+        "detail": job.detail,
         "app_pid": os.getpid(),
         "app_started_s": devices.process_started_s(os.getpid()),
     }
@@ -293,12 +312,13 @@ def _job_from(folder: Path, about: dict[str, Any]) -> _Job:
         worker_id=about["worker_id"],
         workload=Workload.from_dict(about["workload"]) if about["workload"] else None,
         device=about["device"],
+        detail=about.get("detail", {}),
     )
     if (folder / RESULT).exists():
-        job.end(*_read_result(folder))
+        job.end(_read_result(folder))
     else:
         hint = "Start it again; what it had stored until then is in Runs."
-        job.end("interrupted", Failure(kind="error", message="The app ended while this ran.", hint=hint))
+        job.end(_Ended("interrupted", Failure(kind="error", message="The app ended while this ran.", hint=hint)))
     return job
 
 

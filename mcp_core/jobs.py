@@ -18,13 +18,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from mcp_core.errors import Cancelled, InputError, McpError
 from mcp_core.views import Progress
 
-__all__ = ["EVENTS", "REQUEST", "RESULT", "VERBS", "Job", "Outcome", "main", "write_json"]
+__all__ = ["EVENTS", "REQUEST", "RESULT", "VERBS", "Job", "Outcome", "Verb", "main", "write_json"]
 
 log = logging.getLogger(__name__)
 
@@ -62,32 +63,12 @@ class Job:
             file.write(json.dumps(event) + "\n")
 
 
-async def _bench(job: Job) -> Outcome:
-    """Measure a running worker and store the Run, whatever came of it."""
-    from mcp_core.decision.store import Store
-    from mcp_core.evaluation.benchmark import measure
-    from mcp_core.hardware import detect
-    from mcp_core.recipe import Recipe
-    from mcp_core.workload import Workload
+Verb = Callable[[Job], Awaitable[Outcome]]
 
-    with Store(job.secrets.get("store_url")) as store:
-        run = await measure(
-            job.request["worker_url"],
-            job.secrets.get("token"),
-            Recipe.from_dict(job.request["recipe"]),
-            Workload.from_dict(job.request["workload"]),
-            detect(),
-            on_progress=job.report,
-            keep=store.add,
-        )
-    state: Literal["done", "failed", "cancelled"] = "done" if run.status == "ok" else "failed"
-    if run.status == "cancelled":
-        state = "cancelled"
-    failure = run.failure.model_dump() if run.failure else None
-    return Outcome(state, failure, run.model_dump(mode="json"))
-
-
-VERBS: dict[str, Callable[[Job], Awaitable[Outcome]]] = {"bench": _bench}
+# verb -> "module:function"; only the asked one is imported, in the job's own process, so it may be heavy.
+VERBS: dict[str, str] = {
+    "bench": "mcp_core.evaluation.bench_job:run",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -120,10 +101,12 @@ async def _attempt(verb: str, job: Job) -> Outcome:
         return Outcome("failed", McpError(f"{type(error).__name__}: {error}", hint).as_dict())
 
 
-def _function_of(verb: str) -> Callable[[Job], Awaitable[Outcome]]:
+def _function_of(verb: str) -> Verb:
     if verb not in VERBS:
         raise InputError(f'There is no job "{verb}".', f"There are: {', '.join(VERBS)}.")
-    return VERBS[verb]
+    module, _, name = VERBS[verb].partition(":")
+    function: Verb = getattr(import_module(module), name)
+    return function
 
 
 def write_json(path: Path, document: Any) -> None:

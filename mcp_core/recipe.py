@@ -23,6 +23,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Attention",
     "Batching",
+    "Calibration",
     "DType",
     "KVCache",
     "ModelRef",
@@ -30,6 +31,7 @@ __all__ = [
     "Recipe",
     "SchemeName",
     "ShapeSpec",
+    "Switches",
     "validation_message",
 ]
 
@@ -39,7 +41,9 @@ DType = Literal["fp32", "bf16", "fp16"]
 Source = Literal["bundled", "hub", "folder", "gguf", "shape", "endpoint"]
 Engine = Literal["transformers", "llama.cpp", "vllm", "sglang", "endpoint"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
-KVKind = Literal["dynamic", "static", "quantized-fp8", "offloaded"]
+KVKind = Literal[
+    "dynamic", "static", "sliding", "quantized-fp8", "quantized-quanto", "quantized-hqq", "offloaded", "off"
+]
 BatchingMode = Literal["off", "static", "continuous"]
 Speculation = Literal["off", "prompt-lookup", "draft"]
 SchemeName = Literal[
@@ -117,10 +121,24 @@ class ModelRef(_Value):
         return self
 
 
+class Calibration(_Value):
+    """Which text the static schemes watch activations on, and how much of it."""
+
+    text: str = Field(
+        default="builtin",
+        pattern=r"^(builtin|[0-9a-f]{64})$",
+        description="builtin, or the SHA-256 of a text that was added to MCP (mcp-core texts add FILE).",
+    )
+    samples: Annotated[int, Field(ge=1, le=4096)] = Field(default=16, description="Passages of the text.")
+    tokens: Annotated[int, Field(ge=16, le=8192)] = Field(default=256, description="Tokens of each passage.")
+
+
 class Quantization(_Value):
     """How weights are stored. What a scheme needs and costs is in ``schemes.py``."""
 
-    scheme: SchemeName = Field(default="none", description="Quantization scheme; none keeps dtype.")
+    scheme: SchemeName = Field(
+        default="none", description="Quantization scheme; none keeps dtype, or what the checkpoint came with."
+    )
     double_quant: bool = Field(
         default=False,
         description="bnb-nf4 and bnb-fp4: quantize the block scales too (saves 0.4 bit/weight).",
@@ -131,7 +149,22 @@ class Quantization(_Value):
     skip: tuple[str, ...] = Field(
         default=(), description="Module name patterns (fnmatch) kept dense, besides lm_head and embeddings."
     )
-    calibration: str | None = Field(default=None, description="Name of a calibration set, for static schemes.")
+    calibration: Calibration = Field(
+        default=Calibration(), description="Calibration text and its size, for static schemes."
+    )
+    alpha: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="SmoothQuant: how much of the outliers moves into the weights; null searches for it.",
+    )
+    activations: Literal["symmetric", "asymmetric"] = Field(
+        default="symmetric", description="torchao-int8-dynamic: how activations are mapped to int8."
+    )
+    outlier_threshold: Annotated[float, Field(ge=0, le=1000)] | None = Field(
+        default=None, description="bnb-int8: activations beyond this are computed apart; null is 6, 0 is never."
+    )
+    parameters: Literal["minmax", "hqq"] = Field(
+        default="minmax", description="torchao-int4-weight-only: how scales and zero points are found."
+    )
 
 
 class KVCache(_Value):
@@ -140,6 +173,24 @@ class KVCache(_Value):
     kind: KVKind = Field(default="dynamic", description="Cache kind.")
     max_context: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
         default=None, description="Longest prompt + reply, tokens; null is the model's own, at most 4096."
+    )
+    window: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
+        default=None, description="sliding: how many of the last tokens are kept; null is 512."
+    )
+    bits: Literal[2, 4, 8] | None = Field(
+        default=None, description="quantized-quanto, quantized-hqq: stored bits; null is 4."
+    )
+
+
+class Switches(_Value):
+    """torch's process-wide switches, as the article names them; what each is worth: the Handbook page."""
+
+    tf32: bool = Field(default=False, description="fp32 products in TF32 on NVIDIA devices.")
+    autocast: Literal["bf16", "fp16"] | None = Field(
+        default=None, description="Compute products in this type, weights stay as loaded; null is off."
+    )
+    cudnn_benchmark: bool = Field(
+        default=False, description="cuDNN tries convolution algorithms; a language model has no convolution."
     )
 
 
@@ -179,6 +230,7 @@ class Recipe(_Value):
     quantization: Quantization = Field(default=Quantization(), description="How weights are stored.")
     attention: Attention = Field(default="sdpa", description="Attention implementation.")
     kv: KVCache = Field(default=KVCache(), description="Key/value cache.")
+    switches: Switches = Field(default=Switches(), description="torch's process-wide switches.")
     compile: bool = Field(default=False, description="Compile the decode step.")
     batching: Batching = Field(default=Batching(), description="How requests share the model.")
     prefix_cache: bool = Field(default=False, description="Reuse keys and values of shared prompt prefixes.")
@@ -238,7 +290,7 @@ class Recipe(_Value):
         document = self._distinct()
         kept = {key: document[key] for key in _NUMERIC_FIELDS if key in document}
         kept["device"] = self.device.split(":")[0]
-        kept["kv"] = self.kv.kind
+        kept["kv"] = self.kv.model_dump(mode="json", exclude_defaults=True, exclude={"max_context"})
         return _digest(kept)
 
     def conflicts(self, hardware: Hardware) -> tuple[Conflict, ...]:
@@ -251,7 +303,16 @@ class Recipe(_Value):
         return self.model_dump(mode="json", exclude_defaults=True) | {"schema_version": self.schema_version}
 
 
-_NUMERIC_FIELDS = ("model", "engine", "dtype", "quantization", "attention", "compile", "schema_version")
+_NUMERIC_FIELDS = (
+    "model",
+    "engine",
+    "dtype",
+    "quantization",
+    "attention",
+    "switches",
+    "compile",
+    "schema_version",
+)
 
 # version -> the function that lifts a document of that version by one. Numbered, never edited once shipped.
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}

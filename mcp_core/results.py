@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,14 +19,20 @@ from mcp_core.workload import Workload
 
 __all__ = [
     "Comparable",
+    "Divergence",
     "Effective",
     "Failure",
+    "Fidelity",
+    "Mean",
     "Measurement",
     "Memory",
+    "Prediction",
     "Quantiles",
     "RequestRecord",
     "Run",
     "RunStatus",
+    "StratumFidelity",
+    "TopKTruncation",
     "new_run_id",
     "now",
 ]
@@ -138,6 +144,89 @@ class Effective(_Value):
     parameters: int | None = None
 
 
+class Mean(_Value):
+    """A mean with its standard error, by bootstrap over documents."""
+
+    mean: float
+    se: float | None = Field(default=None, description="Standard error; null with a single document.")
+
+
+class Divergence(_Value):
+    """KL(P_reference || Q) over scored positions, nats."""
+
+    mean: float
+    mean_se: float | None = None
+    median: float
+    p99: float
+    max: float
+
+
+class StratumFidelity(_Value):
+    """Fidelity on one kind of text."""
+
+    name: str = Field(description="prose, code, json, maths, languages, long-context, or the user's own.")
+    documents: int
+    tokens: int = Field(description="Scored positions.")
+    perplexity: Mean
+    reference_perplexity: Mean
+    kl: Divergence | None = None
+    top1: Mean | None = None
+    rms_dp: Mean | None = None
+
+
+class TopKTruncation(_Value):
+    """What an endpoint's log-probabilities leave out."""
+
+    top_k: int = Field(description="Alternatives the endpoint gives for each position.")
+    tail_mass: float = Field(description="Mean probability outside them, by the reference.")
+
+
+class Fidelity(_Value):
+    """How far a configuration's token distributions are from its reference's, on identical tokens.
+
+    Definitions: evaluation/fidelity_metrics.py. ``strata`` are worst first.
+    """
+
+    status: Literal["measured", "lossless-by-test", "not-measurable"]
+    reason: str = Field(
+        default="", description="Why it could not be measured, or which test shows that it loses nothing."
+    )
+    key: str | None = Field(default=None, description="Digest of model, numerics_key, reference and text.")
+    numerics_key: str | None = Field(default=None, description="Of the Recipe that was judged.")
+    reference: str = Field(default="", description="What it is compared with, in words.")
+    path: Literal["prefill", "decode", "endpoint"] = Field(
+        default="prefill", description="How tokens were scored: whole chunks, one a step, or by a running server."
+    )
+    engine: str = "transformers"
+    text_sha256: str | None = Field(default=None, description="Hash of the scored text.")
+    text_name: str = Field(default="", description="The built-in set, or the name of the user's own text.")
+    documents: int = 0
+    tokens: int = Field(default=0, description="Scored positions.")
+    perplexity: Mean | None = None
+    reference_perplexity: Mean | None = None
+    kl: Divergence | None = None
+    top1: Mean | None = Field(default=None, description="Share of positions whose likeliest token is the same.")
+    rms_dp: Mean | None = Field(
+        default=None, description="Root mean square difference of the true token's probability."
+    )
+    noise_floor: Mean | None = Field(
+        default=None, description="Mean KL of the reference against itself in another batch composition or kernel."
+    )
+    kl_over_floor: float | None = Field(default=None, description="The headline: mean KL / noise floor.")
+    truncation: TopKTruncation | None = None
+    strata: tuple[StratumFidelity, ...] = ()
+    notes: tuple[str, ...] = Field(default=(), description='As "screening only: 12 documents".')
+
+
+class Prediction(_Value):
+    """What the footprint planner had said for this Run's own load, bytes; judged against ``Memory``."""
+
+    weights_bytes: int
+    peak_bytes: int
+    load_peak_bytes: int
+    context_tokens: int = Field(description="Longest request of the workload, which is what was predicted for.")
+
+
 class Comparable(_Value):
     """Whether this Run may be compared with others, and why not."""
 
@@ -162,7 +251,8 @@ class Run(_Value):
     memory: Memory | None = None
     load_s: float | None = None
     energy_j_per_token: float | None = None
-    fidelity: dict[str, Any] | None = None
+    fidelity: Fidelity | None = None
+    predicted: Prediction | None = Field(default=None, description="The footprint's estimate for this load.")
     comparable: Comparable = Comparable()
     evidence: str = Field(default="measured on transformers", description="predicted, probed, measured on ENGINE.")
 

@@ -112,7 +112,8 @@ class BatchItemView:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """One piece of long work in a child process. ``run`` is the Run that a bench wrote."""
+    """One piece of long work in a child process. ``run`` is the Run that a bench wrote, ``result`` what any other
+    job answered, as JSON."""
 
     id: str
     verb: str
@@ -122,6 +123,7 @@ class JobView:
     progress: Progress | None = None
     failure: Failure | None = None
     run: Run | None = None
+    result: dict[str, Any] | None = None
     worker_id: str | None = None
     workload: Workload | None = None
     folder: Path | None = None

@@ -11,7 +11,7 @@ import functools
 import json
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mcp_core import conflicts, devices, hardware, paths
 from mcp_core.batches import Batches
@@ -28,6 +28,7 @@ from mcp_core.monitoring.sampler import Sample, Sampler
 from mcp_core.recipe import ModelRef, Recipe
 from mcp_core.results import RequestRecord, Run
 from mcp_core.serving.supervisor import WORKER_COMMAND, Supervisor, Worker
+from mcp_core.studies import Studies
 from mcp_core.views import BatchItemView, ConversationView, JobView, WorkerView
 from mcp_core.workload import Workload
 
@@ -68,6 +69,7 @@ class Workbench:
         self._batches = Batches(self._fleet)
         self._sampler = Sampler(lambda: self._fleet.probes)
         self._loop = LoopThread("mcp-workbench")
+        self.studies = Studies(self._submit_study, self.jobs)
         self._loop.begin(self._tick())
         self._sampler.start()
 
@@ -315,6 +317,22 @@ class Workbench:
             worker_id=worker_id,
             workload=workload,
         )
+
+    def _submit_study(
+        self, verb: str, title: str, request: dict[str, Any], recipe: Recipe, hub_token: str | None = None, /
+    ) -> str:
+        """As ``studies.Submit``. ``recipe`` is what the study is about; the request carries what it needs of it."""
+        machine = self.hardware()
+        conflicts.require_runnable(recipe, machine)
+        device = conflicts.resolve(recipe, machine).device
+        secrets = {"store_url": self._store_url, "hub_token": hub_token}
+        detail = {"recipe_fingerprint": recipe.fingerprint}
+
+        def submit() -> str:
+            self._require_quiet(device)
+            return self._jobs.submit(verb, title, request, secrets, device=device, detail=detail)
+
+        return self._loop.call(submit)
 
     def _keep_lost_run(self, job: JobView) -> None:
         """Store a Run for a bench whose process could not: it was killed, or cancelled at its very start."""

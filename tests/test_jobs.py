@@ -61,7 +61,7 @@ async def deaf(job):
 
 jobs.ABANDONED_GRACE_S = 0.3
 for verb in (add, wait, sleep, refuse, crash, die, deaf):
-    jobs.VERBS[verb.__name__] = verb
+    jobs.VERBS[verb.__name__] = f"__main__:{verb.__name__}"
 sys.exit(jobs.main(sys.argv[1:]))
 """
 COMMAND = (sys.executable, "-c", CHILD)

@@ -55,7 +55,7 @@ async def bench(job):
         store.add(run)
     return Outcome("done", None, run.model_dump(mode="json"))
 
-jobs.VERBS["bench"] = bench
+jobs.VERBS["bench"] = "__main__:bench"
 sys.exit(jobs.main(sys.argv[1:]))
 """
 
