@@ -31,6 +31,7 @@ __all__ = [
     "RequestRecord",
     "Run",
     "RunStatus",
+    "StoredFidelity",
     "StratumFidelity",
     "TopKTruncation",
     "new_run_id",
@@ -140,6 +141,9 @@ class Effective(_Value):
     engine_version: str | None = None
     quantized_modules: int = 0
     skipped_modules: tuple[str, ...] = ()
+    skip_reasons: dict[str, str] = Field(
+        default_factory=dict, description="Why each of skipped_modules is dense: output layer, its shape, ..."
+    )
     model_type: str | None = None
     parameters: int | None = None
 
@@ -216,6 +220,14 @@ class Fidelity(_Value):
     truncation: TopKTruncation | None = None
     strata: tuple[StratumFidelity, ...] = ()
     notes: tuple[str, ...] = Field(default=(), description='As "screening only: 12 documents".')
+
+
+class StoredFidelity(_Value):
+    """A Recipe that was judged, with what came out; one without a measured Run counts too."""
+
+    created: datetime
+    recipe: Recipe
+    fidelity: Fidelity
 
 
 class Prediction(_Value):

@@ -7,10 +7,15 @@ Pages reach it as ``workbench.studies``. This file does not know how a study is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mcp_core.recipe import Recipe
+from mcp_core.results import StoredFidelity
+from mcp_core.token_map import TokenMap
 from mcp_core.views import JobView
+
+if TYPE_CHECKING:
+    from mcp_core.decision.store import Store
 
 __all__ = ["Studies", "Submit"]
 
@@ -27,9 +32,10 @@ class Submit(Protocol):
 class Studies:
     """Starts studies and finds what they answered. Every method may be called from any thread."""
 
-    def __init__(self, submit: Submit, jobs: Callable[[], tuple[JobView, ...]]) -> None:
+    def __init__(self, submit: Submit, jobs: Callable[[], tuple[JobView, ...]], store: Callable[[], Store]) -> None:
         self._submit = submit
         self._jobs = jobs
+        self._store = store
 
     def latest(self, verb: str, recipe: Recipe | None = None) -> JobView | None:
         """The newest job of that verb, of that Recipe where one is given; None when there is none."""
@@ -38,6 +44,30 @@ class Studies:
     def all(self, verb: str) -> tuple[JobView, ...]:
         """Every job of that verb, newest first."""
         return tuple(job for job in self._jobs() if job.verb == verb)
+
+    def start_fidelity(
+        self, recipe: Recipe, text_sha256: str | None = None, hub_token: str | None = None, *, fresh: bool = False
+    ) -> str:
+        """Judge the Recipe against its checkpoint's native dtype and return the job's id.
+
+        ``text_sha256`` is a text of mcp_core/texts.py, None the built-in set; ``fresh`` measures again what is
+        known. The answer is {fidelity, cached}. Raises RecipeError, Busy.
+        """
+        request = {"recipe": recipe.model_dump(mode="json"), "text_sha256": text_sha256, "fresh": fresh}
+        title = f"fidelity of {recipe.model.id}, {recipe.quantization.scheme}"
+        return self._submit("fidelity", title, request, recipe, hub_token)
+
+    def fidelity(self, key: str) -> StoredFidelity | None:
+        """A judged Recipe by ``Fidelity.key``; None when there is none. This and the next two raise StoreError."""
+        return self._store().fidelity(key)
+
+    def fidelities(self, limit: int = 100) -> tuple[StoredFidelity, ...]:
+        """Judged Recipes, newest first."""
+        return self._store().fidelities(limit)
+
+    def token_map(self, key: str) -> TokenMap | None:
+        """The scored texts token by token, by ``Fidelity.key``."""
+        return self._store().token_map(key)
 
 
 def _of(job: JobView) -> str | None:

@@ -69,7 +69,7 @@ class Workbench:
         self._batches = Batches(self._fleet)
         self._sampler = Sampler(lambda: self._fleet.probes)
         self._loop = LoopThread("mcp-workbench")
-        self.studies = Studies(self._submit_study, self.jobs)
+        self.studies = Studies(self._submit_study, self.jobs, lambda: self._store)
         self._loop.begin(self._tick())
         self._sampler.start()
 

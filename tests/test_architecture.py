@@ -24,6 +24,7 @@ VALUES = {
     "conflicts",
     "results",
     "generation",
+    "token_map",
     "views",
     "paths",
 }

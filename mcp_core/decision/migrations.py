@@ -63,8 +63,34 @@ def _telemetry(connection: sa.Connection) -> None:
     tables.create_all(connection)
 
 
+def _fidelities(connection: sa.Connection) -> None:
+    tables = sa.MetaData()
+    sa.Table(
+        "fidelities",
+        tables,
+        sa.Column("key", sa.String(64), primary_key=True),
+        sa.Column("created", sa.String(40), nullable=False, index=True),
+        sa.Column("recipe_fingerprint", sa.String(64), nullable=False, index=True),
+        sa.Column("recipe", sa.Text, nullable=False),
+        sa.Column("document", sa.Text, nullable=False),
+    )
+    sa.Table(
+        "token_maps",
+        tables,
+        sa.Column("key", sa.String(64), primary_key=True),
+        sa.Column("document", sa.LargeBinary, nullable=False),
+    )
+    sa.Table(
+        "noise_floors",
+        tables,
+        sa.Column("key", sa.String(64), primary_key=True),
+        sa.Column("document", sa.Text, nullable=False),
+    )
+    tables.create_all(connection)
+
+
 # Position + 1 is the version that the function brings a store to.
-MIGRATIONS: tuple[Migration, ...] = (_runs_and_records, _telemetry)
+MIGRATIONS: tuple[Migration, ...] = (_runs_and_records, _telemetry, _fidelities)
 
 
 def migrate(engine: sa.Engine, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -1,15 +1,16 @@
-"""Store: the table of Runs, with their request records and telemetry, in SQLite or any SQLAlchemy database.
+"""Store: Runs with records and telemetry, Fidelities with token maps, in SQLite or any SQLAlchemy database.
 
-One short transaction a Run; several processes may write at once. This file does not know what a Run means,
-and it interprets no telemetry.
+One short transaction a Run; several processes may write at once. This file does not know what a Run or a Fidelity
+means, and it interprets no telemetry.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -19,11 +20,14 @@ from pydantic import ValidationError
 from mcp_core import paths
 from mcp_core.decision.migrations import WRITING, migrate
 from mcp_core.errors import StoreError
-from mcp_core.results import RequestRecord, Run
+from mcp_core.recipe import Recipe
+from mcp_core.results import Fidelity, Mean, RequestRecord, Run, StoredFidelity, now
+from mcp_core.token_map import TokenMap
 
 __all__ = ["Store"]
 
 T = TypeVar("T")
+D = TypeVar("D", str, bytes)
 
 BUSY_TIMEOUT_MS = 10_000
 
@@ -52,6 +56,27 @@ _telemetry = sa.Table(
     "telemetry",
     _metadata,
     sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("document", sa.Text),
+)
+_fidelities = sa.Table(
+    "fidelities",
+    _metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("created", sa.String(40)),
+    sa.Column("recipe_fingerprint", sa.String(64)),
+    sa.Column("recipe", sa.Text),
+    sa.Column("document", sa.Text),
+)
+_token_maps = sa.Table(
+    "token_maps",
+    _metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("document", sa.LargeBinary),
+)
+_noise_floors = sa.Table(
+    "noise_floors",
+    _metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
     sa.Column("document", sa.Text),
 )
 
@@ -141,6 +166,63 @@ class Store:
         with self._border(), self._writer.begin() as connection:
             return _forget(connection, run_id)
 
+    def add_fidelity(self, recipe: Recipe, fidelity: Fidelity, token_map: TokenMap | None = None) -> None:
+        """Write what came out of judging ``recipe``; one of the same key is replaced, with its token map."""
+        assert fidelity.key is not None, "what is stored has been keyed"
+        row = {
+            "key": fidelity.key,
+            "created": now().isoformat(timespec="microseconds"),
+            "recipe_fingerprint": recipe.fingerprint,
+            "recipe": recipe.model_dump_json(),
+            "document": fidelity.model_dump_json(),
+        }
+        with self._border(), self._writer.begin() as connection:
+            for table in (_fidelities, _token_maps):
+                connection.execute(table.delete().where(table.c.key == fidelity.key))
+            connection.execute(_fidelities.insert().values(row))
+            if token_map is not None:
+                packed = zlib.compress(token_map.model_dump_json().encode())
+                connection.execute(_token_maps.insert().values(key=fidelity.key, document=packed))
+
+    def fidelity(self, key: str) -> StoredFidelity | None:
+        """The Fidelity of that key with its Recipe, or None."""
+        return next(self._stored(sa.select(_fidelities).where(_fidelities.c.key == key)), None)
+
+    def fidelities(self, limit: int = 100) -> tuple[StoredFidelity, ...]:
+        """Fidelities with their Recipes, newest first."""
+        newest = sa.select(_fidelities).order_by(_fidelities.c.created.desc(), _fidelities.c.key)
+        return tuple(self._stored(newest.limit(limit)))
+
+    def token_map(self, key: str) -> TokenMap | None:
+        """The token map of the Fidelity of that key, or None."""
+        with self._reading() as connection:
+            packed = connection.scalar(sa.select(_token_maps.c.document).where(_token_maps.c.key == key))
+        if packed is None:
+            return None
+        return _parse(key, packed, lambda each: TokenMap.model_validate_json(zlib.decompress(each)))
+
+    def keep_noise_floor(self, key: str, floor: Mean) -> None:
+        """Write a reference's distance to itself; one of the same key is replaced."""
+        with self._border(), self._writer.begin() as connection:
+            connection.execute(_noise_floors.delete().where(_noise_floors.c.key == key))
+            connection.execute(_noise_floors.insert().values(key=key, document=floor.model_dump_json()))
+
+    def noise_floor(self, key: str) -> Mean | None:
+        """The noise floor of that key, or None."""
+        with self._reading() as connection:
+            document = connection.scalar(sa.select(_noise_floors.c.document).where(_noise_floors.c.key == key))
+        return None if document is None else _parse(key, document, Mean.model_validate_json)
+
+    def _stored(self, query: sa.Select[Any]) -> Iterator[StoredFidelity]:
+        with self._reading() as connection:
+            rows = connection.execute(query).mappings().all()
+        for row in rows:
+            yield StoredFidelity(
+                created=datetime.fromisoformat(row["created"]),
+                recipe=Recipe.from_json(row["recipe"]),
+                fidelity=_parse(row["key"], row["document"], Fidelity.model_validate_json),
+            )
+
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
         with self._border(), self._engine.connect() as connection:
@@ -206,10 +288,10 @@ def _record_rows(run_id: str, records: Sequence[RequestRecord]) -> list[dict[str
     ]
 
 
-def _parse(run_id: str, document: str, read: Callable[[str], T]) -> T:
+def _parse(run_id: str, document: D, read: Callable[[D], T]) -> T:
     try:
         return read(document)
-    except (ValidationError, json.JSONDecodeError) as error:
+    except (ValidationError, json.JSONDecodeError, zlib.error) as error:
         raise StoreError(
             f"Run {run_id} in the store cannot be read: {_first_line(error)}.",
             f"It may come from a newer MCP; delete it with: mcp-core runs delete {run_id}",
