@@ -30,6 +30,7 @@ __all__ = [
     "app_instances",
     "holders",
     "is_alive",
+    "leases_of",
     "process_started_s",
     "register_app",
     "wait_in_line",
@@ -106,6 +107,16 @@ def holders(device: str) -> tuple[Holder, ...]:
     """Who has the device now; processes that have ended are left out."""
     with _rows(device) as rows:
         return tuple(row for row in rows if row.purpose != "waiting")
+
+
+def leases_of(pid: int) -> tuple[str, ...]:
+    """Ids of the leases by which that process measures, on whatever device; a job asks for those of its parent."""
+    return tuple(
+        row.id
+        for file in paths.home("locks").glob("*.json")
+        for row in _read(file)
+        if row.pid == pid and row.purpose == "measure"
+    )
 
 
 def waiters(device: str) -> tuple[Holder, ...]:

@@ -112,3 +112,14 @@ def test_a_wrecked_file_is_started_anew(wreck: str) -> None:
     (paths.home("locks") / "cpu.json").write_text(wreck)
     devices.acquire("cpu", "chat", "model")
     assert [holder.label for holder in devices.holders("cpu")] == ["model"]
+
+
+def test_a_measurement_lets_in_what_belongs_to_it() -> None:
+    assert devices.leases_of(os.getpid()) == ()
+    bench = devices.acquire("cpu", "measure", "drift of A")
+    devices.wait_in_line("cpu", "the next one")
+    assert devices.leases_of(os.getpid()) == (bench.holder.id,)
+    assert devices.leases_of(1) == ()
+    devices.acquire("cpu", "chat", "its worker", besides=devices.leases_of(os.getpid()))
+    with pytest.raises(Busy, match="drift of A"):
+        devices.acquire("cpu", "chat", "a stranger")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from mcp_core.serving.reply import Piece, PlacedLogprob, Usage
@@ -103,6 +103,12 @@ class CompletionForm(_Form):
 
     chunk_object = whole_object = "text_completion"
 
+    def __init__(
+        self, exchange_id: str, model_id: str, texts: TokenTexts, *, with_logprobs: bool, as_ids: bool = False
+    ) -> None:
+        super().__init__(exchange_id, model_id, texts, with_logprobs=with_logprobs)
+        self._name: Callable[[int], str] = (lambda token: f"token_id:{token}") if as_ids else texts.text
+
     def _delta(self, piece: Piece) -> Document:
         return {"text": piece.text}
 
@@ -113,7 +119,7 @@ class CompletionForm(_Form):
         if not self._with_logprobs:
             return None
         return {
-            "tokens": [self._texts.text(each.logprob.token) for each in placed],
+            "tokens": [self._name(each.logprob.token) for each in placed],
             "token_logprobs": [_finite(each.logprob.logprob) for each in placed],
             "top_logprobs": [self._top(each) for each in placed],
             "text_offset": [each.offset for each in placed],
@@ -126,7 +132,7 @@ class CompletionForm(_Form):
             return None
         top: dict[str, float | None] = {}
         for token, value in (*logprob.top, (logprob.token, logprob.logprob)):
-            top.setdefault(self._texts.text(token), _finite(value))
+            top.setdefault(self._name(token), _finite(value))
         return top
 
 

@@ -56,7 +56,13 @@ def _openai_routes(service: Service) -> APIRouter:
     @router.post("/completions")
     async def complete(body: CompletionRequest) -> Response:
         exchange = await service.complete(body)
-        form = CompletionForm(exchange.id, service.model_id, texts, with_logprobs=body.logprobs is not None)
+        form = CompletionForm(
+            exchange.id,
+            service.model_id,
+            texts,
+            with_logprobs=body.logprobs is not None,
+            as_ids=body.return_tokens_as_token_ids,
+        )
         return AnswerResponse(
             exchange, form, stream=body.stream, include_usage=body.include_usage, per_prompt=body.n
         )

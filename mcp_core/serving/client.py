@@ -95,6 +95,10 @@ class ServerClient:
             async for chunk in self._chunks(response):
                 yield chunk
 
+    async def whole(self, path: str, body: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        """Post to one of the two routes and wait for the whole answer. Raises as ``stream``, McpError in time."""
+        return await self._request("POST", path, body, timeout_s)
+
     async def state(self) -> dict[str, Any]:
         """``GET /control/state``: what the worker really runs."""
         return await self.control("GET", "state")

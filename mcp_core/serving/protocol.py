@@ -1,9 +1,10 @@
 """What a client may ask: the OpenAI API's request bodies, checked, with our extensions.
 
-Fields beside OpenAI's: top_k, min_p, repetition_penalty, min_tokens, ignore_eos (vLLM's names). A field that OpenAI
-has and this server has not is refused by name, unless its value asks for nothing (null, or ``NEUTRAL_VALUES``). A
-field that nobody knows is refused by name. Accepted without effect, as OpenAI's meaning allows: user,
-safety_identifier, metadata (labels), prompt_cache_key (a hint), store false, service_tier auto or default.
+Fields beside OpenAI's: top_k, min_p, repetition_penalty, min_tokens, ignore_eos, return_tokens_as_token_ids (vLLM's
+names). A field that OpenAI has and this server has not is refused by name, unless its value asks for nothing (null,
+or ``NEUTRAL_VALUES``). A field that nobody knows is refused by name. Accepted without effect, as OpenAI's meaning
+allows: user, safety_identifier, metadata (labels), prompt_cache_key (a hint), store false, service_tier auto or
+default.
 
 This file does not know the model: lengths in tokens, vocabulary and name are checked in ``service.py``.
 """
@@ -251,6 +252,9 @@ class CompletionRequest(GenerateRequest):
     prompt: Annotated[list[Any], BeforeValidator(_as_prompts)] = Field(description="One prompt or several.")
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS, description="Alternatives per token.")
     echo: bool = Field(default=False, description="Begin the text with the prompt, log-probabilities included.")
+    return_tokens_as_token_ids: bool = Field(
+        default=False, description='In logprobs, write a token as "token_id:42": exact where texts are alike.'
+    )
 
     @model_validator(mode="after")
     def _completion_options_go_together(self) -> Self:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mcp_core import devices
@@ -36,11 +36,15 @@ LAST_LINES_S = 1.0
 
 
 class Supervisor:
-    """Any number of workers. ``command`` starts one; it speaks the protocol of mcp_core.serving.worker."""
+    """Any number of workers. ``command`` starts one; it speaks the protocol of mcp_core.serving.worker.
 
-    def __init__(self, command: Sequence[str] = WORKER_COMMAND) -> None:
+    ``within`` are ids of leases by which a measurement holds the device that these workers are a part of.
+    """
+
+    def __init__(self, command: Sequence[str] = WORKER_COMMAND, *, within: Collection[str] = ()) -> None:
         self.workers: dict[str, Worker] = {}
         self._command = tuple(command)
+        self._within = frozenset(within)
         self._lives: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
 
@@ -81,7 +85,7 @@ class Supervisor:
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Worker:
         """Start a worker for an admitted Recipe and return at once. Raises Busy."""
-        lease = devices.acquire(recipe.device, "chat", recipe.model.id)
+        lease = devices.acquire(recipe.device, "chat", recipe.model.id, besides=self._within)
         worker_id, token = f"worker-{secrets.token_hex(4)}", secrets.token_urlsafe(32)
         log = WorkerLog(worker_id, hidden=(token, hub_token) if hub_token else (token,))
         worker = Worker(worker_id, recipe, token, lease, log, on_progress)

@@ -300,6 +300,15 @@ def test_lm_eval_scores_a_batch_of_token_lists_by_echo(serve: Serve, model_id: s
     assert answer["usage"]["completion_tokens"] == 2 * max_tokens
 
 
+def test_logprobs_name_tokens_by_id_on_request(serve: Serve, model_id: str) -> None:
+    body = {"prompt": [64, 65], "model": model_id, "max_tokens": 0, "logprobs": 2, "echo": True}
+    _, answer, _ = post(serve(REPLY).url + "/v1/completions", body | {"return_tokens_as_token_ids": True})
+    logprobs = answer["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == ["token_id:64", "token_id:65"]
+    assert logprobs["top_logprobs"] == [None, {"token_id:65": -0.5, "token_id:66": -1.5}]
+    assert (answer["choices"][0]["text"], logprobs["text_offset"]) == ("ab", [0, 1])
+
+
 def test_echo_begins_the_text_with_the_prompt(serve: Serve, client_of: Any, model_id: str) -> None:
     completions = client_of(serve("abc")).completions
     assert completions.create(model=model_id, prompt="é: ", echo=True).choices[0].text == "é: abc"

@@ -214,6 +214,19 @@ def test_several_workers_share_the_device_and_give_it_back() -> None:
     assert devices.holders("cpu") == ()
 
 
+def test_workers_of_a_measurement_start_on_the_device_that_it_holds() -> None:
+    async def run() -> str:
+        with devices.acquire("cpu", "measure", "drift") as held:
+            outsider, insider = Supervisor(command()), Supervisor(command(), within=[held.holder.id])
+            with pytest.raises(Busy, match="drift"):
+                outsider.launch(RECIPE)
+            worker = await ready(insider)
+            await insider.close()
+            return worker.status
+
+    assert asyncio.run(run()) == "stopped"
+
+
 def test_start_checks_first_in_a_thread_and_raises_what_the_worker_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def admit(recipe: Recipe, **options: Any) -> Recipe:
         time.sleep(0.3)
