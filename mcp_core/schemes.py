@@ -1,7 +1,8 @@
 """The quantization schemes there are: one row each, with what it needs, weighs and ships as.
 
-Adding a scheme is one row here and one function in ``memory/quantization/``. This file does not know how a
-scheme is applied: it carries the function's import path, because applying needs torch and this must not.
+Adding a scheme is one row here, one function in ``memory/quantization/`` and one for its bytes in
+``models/packing.py``. This file does not know how a scheme is applied: it carries the function's import path,
+because applying needs torch and this must not.
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mcp_core.recipe import SchemeName
+from mcp_core.recipe import DType, Quantization, SchemeName
 
-__all__ = ["SCHEMES", "Scheme"]
+__all__ = ["SCHEMES", "Scheme", "reason_to_keep_dense"]
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """One quantization scheme.
 
-    ``bits`` are stored bits per quantized weight without scales; ``block`` weights share one scale of
-    ``scale_bits`` (0 = one scale per output row). ``apply`` is ``module:function`` of the heavy side.
+    ``about`` says what it is and what it usually costs, ``needs`` which hardware, dtype and shapes. ``bits`` are
+    stored bits per quantized weight without scales; ``block`` weights share one scale of ``scale_bits`` (0 = one
+    scale per output row). Either ``apply`` or ``convert`` is ``module:function`` of the heavy side: the first
+    packs weights as they arrive, the second packs a model that was loaded dense. ``dtypes`` are those of the
+    dense weights and of activations that it can be used with.
     """
 
     name: SchemeName
@@ -32,7 +36,10 @@ class Scheme:
     devices: tuple[Literal["cpu", "cuda"], ...]
     lossless: bool
     deployable_as: str
-    apply: str
+    apply: str | None = None
+    convert: str | None = None
+    needs: str = ""
+    dtypes: tuple[DType, ...] = ("fp32", "bf16", "fp16")
     min_capability: tuple[int, int] | None = None
     double_quant: bool = False
 
@@ -51,7 +58,6 @@ SCHEMES: dict[SchemeName, Scheme] = {
             devices=("cpu", "cuda"),
             lossless=True,
             deployable_as="safetensors; any engine",
-            apply="mcp_core.memory.quantization.dense:keep_dense",
         ),
         Scheme(
             name="bnb-int8",
@@ -109,3 +115,8 @@ SCHEMES: dict[SchemeName, Scheme] = {
         ),
     )
 }
+
+
+def reason_to_keep_dense(options: Quantization, rows: int, columns: int, device_kind: str) -> str:
+    """Why this scheme cannot pack a matrix of ``rows`` outputs and ``columns`` inputs; empty where it can."""
+    return ""

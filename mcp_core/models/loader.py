@@ -38,6 +38,7 @@ from mcp_core.models.random_weights import random_tensors
 from mcp_core.models.text_codec import TextCodec, read_codec, synthetic_codec
 from mcp_core.recipe import DType, Recipe
 from mcp_core.results import Effective
+from mcp_core.schemes import SCHEMES
 
 __all__ = ["load"]
 
@@ -61,8 +62,8 @@ def load(resolved: ResolvedModel, recipe: Recipe, report: Report, hub_token: str
     codec = _codec(resolved)
     doing = f"loading {resolved.title} on {recipe.device}"
     with foreign_errors(resolved.title, doing):
-        model = _load_model(resolved, recipe, report)
-    return _describe(model, codec, resolved, recipe)
+        model, kept_dense = _load_model(resolved, recipe, report, codec)
+    return _describe(model, codec, resolved, recipe, kept_dense)
 
 
 def _fetch(resolved: ResolvedModel, report: Report, hub_token: str | None) -> ResolvedModel:
@@ -82,17 +83,34 @@ def _codec(resolved: ResolvedModel) -> TextCodec:
     return read_codec(_folder(resolved))
 
 
-def _load_model(resolved: ResolvedModel, recipe: Recipe, report: Report) -> PreTrainedModel:
-    """The model in eval mode on its device, every weight where it belongs and packed if asked."""
+def _load_model(
+    resolved: ResolvedModel, recipe: Recipe, report: Report, codec: TextCodec
+) -> tuple[PreTrainedModel, dict[str, str]]:
+    """The model in eval mode on its device, packed if asked, and why which of its layers were to stay dense."""
     dtype, device = _TORCH_DTYPES[recipe.dtype], torch.device(recipe.device)
     plan = _Plan.make(_read_config(resolved), recipe, dtype)
     with _open_weights(resolved, plan.skeleton, dtype, device) as (tensors, total_bytes):
         arrived = _reporter(report, recipe)
         model = plan.load(checkpoint.counted(tensors, ByteCount(total_bytes, arrived)), device, recipe.attention)
         arrived(1.0)
+    model.requires_grad_(requires_grad=False)
+    quantization.convert(model, _conversion(plan, resolved, recipe, report, codec))
     quantization.require_packed(model, recipe.quantization)
     _read_generation_config(model, resolved)
-    return model.requires_grad_(requires_grad=False)
+    return model, plan.kept_dense
+
+
+def _conversion(
+    plan: _Plan, resolved: ResolvedModel, recipe: Recipe, report: Report, codec: TextCodec
+) -> quantization.Conversion:
+    return quantization.Conversion(
+        recipe=recipe.model_copy(update={"model": resolved.ref}),
+        dtype=plan.dtype,
+        device=torch.device(recipe.device),
+        keep_dense=tuple(plan.kept_dense),
+        encode=lambda text: codec.tokenizer.encode(text, add_special_tokens=False).ids,
+        report=lambda fraction, message: report("quantize", fraction, message),
+    )
 
 
 def _read_config(resolved: ResolvedModel) -> PretrainedConfig:
@@ -109,13 +127,14 @@ def _read_config(resolved: ResolvedModel) -> PretrainedConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is to be built: the class, an empty model of it (meta device), and how weights are packed."""
+    """What is to be built: the class, an empty model of it (meta device), how weights are packed, which are not."""
 
     model_class: type[PreTrainedModel]
     config: PretrainedConfig
     skeleton: PreTrainedModel
     dtype: torch.dtype
     packing: Any
+    kept_dense: dict[str, str]
 
     @classmethod
     def make(cls, config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> _Plan:
@@ -123,9 +142,10 @@ class _Plan:
         require_attention(model_class, recipe.attention)
         with torch.device("meta"):
             skeleton = model_class(config)
-        dense = quantization.names_to_keep_dense(skeleton, recipe.quantization.skip)
-        packing = quantization.configure(recipe.quantization, dtype, dense)
-        return cls(model_class, config, skeleton, dtype, packing)
+        device = torch.device(recipe.device)
+        dense = quantization.layers_to_keep_dense(skeleton, recipe.quantization, device)
+        packing = quantization.configure(recipe.quantization, dtype, device, dense)
+        return cls(model_class, config, skeleton, dtype, packing, dense)
 
     def load(self, tensors: Mapping[str, LazyTensor], device: torch.device, attention: str) -> PreTrainedModel:
         """Raises InvalidModel where a weight is missing: transformers would draw it at random."""
@@ -160,9 +180,10 @@ def _open_weights(
 
 
 def _reporter(report: Report, recipe: Recipe) -> Callable[[float], None]:
-    """Quantized weights are packed as they arrive, so reading them is the stage "quantize"."""
+    """Weights that are packed as they arrive make reading them the stage "quantize"."""
     scheme = recipe.quantization.scheme
-    stage, doing = ("load", "Loading weights.") if scheme == "none" else ("quantize", f"Quantizing to {scheme}.")
+    packed = SCHEMES[scheme].apply is not None
+    stage, doing = ("quantize", f"Quantizing to {scheme}.") if packed else ("load", "Loading weights.")
     report(stage, 0.0, doing)
     return lambda fraction: report(stage, fraction, doing)
 
@@ -172,7 +193,9 @@ def _read_generation_config(model: PreTrainedModel, resolved: ResolvedModel) -> 
         model.generation_config = GenerationConfig.from_pretrained(str(resolved.folder), local_files_only=True)
 
 
-def _describe(model: PreTrainedModel, codec: TextCodec, resolved: ResolvedModel, recipe: Recipe) -> LoadedModel:
+def _describe(
+    model: PreTrainedModel, codec: TextCodec, resolved: ResolvedModel, recipe: Recipe, kept_dense: dict[str, str]
+) -> LoadedModel:
     max_context = footprint.resolve_max_context(recipe, resolved.architecture)
     return LoadedModel(
         model=model,
@@ -184,16 +207,17 @@ def _describe(model: PreTrainedModel, codec: TextCodec, resolved: ResolvedModel,
         vocab_size=model.get_output_embeddings().weight.shape[0],
         max_context=max_context,
         weights_bytes=weights_bytes(model),
-        effective=_effective(model, recipe, max_context),
+        effective=_effective(model, recipe, max_context, kept_dense),
         title=resolved.title,
         random_weights=resolved.random_weights,
         resolved=resolved,
     )
 
 
-def _effective(model: PreTrainedModel, recipe: Recipe, max_context: int) -> Effective:
+def _effective(model: PreTrainedModel, recipe: Recipe, max_context: int, kept_dense: dict[str, str]) -> Effective:
     """Read back from the model wherever it can be; the engine has yet to settle the rest."""
     embedding = model.get_input_embeddings().weight
+    skipped = quantization.skip_reasons(model, kept_dense) if recipe.quantization.scheme != "none" else {}
     return Effective(
         device=str(embedding.device),
         dtype=next(name for name, dtype in _TORCH_DTYPES.items() if dtype == embedding.dtype),
@@ -205,14 +229,11 @@ def _effective(model: PreTrainedModel, recipe: Recipe, max_context: int) -> Effe
         batching_mode=recipe.batching.mode,
         engine_version=transformers.__version__,
         quantized_modules=len(quantization.quantized_modules(model)),
-        skipped_modules=_skipped(model, recipe),
+        skipped_modules=tuple(skipped),
+        skip_reasons=skipped,
         model_type=model.config.model_type,
         parameters=model.num_parameters(),
     )
-
-
-def _skipped(model: PreTrainedModel, recipe: Recipe) -> tuple[str, ...]:
-    return () if recipe.quantization.scheme == "none" else quantization.dense_matrices(model)
 
 
 def _model_eos(model: PreTrainedModel) -> frozenset[int]:

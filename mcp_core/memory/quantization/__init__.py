@@ -1,15 +1,16 @@
-"""Quantization: from a Recipe's options to transformers' configuration, and what came out of it.
+"""Quantization: how a scheme is applied, which layers stay dense and why, and what came out packed.
 
-A scheme is one function ``(options, dtype, keep_dense) -> quantization config or None`` named in its row of
-``schemes.py``. transformers calls the library for each weight as it arrives, so a quantized model is never
-dense as a whole. This file does not know any scheme, nor where weights come from.
+A scheme is one function, named in its row of ``schemes.py``, of one of two kinds. ``apply`` gives transformers a
+configuration: the library packs each weight as it arrives, so the model is never dense as a whole. ``convert``
+changes a model that was loaded dense. This file does not know any scheme, nor where weights come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,44 +18,72 @@ from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from mcp_core.errors import RecipeError
+from mcp_core.memory.quantization.conversion import Conversion
 from mcp_core.recipe import Quantization
-from mcp_core.schemes import SCHEMES
+from mcp_core.schemes import SCHEMES, reason_to_keep_dense
 
-__all__ = ["configure", "dense_matrices", "names_to_keep_dense", "quantized_modules", "require_packed"]
+__all__ = [
+    "Conversion",
+    "configure",
+    "convert",
+    "dense_matrices",
+    "layers_to_keep_dense",
+    "quantized_modules",
+    "require_packed",
+    "skip_reasons",
+]
 
-Apply = Callable[[Quantization, torch.dtype, Sequence[str]], QuantizationConfigMixin | None]
+Apply = Callable[[Quantization, torch.dtype, torch.device, Sequence[str]], QuantizationConfigMixin | None]
+Convert = Callable[[PreTrainedModel, Conversion], None]
 
 
 def configure(
-    options: Quantization, dtype: torch.dtype, keep_dense: Sequence[str]
+    options: Quantization, dtype: torch.dtype, device: torch.device, keep_dense: Iterable[str]
 ) -> QuantizationConfigMixin | None:
-    """What ``from_pretrained`` takes for these options; None keeps every weight in ``dtype``.
+    """What ``from_pretrained`` takes for these options; None loads every weight in ``dtype``.
 
-    ``keep_dense`` are exact module names (see ``names_to_keep_dense``).
+    ``keep_dense`` are exact module names (see ``layers_to_keep_dense``).
     """
-    module, _, function = SCHEMES[options.scheme].apply.partition(":")
-    apply: Apply = getattr(import_module(module), function)
-    return apply(options, dtype, keep_dense)
+    path = SCHEMES[options.scheme].apply
+    if path is None:
+        return None
+    apply: Apply = _function(path)
+    return apply(options, dtype, device, tuple(keep_dense))
 
 
-def names_to_keep_dense(model: PreTrainedModel, patterns: Sequence[str]) -> tuple[str, ...]:
-    """Names of the linear layers that stay dense: the output layer, and what ``patterns`` (fnmatch) name.
+def convert(model: PreTrainedModel, conversion: Conversion) -> None:
+    """Pack a model that was loaded dense, in place, where its scheme works that way; else nothing."""
+    path = SCHEMES[conversion.options.scheme].convert
+    if path is not None:
+        change: Convert = _function(path)
+        change(model, conversion)
 
-    ``model`` may be on the meta device. Raises RecipeError for a pattern that names no linear layer.
+
+def layers_to_keep_dense(model: PreTrainedModel, options: Quantization, device: torch.device) -> dict[str, str]:
+    """Names of the linear layers that stay dense, each with its reason.
+
+    They are the output layer, what ``options.skip`` (fnmatch) names, and shapes that the scheme cannot pack.
+    ``model`` may be on the meta device. Raises RecipeError for a pattern that names no linear layer, and when
+    the scheme can pack none of the rest.
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    for pattern in patterns:
+    for pattern in options.skip:
         if not any(fnmatchcase(name, pattern) for name in linears):
             raise RecipeError(
                 f'quantization.skip: "{pattern}" names no linear layer of this model.',
                 f"Its layers are named like {_example(linears)}.",
             )
     output = model.get_output_embeddings()
-    return tuple(
-        name
-        for name, module in linears.items()
-        if module is output or any(fnmatchcase(name, pattern) for pattern in patterns)
-    )
+    reasons: dict[str, str] = {}
+    for name, module in linears.items():
+        rows, columns = module.weight.shape
+        if module is output:
+            reasons[name] = "output layer"
+        elif any(fnmatchcase(name, pattern) for pattern in options.skip):
+            reasons[name] = "quantization.skip"
+        elif reason := reason_to_keep_dense(options, rows, columns, device.type):
+            reasons[name] = reason
+    return reasons
 
 
 def quantized_modules(model: nn.Module) -> tuple[str, ...]:
@@ -79,6 +108,24 @@ def dense_matrices(model: nn.Module) -> tuple[str, ...]:
         if not isinstance(module, nn.Embedding)
         and any(each.dim() > 1 and not _is_packed(each) for each in module.parameters(recurse=False))
     )
+
+
+def skip_reasons(model: nn.Module, kept_dense: Mapping[str, str]) -> dict[str, str]:
+    """Why each of ``dense_matrices`` is dense; ``kept_dense`` is what ``layers_to_keep_dense`` said."""
+    return {name: kept_dense.get(name) or _unplanned(model.get_submodule(name)) for name in dense_matrices(model)}
+
+
+def _unplanned(module: nn.Module) -> str:
+    return (
+        "the scheme left it dense"
+        if isinstance(module, nn.Linear)
+        else f"{type(module).__name__} is no linear layer"
+    )
+
+
+def _function(path: str) -> Any:
+    module, _, function = path.partition(":")
+    return getattr(import_module(module), function)
 
 
 def _is_packed(weight: object) -> bool:

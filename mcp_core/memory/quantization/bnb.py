@@ -16,17 +16,29 @@ from mcp_core.recipe import Quantization
 __all__ = ["quantize_fp4", "quantize_int8", "quantize_nf4"]
 
 
-def quantize_int8(options: Quantization, dtype: torch.dtype, keep_dense: Sequence[str]) -> BitsAndBytesConfig:
+_OUTLIER_THRESHOLD = 6.0  # the LLM.int8 paper's, and the library's own
+
+
+def quantize_int8(
+    options: Quantization, dtype: torch.dtype, device: torch.device, keep_dense: Sequence[str]
+) -> BitsAndBytesConfig:
     """LLM.int8: rows scaled by their largest weight; activation columns with outliers are computed apart."""
-    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(keep_dense))
+    threshold = _OUTLIER_THRESHOLD if options.outlier_threshold is None else options.outlier_threshold
+    return BitsAndBytesConfig(
+        load_in_8bit=True, llm_int8_threshold=threshold, llm_int8_skip_modules=list(keep_dense)
+    )
 
 
-def quantize_nf4(options: Quantization, dtype: torch.dtype, keep_dense: Sequence[str]) -> BitsAndBytesConfig:
+def quantize_nf4(
+    options: Quantization, dtype: torch.dtype, device: torch.device, keep_dense: Sequence[str]
+) -> BitsAndBytesConfig:
     """NF4: 16 levels at the quantiles of a normal distribution; computes in ``dtype``."""
     return _four_bit("nf4", options, dtype, keep_dense)
 
 
-def quantize_fp4(options: Quantization, dtype: torch.dtype, keep_dense: Sequence[str]) -> BitsAndBytesConfig:
+def quantize_fp4(
+    options: Quantization, dtype: torch.dtype, device: torch.device, keep_dense: Sequence[str]
+) -> BitsAndBytesConfig:
     """FP4: 16 floating-point levels; computes in ``dtype``."""
     return _four_bit("fp4", options, dtype, keep_dense)
 

@@ -16,7 +16,9 @@ from mcp_core.recipe import Quantization
 __all__ = ["quantize_weight_only"]
 
 
-def quantize_weight_only(options: Quantization, dtype: torch.dtype, keep_dense: Sequence[str]) -> TorchAoConfig:
+def quantize_weight_only(
+    options: Quantization, dtype: torch.dtype, device: torch.device, keep_dense: Sequence[str]
+) -> TorchAoConfig:
     """Symmetric int8 rows; activations stay in ``dtype``."""
     # By default torchao's configs change inductor's settings for the whole process.
     config = Int8WeightOnlyConfig(set_inductor_config=False)
