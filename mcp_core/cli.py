@@ -25,8 +25,10 @@ VERBS: dict[str, str] = {
     "footprint": "what a Recipe takes, before loading it",
     "serve": "run a worker in the foreground",
     "bench": "load a Recipe, measure it with a Workload, store one Run",
+    "sensitivity": "which layers lose most by a Recipe's scheme",
     "runs": "list, show or delete stored Runs",
     "models": "list or delete the models kept on this machine",
+    "texts": "list, add or delete the texts that calibration and fidelity read",
 }
 
 
