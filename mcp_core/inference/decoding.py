@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mcp_core.generation import PREFILL_CHUNK_TOKENS, FinishReason, GenerationRequest, TokenLogprob
+from mcp_core.inference.kv_cache import NoCache, extend
 from mcp_core.inference.sampling import Sampler, log_probabilities
 
 __all__ = ["Decoder", "Step"]
@@ -80,6 +81,8 @@ class Decoder:
         last: torch.Tensor | None = None
         scored: list[TokenLogprob] = []
         size = self._chunk if top is None else min(self._chunk, _SCORED_CHUNK)
+        if isinstance(cache, NoCache) and top is None:
+            size = prompt.shape[1]  # without a cache a second chunk would compute the first one again
         for start in range(0, prompt.shape[1], size):
             if is_cancelled():
                 return None, None
@@ -91,9 +94,7 @@ class Decoder:
         return last, None if top is None else tuple(scored)
 
     def _forward(self, tokens: torch.Tensor, cache: Any, logits_to_keep: int) -> torch.Tensor:
-        output = self._model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=logits_to_keep)
-        logits: torch.Tensor = output.logits
-        return logits
+        return extend(self._model, tokens, cache, logits_to_keep)
 
     def _next_token(
         self,

@@ -50,7 +50,9 @@ class Engine:
         self._loaded = loaded
         self._sink = sink
         self._decoder = Decoder(loaded.model, loaded.eos_ids, loaded.max_context)
-        self._new_cache = cache_factory(recipe.kv.kind, loaded.model.config, loaded.max_context)
+        self._new_cache = cache_factory(
+            recipe.kv.kind, loaded.model.config, loaded.max_context, window=recipe.kv.window, bits=recipe.kv.bits
+        )
         self._changed = threading.Condition()
         self._queue: deque[GenerationRequest] = deque()
         self._running: GenerationRequest | None = None

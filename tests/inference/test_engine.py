@@ -20,7 +20,7 @@ def greedy(model, prompt, tokens):
     return out[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "static"])
+@pytest.mark.parametrize("kind", ["dynamic", "static", "sliding", "off"])  # sliding: within its window
 def test_greedy_equals_generate(model, make_engine, recorder, request_of, prompt, kind):
     engine = make_engine({"kv.kind": kind})
     for name in ("first", "second"):  # a reused static cache must not remember the first request
@@ -29,9 +29,10 @@ def test_greedy_equals_generate(model, make_engine, recorder, request_of, prompt
         assert recorder.tokens(name) == greedy(model, prompt, 24)
 
 
-def test_chunked_prefill_changes_nothing(model, make_engine, recorder, request_of):
+@pytest.mark.parametrize("kind", ["dynamic", "static", "sliding", "off"])
+def test_chunked_prefill_changes_nothing(model, make_engine, recorder, request_of, kind):
     long = tuple(range(3, 303))
-    engine = make_engine()
+    engine = make_engine({"kv.kind": kind})
     engine._decoder._chunk = 64
     engine.submit(request_of("long", prompt=long))
     recorder.wait_end("long")
