@@ -33,9 +33,24 @@ def llama_3_1_8b_shape() -> Recipe:
     return _shape("llama-3.1-8b")
 
 
+def llama_3_1_70b_shape() -> Recipe:
+    """Llama-3.1-70B's sizes with random weights, bf16: 141 GB, so a scheme or several devices are needed."""
+    return _shape("llama-3.1-70b")
+
+
 def qwen3_8b_shape() -> Recipe:
     """Qwen3-8B's sizes with random weights, bf16."""
     return _shape("qwen3-8b")
+
+
+def qwen3_30b_a3b_shape() -> Recipe:
+    """Qwen3-30B-A3B's sizes with random weights, bf16: 128 experts a layer, 8 at work on a token."""
+    return _shape("qwen3-30b-a3b")
+
+
+def gpt_oss_20b_shape() -> Recipe:
+    """gpt-oss-20b's sizes with random weights, bf16; its published checkpoint keeps the experts in MXFP4."""
+    return _shape("gpt-oss-20b")
 
 
 def _shape(name: str) -> Recipe:
@@ -47,7 +62,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "llama-2-7b-shape": llama_2_7b_shape,
     "llama-2-13b-shape": llama_2_13b_shape,
     "llama-3.1-8b-shape": llama_3_1_8b_shape,
+    "llama-3.1-70b-shape": llama_3_1_70b_shape,
     "qwen3-8b-shape": qwen3_8b_shape,
+    "qwen3-30b-a3b-shape": qwen3_30b_a3b_shape,
+    "gpt-oss-20b-shape": gpt_oss_20b_shape,
 }
 
 

@@ -18,10 +18,14 @@ DTYPE_BYTES: dict[DType, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of a checkpoint: transformers' name of it and its shape."""
+    """One parameter of a model: transformers' name of it and its dense shape.
+
+    ``stored_bytes`` is what it and its scales occupy in the files of a quantized checkpoint; None where it is dense.
+    """
 
     name: str
     shape: tuple[int, ...]
+    stored_bytes: int | None = None
 
     @property
     def parameters(self) -> int:
@@ -31,7 +35,11 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Sizes of one causal language model. ``tensors`` lists every parameter once (tied ones once)."""
+    """Sizes of one causal language model. ``tensors`` lists every parameter once (tied ones once).
+
+    ``window_layers`` of its layers keep keys and values of the last ``window`` tokens only. ``active_experts`` is how
+    many experts work on a token; 0 where the model is no mixture of experts.
+    """
 
     model_type: str
     layers: int
@@ -45,6 +53,9 @@ class Architecture:
     tied: bool
     native_dtype: DType
     tensors: tuple[TensorInfo, ...]
+    window: int | None = None
+    window_layers: int = 0
+    active_experts: int = 0
 
     @property
     def parameters(self) -> int:
@@ -55,6 +66,12 @@ class Architecture:
     def kv_elements_per_token(self) -> int:
         """Key and value elements that one token adds: 2 x layers x kv_heads x head_dim."""
         return 2 * self.layers * self.kv_heads * self.head_dim
+
+    def kv_elements(self, tokens: int) -> int:
+        """Key and value elements that are kept for ``tokens`` tokens, layers with a window counted with theirs."""
+        kept = tokens if self.window is None else min(tokens, self.window)
+        by_layer = 2 * self.kv_heads * self.head_dim
+        return by_layer * ((self.layers - self.window_layers) * tokens + self.window_layers * kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,9 @@ SHAPES: dict[str, ShapeSpec] = {
     "llama-3.1-8b": ShapeSpec(
         layers=32, hidden=4096, intermediate=14336, heads=32, kv_heads=8, vocab=128256, context=131072
     ),
+    "llama-3.1-70b": ShapeSpec(
+        layers=80, hidden=8192, intermediate=28672, heads=64, kv_heads=8, vocab=128256, context=131072
+    ),
     "qwen3-8b": ShapeSpec(
         layers=36,
         hidden=4096,
@@ -36,21 +39,58 @@ SHAPES: dict[str, ShapeSpec] = {
         vocab=151936,
         context=40960,
     ),
+    "qwen3-30b-a3b": ShapeSpec(
+        layers=48,
+        hidden=2048,
+        intermediate=768,
+        heads=32,
+        kv_heads=4,
+        head_dim=128,
+        vocab=151936,
+        context=40960,
+    ),
+    "gpt-oss-20b": ShapeSpec(
+        layers=24,
+        hidden=2880,
+        intermediate=2880,
+        heads=64,
+        kv_heads=8,
+        head_dim=64,
+        vocab=201088,
+        context=131072,
+    ),
 }
+
+
+# Every GPT-OSS layer of even number attends to a window of this many tokens; the published checkpoints' value.
+_GPT_OSS_WINDOW = 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Experts:
+    """A mixture of experts in place of the MLP: ``active`` of ``total`` work on a token."""
+
+    total: int
+    active: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """What a shape's sizes leave open: the transformers class, its norms and its rotary embedding."""
+    """What a shape's sizes leave open: the transformers class and what is particular to its layers.
+
+    In a mixture of experts ``ShapeSpec.intermediate`` is the width of one expert.
+    """
 
     model_type: str
     architecture: str
     rms_norm_eps: float
-    rope_parameters: MappingProxyType[str, str | float | int]
+    rope_parameters: MappingProxyType[str, str | float | int | bool]
     head_norms: bool = False
+    experts: _Experts | None = None
+    window: int | None = None
 
 
-def _rope(**parameters: str | float) -> MappingProxyType[str, str | float | int]:
+def _rope(**parameters: str | float | bool) -> MappingProxyType[str, str | float | int | bool]:
     return MappingProxyType({"rope_type": "default", **parameters})
 
 
@@ -69,7 +109,37 @@ _LLAMA_3_1 = _Family(
     ),
 )
 _QWEN3 = _Family("qwen3", "Qwen3ForCausalLM", 1e-6, _rope(rope_theta=1_000_000.0), head_norms=True)
-_FAMILIES = {"llama-3.1-8b": _LLAMA_3_1, "qwen3-8b": _QWEN3}
+_QWEN3_MOE = _Family(
+    "qwen3_moe",
+    "Qwen3MoeForCausalLM",
+    1e-6,
+    _rope(rope_theta=1_000_000.0),
+    head_norms=True,
+    experts=_Experts(total=128, active=8),
+)
+_GPT_OSS = _Family(
+    "gpt_oss",
+    "GptOssForCausalLM",
+    1e-5,
+    _rope(
+        rope_type="yarn",
+        rope_theta=150_000.0,
+        factor=32.0,
+        beta_fast=32.0,
+        beta_slow=1.0,
+        original_max_position_embeddings=4096,
+        truncate=False,
+    ),
+    experts=_Experts(total=32, active=4),
+    window=_GPT_OSS_WINDOW,
+)
+_FAMILIES = {
+    "llama-3.1-8b": _LLAMA_3_1,
+    "llama-3.1-70b": _LLAMA_3_1,
+    "qwen3-8b": _QWEN3,
+    "qwen3-30b-a3b": _QWEN3_MOE,
+    "gpt-oss-20b": _GPT_OSS,
+}
 
 
 def spec_of(ref: ModelRef) -> ShapeSpec:
@@ -87,7 +157,15 @@ def spec_of(ref: ModelRef) -> ShapeSpec:
 
 def config_of(ref: ModelRef) -> dict[str, Any]:
     """A transformers config.json of this shape. It names no special tokens: the tokenizer is synthetic."""
-    spec, family = spec_of(ref), _family(ref)
+    return _config(spec_of(ref), _family(ref))
+
+
+def architecture_of(ref: ModelRef) -> Architecture:
+    """Every tensor that a model of this shape has, in transformers' names."""
+    return _architecture(spec_of(ref), _family(ref))
+
+
+def _config(spec: ShapeSpec, family: _Family) -> dict[str, Any]:
     return {
         "model_type": family.model_type,
         "architectures": [family.architecture],
@@ -101,18 +179,30 @@ def config_of(ref: ModelRef) -> dict[str, Any]:
         "max_position_embeddings": spec.context,
         "tie_word_embeddings": spec.tied,
         "hidden_act": "silu",
-        "attention_bias": False,
+        "attention_bias": family.model_type == "gpt_oss",
         "rms_norm_eps": family.rms_norm_eps,
         "rope_parameters": dict(family.rope_parameters),
         "bos_token_id": None,
         "eos_token_id": None,
         "dtype": "bfloat16",
+        **_experts_config(spec, family),
     }
 
 
-def architecture_of(ref: ModelRef) -> Architecture:
-    """Every tensor that a model of this shape has, in transformers' names."""
-    spec, family = spec_of(ref), _family(ref)
+def _experts_config(spec: ShapeSpec, family: _Family) -> dict[str, Any]:
+    if family.experts is None:
+        return {}
+    counts = {"num_local_experts": family.experts.total, "num_experts_per_tok": family.experts.active}
+    if family.model_type == "gpt_oss":
+        return counts | {"sliding_window": family.window, "layer_types": _layer_types(spec)}
+    return counts | {"moe_intermediate_size": spec.intermediate, "norm_topk_prob": True}
+
+
+def _layer_types(spec: ShapeSpec) -> list[str]:
+    return ["full_attention" if layer % 2 else "sliding_attention" for layer in range(spec.layers)]
+
+
+def _architecture(spec: ShapeSpec, family: _Family) -> Architecture:
     return Architecture(
         model_type=family.model_type,
         layers=spec.layers,
@@ -126,6 +216,9 @@ def architecture_of(ref: ModelRef) -> Architecture:
         tied=spec.tied,
         native_dtype="bf16",
         tensors=tuple(_tensors(spec, family)),
+        window=family.window,
+        window_layers=_layer_types(spec).count("sliding_attention") if family.window else 0,
+        active_experts=family.experts.active if family.experts else 0,
     )
 
 
@@ -141,23 +234,47 @@ def _tensors(spec: ShapeSpec, family: _Family) -> Iterator[TensorInfo]:
     yield TensorInfo("model.embed_tokens.weight", (spec.vocab, spec.hidden))
     for layer in range(spec.layers):
         for name, shape in _layer(spec, family):
-            yield TensorInfo(f"model.layers.{layer}.{name}.weight", shape)
+            yield TensorInfo(f"model.layers.{layer}.{name}", shape)
     yield TensorInfo("model.norm.weight", (spec.hidden,))
     if not spec.tied:
         yield TensorInfo("lm_head.weight", (spec.vocab, spec.hidden))
 
 
 def _layer(spec: ShapeSpec, family: _Family) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield from _attention(spec, family)
+    if family.experts is None:
+        yield "mlp.gate_proj.weight", (spec.intermediate, spec.hidden)
+        yield "mlp.up_proj.weight", (spec.intermediate, spec.hidden)
+        yield "mlp.down_proj.weight", (spec.hidden, spec.intermediate)
+    elif family.model_type == "gpt_oss":
+        yield from _gpt_oss_experts(spec, family.experts.total)
+    else:
+        yield "mlp.gate.weight", (family.experts.total, spec.hidden)
+        yield "mlp.experts.gate_up_proj", (family.experts.total, 2 * spec.intermediate, spec.hidden)
+        yield "mlp.experts.down_proj", (family.experts.total, spec.hidden, spec.intermediate)
+    yield "input_layernorm.weight", (spec.hidden,)
+    yield "post_attention_layernorm.weight", (spec.hidden,)
+
+
+def _attention(spec: ShapeSpec, family: _Family) -> Iterator[tuple[str, tuple[int, ...]]]:
     queries, keys = spec.heads * _head_dim(spec), spec.kv_heads * _head_dim(spec)
-    yield "self_attn.q_proj", (queries, spec.hidden)
-    yield "self_attn.k_proj", (keys, spec.hidden)
-    yield "self_attn.v_proj", (keys, spec.hidden)
-    yield "self_attn.o_proj", (spec.hidden, queries)
+    sizes = {"q": (queries, spec.hidden), "k": (keys, spec.hidden), "v": (keys, spec.hidden)}
+    for name, (rows, columns) in (sizes | {"o": (spec.hidden, queries)}).items():
+        yield f"self_attn.{name}_proj.weight", (rows, columns)
+        if family.model_type == "gpt_oss":
+            yield f"self_attn.{name}_proj.bias", (rows,)
+    if family.model_type == "gpt_oss":
+        yield "self_attn.sinks", (spec.heads,)
     if family.head_norms:
-        yield "self_attn.q_norm", (_head_dim(spec),)
-        yield "self_attn.k_norm", (_head_dim(spec),)
-    yield "mlp.gate_proj", (spec.intermediate, spec.hidden)
-    yield "mlp.up_proj", (spec.intermediate, spec.hidden)
-    yield "mlp.down_proj", (spec.hidden, spec.intermediate)
-    yield "input_layernorm", (spec.hidden,)
-    yield "post_attention_layernorm", (spec.hidden,)
+        yield "self_attn.q_norm.weight", (_head_dim(spec),)
+        yield "self_attn.k_norm.weight", (_head_dim(spec),)
+
+
+def _gpt_oss_experts(spec: ShapeSpec, total: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Stored input first, unlike any linear layer, and with biases."""
+    yield "mlp.router.weight", (total, spec.hidden)
+    yield "mlp.router.bias", (total,)
+    yield "mlp.experts.gate_up_proj", (total, spec.hidden, 2 * spec.intermediate)
+    yield "mlp.experts.gate_up_proj_bias", (total, 2 * spec.intermediate)
+    yield "mlp.experts.down_proj", (total, spec.intermediate, spec.hidden)
+    yield "mlp.experts.down_proj_bias", (total, spec.hidden)

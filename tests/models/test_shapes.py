@@ -11,7 +11,10 @@ PARAMETERS = {
     "llama-2-7b": 6_738_415_616,
     "llama-2-13b": 13_015_864_320,
     "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
     "qwen3-8b": 8_190_735_360,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "gpt-oss-20b": 20_914_757_184,
 }
 TINY = ShapeSpec(layers=2, hidden=16, intermediate=24, heads=4, kv_heads=2, vocab=300, context=64)
 
@@ -64,24 +67,36 @@ def test_config_is_read_by_transformers(ref):
         assert str(read).removeprefix("torch.") == value if key == "dtype" else read == value, key
 
 
-def test_tensors_are_those_that_transformers_builds():
+def built_tensors(config):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    for ref in (custom(), custom(tied=True)):
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config_of(ref)))
-        built = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-        assert {tensor.name: tensor.shape for tensor in architecture_of(ref).tensors} == built
-
-
-def test_qwen3_has_norms_on_heads():
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    ref = named("qwen3-8b")
-    config = AutoConfig.for_model(**config_of(ref) | {"num_hidden_layers": 1, "layer_types": None})
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    layer = {name: tuple(p.shape) for name, p in model.named_parameters() if ".layers.0." in name}
-    assert layer == {t.name: t.shape for t in architecture_of(ref).tensors if ".layers.0." in t.name}
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("ref", [custom(), custom(tied=True)], ids=["untied", "tied"])
+def test_tensors_are_those_that_transformers_builds(ref):
+    assert {each.name: each.shape for each in architecture_of(ref).tensors} == built_tensors(config_of(ref))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_tensors_of_each_family_are_those_that_transformers_builds(name, monkeypatch):
+    """Its family at a size of two layers: names, shapes and count, no more and no fewer."""
+    small = TINY.model_copy(update={"head_dim": SHAPES[name].head_dim and 8})
+    monkeypatch.setitem(SHAPES, name, small)
+    tensors = {each.name: each.shape for each in architecture_of(named(name)).tensors}
+    assert tensors == built_tensors(config_of(named(name)))
+
+
+def test_half_of_gpt_oss_layers_keep_a_window():
+    architecture = architecture_of(named("gpt-oss-20b"))
+    a_layer = 2 * 8 * 64
+    assert architecture.kv_elements(1000) == 12 * a_layer * 1000 + 12 * a_layer * 128
+    assert architecture.kv_elements(100) == 24 * a_layer * 100 == 100 * architecture.kv_elements_per_token
+
+
+def test_experts_at_work():
+    active = {name: architecture_of(named(name)).active_experts for name in SHAPES}
+    assert {name: count for name, count in active.items() if count} == {"qwen3-30b-a3b": 8, "gpt-oss-20b": 4}
