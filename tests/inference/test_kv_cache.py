@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from transformers import Gemma2Config, MistralConfig
 
 from mcp_core.errors import RecipeError
