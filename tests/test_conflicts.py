@@ -102,3 +102,76 @@ def test_require_runnable_raises_the_first(laptop):
     require_runnable(Recipe(), laptop)
     with pytest.raises(RecipeError, match="no cuda:3"):
         require_runnable(Recipe(device="cuda:3"), laptop)
+
+
+FP32 = {"dtype": "fp32"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"kv.window": 64}, "kv.window", "belongs to sliding"),
+        ({"kv.kind": "sliding", "attention": "flex_attention"}, "kv.kind", "a mask that flex_attention"),
+        ({"kv.bits": 4}, "kv.bits", "belongs to quantized-quanto and quantized-hqq"),
+        ({"kv.kind": "quantized-quanto"}, "kv.kind", "needs optimum-quanto, which is not installed"),
+        ({"kv.kind": "quantized-hqq"}, "kv.kind", "NVIDIA devices only"),
+        ({"switches.tf32": True, **FP32}, "switches.tf32", "a CPU has none"),
+        ({"switches.autocast": "bf16"}, "switches.autocast", "these are bf16 already"),
+        (
+            {"switches.autocast": "bf16", "quantization.scheme": "bnb-nf4", **FP32},
+            "switches.autocast",
+            "chooses the types",
+        ),
+        ({"switches.cudnn_benchmark": True}, "switches.cudnn_benchmark", "NVIDIA devices only"),
+    ],
+)
+def test_cache_options_and_switches_that_would_change_nothing_are_named(laptop, changes, field, words):
+    (conflict, *_) = Recipe().replace(changes).conflicts(laptop)
+    assert conflict.field == field
+    assert words in conflict.reason
+    assert conflict.fix
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kv.kind": "sliding", "kv.window": 64},
+        {"kv.kind": "off"},
+        {"switches.autocast": "bf16", **FP32},
+        {"attention": "flex_attention"},
+    ],
+)
+def test_what_runs_on_a_laptop_has_no_conflict(laptop, changes, monkeypatch):
+    monkeypatch.setattr("mcp_core.conflicts.which", lambda name: f"/usr/bin/{name}")
+    assert fields(Recipe().replace(changes), laptop) == []
+
+
+def test_switches_of_a_gpu(gpu_host):
+    asked = {"switches.tf32": True, "switches.cudnn_benchmark": True, "device": "cuda:0"}
+    assert fields(Recipe().replace({**asked, **FP32}), gpu_host) == []
+    assert "computes in bf16" in Recipe().replace(asked).conflicts(gpu_host)[0].reason
+    old = gpu_host.devices[1].model_copy(update={"compute_capability": (7, 5)})
+    turing = gpu_host.model_copy(update={"devices": (gpu_host.devices[0], old)})
+    (conflict,) = Recipe().replace({**asked, **FP32}).conflicts(turing)
+    assert "needs compute capability 8.0; Test GPU has 7.5" in conflict.reason
+
+
+def test_quanto_has_two_and_four_bits_and_builds_itself(laptop, monkeypatch):
+    with_it = laptop.model_copy(update={"libraries": laptop.libraries | {"optimum-quanto": "0.2.7"}})
+    recipe = Recipe().replace({"kv.kind": "quantized-quanto", "kv.bits": 8})
+    monkeypatch.setattr("mcp_core.conflicts.which", lambda name: f"/usr/bin/{name}")
+    (conflict,) = recipe.conflicts(with_it)
+    assert conflict.reason == "quantized-quanto stores 2 or 4 bits."
+    assert fields(recipe.replace({"kv.bits": 2}), with_it) == []
+    monkeypatch.setattr("mcp_core.conflicts.which", lambda name: None)
+    assert "there is no C++ compiler" in recipe.replace({"kv.bits": 2}).conflicts(with_it)[0].reason
+
+
+def test_flex_needs_a_compiler_on_a_cpu(laptop, monkeypatch):
+    monkeypatch.setattr("mcp_core.conflicts.which", lambda name: None)
+    assert fields(Recipe().replace({"attention": "flex_attention"}), laptop) == ["attention"]
+
+
+def test_a_static_cache_and_flash_attention_do_not_go_together(gpu_host):
+    recipe = Recipe().replace({"kv.kind": "static", "attention": "flash_attention_2", "device": "cuda:0"})
+    assert "kv.kind" in fields(recipe, gpu_host)
