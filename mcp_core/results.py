@@ -18,6 +18,8 @@ from mcp_core.recipe import Recipe
 from mcp_core.workload import Workload
 
 __all__ = [
+    "AlphaLoss",
+    "Calibrated",
     "Comparable",
     "Divergence",
     "Effective",
@@ -126,6 +128,27 @@ class Memory(_Value):
     kv_bytes_per_token: int | None = None
 
 
+class AlphaLoss(_Value):
+    """One SmoothQuant alpha that was tried."""
+
+    alpha: float
+    kl: float = Field(description="Mean KL(dense || quantized) on calibration passages, nats.")
+
+
+class Calibrated(_Value):
+    """What a static scheme watched activations on."""
+
+    text: str = Field(description="The text's name.")
+    sha256: str | None = Field(description="Its content hash; null for random tokens.")
+    samples: int = Field(description="Passages that were run.")
+    tokens: int = Field(description="Tokens of each.")
+    random_tokens: bool = Field(default=False, description="Random weights saw random tokens: no quality, no cost.")
+    alpha: float | None = Field(default=None, description="SmoothQuant's alpha; null for the plain scheme.")
+    alpha_search: tuple[AlphaLoss, ...] = Field(default=(), description="Every alpha tried; empty: it was given.")
+    reused: bool = Field(default=False, description="The ranges were kept from an earlier calibration.")
+    seconds: float = Field(description="What this load spent on calibrating.")
+
+
 class Effective(_Value):
     """What the worker really runs, read back from it."""
 
@@ -146,6 +169,7 @@ class Effective(_Value):
     )
     model_type: str | None = None
     parameters: int | None = None
+    calibration: Calibrated | None = Field(default=None, description="For static schemes.")
 
 
 class Mean(_Value):

@@ -12,6 +12,7 @@ import tokenizers
 from transformers import PreTrainedModel
 
 from mcp_core.models.architecture import ResolvedModel
+from mcp_core.models.text_codec import TextCodec
 from mcp_core.results import Effective
 
 __all__ = ["LoadedModel", "Report"]
@@ -43,3 +44,8 @@ class LoadedModel:
     title: str
     random_weights: bool
     resolved: ResolvedModel
+
+    @property
+    def codec(self) -> TextCodec:
+        """What turns text into ids and back."""
+        return TextCodec(self.tokenizer, self.chat_template, self.template_tokens, self.eos_ids, self.special_ids)

@@ -37,7 +37,7 @@ from mcp_core.models.prepare import prepare_gguf
 from mcp_core.models.random_weights import random_tensors
 from mcp_core.models.text_codec import TextCodec, read_codec, synthetic_codec
 from mcp_core.recipe import DType, Recipe
-from mcp_core.results import Effective
+from mcp_core.results import Calibrated, Effective
 from mcp_core.schemes import SCHEMES
 
 __all__ = ["load"]
@@ -62,8 +62,8 @@ def load(resolved: ResolvedModel, recipe: Recipe, report: Report, hub_token: str
     codec = _codec(resolved)
     doing = f"loading {resolved.title} on {recipe.device}"
     with foreign_errors(resolved.title, doing):
-        model, kept_dense = _load_model(resolved, recipe, report, codec)
-    return _describe(model, codec, resolved, recipe, kept_dense)
+        model, packing = _load_model(resolved, recipe, report, codec)
+    return _describe(model, codec, resolved, recipe, packing)
 
 
 def _fetch(resolved: ResolvedModel, report: Report, hub_token: str | None) -> ResolvedModel:
@@ -85,8 +85,8 @@ def _codec(resolved: ResolvedModel) -> TextCodec:
 
 def _load_model(
     resolved: ResolvedModel, recipe: Recipe, report: Report, codec: TextCodec
-) -> tuple[PreTrainedModel, dict[str, str]]:
-    """The model in eval mode on its device, packed if asked, and why which of its layers were to stay dense."""
+) -> tuple[PreTrainedModel, _Packing]:
+    """The model in eval mode on its device, packed if asked, and how that came about."""
     dtype, device = _TORCH_DTYPES[recipe.dtype], torch.device(recipe.device)
     plan = _Plan.make(_read_config(resolved), recipe, dtype)
     with _open_weights(resolved, plan.skeleton, dtype, device) as (tensors, total_bytes):
@@ -94,10 +94,10 @@ def _load_model(
         model = plan.load(checkpoint.counted(tensors, ByteCount(total_bytes, arrived)), device, recipe.attention)
         arrived(1.0)
     model.requires_grad_(requires_grad=False)
-    quantization.convert(model, _conversion(plan, resolved, recipe, report, codec))
+    calibrated = quantization.convert(model, _conversion(plan, resolved, recipe, report, codec))
     quantization.require_packed(model, recipe.quantization)
     _read_generation_config(model, resolved)
-    return model, plan.kept_dense
+    return model, _Packing(plan.kept_dense, calibrated)
 
 
 def _conversion(
@@ -108,7 +108,7 @@ def _conversion(
         dtype=plan.dtype,
         device=torch.device(recipe.device),
         keep_dense=tuple(plan.kept_dense),
-        encode=lambda text: codec.tokenizer.encode(text, add_special_tokens=False).ids,
+        codec=codec,
         report=lambda fraction, message: report("quantize", fraction, message),
     )
 
@@ -123,6 +123,14 @@ def _read_config(resolved: ResolvedModel) -> PretrainedConfig:
             "Choose a text-only causal language model.",
         )
     return config
+
+
+@dataclass(frozen=True, slots=True)
+class _Packing:
+    """Why which layers were to stay dense, and what the others were calibrated with, if they were."""
+
+    kept_dense: dict[str, str]
+    calibrated: Calibrated | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +202,7 @@ def _read_generation_config(model: PreTrainedModel, resolved: ResolvedModel) -> 
 
 
 def _describe(
-    model: PreTrainedModel, codec: TextCodec, resolved: ResolvedModel, recipe: Recipe, kept_dense: dict[str, str]
+    model: PreTrainedModel, codec: TextCodec, resolved: ResolvedModel, recipe: Recipe, packing: _Packing
 ) -> LoadedModel:
     max_context = footprint.resolve_max_context(recipe, resolved.architecture)
     return LoadedModel(
@@ -207,17 +215,17 @@ def _describe(
         vocab_size=model.get_output_embeddings().weight.shape[0],
         max_context=max_context,
         weights_bytes=weights_bytes(model),
-        effective=_effective(model, recipe, max_context, kept_dense),
+        effective=_effective(model, recipe, max_context, packing),
         title=resolved.title,
         random_weights=resolved.random_weights,
         resolved=resolved,
     )
 
 
-def _effective(model: PreTrainedModel, recipe: Recipe, max_context: int, kept_dense: dict[str, str]) -> Effective:
+def _effective(model: PreTrainedModel, recipe: Recipe, max_context: int, packing: _Packing) -> Effective:
     """Read back from the model wherever it can be; the engine has yet to settle the rest."""
     embedding = model.get_input_embeddings().weight
-    skipped = quantization.skip_reasons(model, kept_dense) if recipe.quantization.scheme != "none" else {}
+    skipped = quantization.skip_reasons(model, packing.kept_dense) if recipe.quantization.scheme != "none" else {}
     return Effective(
         device=str(embedding.device),
         dtype=next(name for name, dtype in _TORCH_DTYPES.items() if dtype == embedding.dtype),
@@ -233,6 +241,7 @@ def _effective(model: PreTrainedModel, recipe: Recipe, max_context: int, kept_de
         skip_reasons=skipped,
         model_type=model.config.model_type,
         parameters=model.num_parameters(),
+        calibration=packing.calibrated,
     )
 
 

@@ -20,6 +20,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from mcp_core.errors import RecipeError
 from mcp_core.memory.quantization.conversion import Conversion
 from mcp_core.recipe import Quantization
+from mcp_core.results import Calibrated
 from mcp_core.schemes import SCHEMES, reason_to_keep_dense
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 Apply = Callable[[Quantization, torch.dtype, torch.device, Sequence[str]], QuantizationConfigMixin | None]
-Convert = Callable[[PreTrainedModel, Conversion], None]
+Convert = Callable[[PreTrainedModel, Conversion], Calibrated | None]
 
 
 def configure(
@@ -51,12 +52,16 @@ def configure(
     return apply(options, dtype, device, tuple(keep_dense))
 
 
-def convert(model: PreTrainedModel, conversion: Conversion) -> None:
-    """Pack a model that was loaded dense, in place, where its scheme works that way; else nothing."""
+def convert(model: PreTrainedModel, conversion: Conversion) -> Calibrated | None:
+    """Pack a model that was loaded dense, in place, where its scheme works that way; else nothing.
+
+    Returns what it was calibrated with, None where it was not.
+    """
     path = SCHEMES[conversion.options.scheme].convert
-    if path is not None:
-        change: Convert = _function(path)
-        change(model, conversion)
+    if path is None:
+        return None
+    change: Convert = _function(path)
+    return change(model, conversion)
 
 
 def layers_to_keep_dense(model: PreTrainedModel, options: Quantization, device: torch.device) -> dict[str, str]:

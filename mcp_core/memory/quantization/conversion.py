@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mcp_core.models.text_codec import TextCodec
 from mcp_core.recipe import Quantization, Recipe
 
 __all__ = ["Conversion"]
@@ -20,15 +21,15 @@ __all__ = ["Conversion"]
 class Conversion:
     """The dense model's surroundings. ``recipe.model`` is resolved: its ``sha256`` is set where one is known.
 
-    ``keep_dense`` are exact names of linear layers that must not be packed. ``encode`` turns text into token ids
-    without special tokens. ``report(fraction or None, message)`` tells progress of the stage "quantize".
+    ``keep_dense`` are exact names of linear layers that must not be packed. ``codec`` turns text into token ids.
+    ``report(fraction or None, message)`` tells progress of the stage "quantize".
     """
 
     recipe: Recipe
     dtype: torch.dtype
     device: torch.device
     keep_dense: tuple[str, ...]
-    encode: Callable[[str], list[int]]
+    codec: TextCodec
     report: Callable[[float | None, str], None]
 
     @property
