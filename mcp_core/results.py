@@ -170,6 +170,10 @@ class Effective(_Value):
     model_type: str | None = None
     parameters: int | None = None
     calibration: Calibrated | None = Field(default=None, description="For static schemes.")
+    attention_backend: str | None = Field(
+        default=None, description="The kernel that sdpa settled on: flash, mem-efficient, cudnn or math."
+    )
+    switches: tuple[str, ...] = Field(default=(), description="Those of torch in force while the model computes.")
 
 
 class Mean(_Value):
@@ -185,7 +189,7 @@ class Divergence(_Value):
     mean: float
     mean_se: float | None = None
     median: float
-    p99: float
+    p99: float | None = Field(default=None, description="Null under 1,000 positions.")
     max: float
 
 
