@@ -68,6 +68,7 @@ Verb = Callable[[Job], Awaitable[Outcome]]
 # verb -> "module:function"; only the asked one is imported, in the job's own process, so it may be heavy.
 VERBS: dict[str, str] = {
     "bench": "mcp_core.evaluation.bench_job:run",
+    "sensitivity": "mcp_core.evaluation.sensitivity:run",
 }
 
 

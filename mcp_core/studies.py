@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mcp_core.evaluation.sensitivity_values import Grouping, require_separable
 from mcp_core.recipe import Recipe
 from mcp_core.results import StoredFidelity
 from mcp_core.token_map import TokenMap
@@ -68,6 +69,35 @@ class Studies:
     def token_map(self, key: str) -> TokenMap | None:
         """The scored texts token by token, by ``Fidelity.key``."""
         return self._store().token_map(key)
+
+    def start_sensitivity(
+        self, recipe: Recipe, by: Grouping, tokens: int = 512, hub_token: str | None = None
+    ) -> str:
+        """Quantize one group of layers at a time and judge each; return the job's id. Its answer is a Sensitivity.
+
+        Raises RecipeError, also for a scheme that cannot be tried on a group, and Busy.
+        """
+        require_separable(recipe)
+        whole = _whole(recipe)
+        request = {"recipe": whole.model_dump(mode="json"), "by": by, "tokens": tokens}
+        title = f"Sensitivity to {recipe.quantization.scheme} by {by}"
+        return self._submit("sensitivity", title, request, whole, hub_token)
+
+    def sensitivity(self, recipe: Recipe) -> JobView | None:
+        """The newest sensitivity job of this model and scheme, whatever layers the Recipe keeps dense."""
+        return self.latest("sensitivity", _whole(recipe))
+
+
+def _whole(recipe: Recipe) -> Recipe:
+    """What a sensitivity study is about: every layer quantized, and nothing that only serving reads."""
+    return Recipe(
+        model=recipe.model,
+        device=recipe.device,
+        threads=recipe.threads,
+        dtype=recipe.dtype,
+        quantization=recipe.quantization.model_copy(update={"skip": ()}),
+        attention=recipe.attention,
+    )
 
 
 def _of(job: JobView) -> str | None:

@@ -42,6 +42,7 @@ HEAVY = {
     "inference",
     "serving.worker",
     "serving.cuda_memory",
+    "evaluation.sensitivity",
 }
 
 
