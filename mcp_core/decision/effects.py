@@ -1,0 +1,153 @@
+"""Effects: what stored Runs and Fidelities say about one Recipe, and about all Recipes of its model. Pure.
+
+Only what was measured is here; nothing is estimated. This file does not know where Runs and Fidelities are kept
+(``store.py``) or how they are drawn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mcp_core.conflicts import resolve
+from mcp_core.hardware import Hardware
+from mcp_core.recipe import Quantization, Recipe
+from mcp_core.results import Fidelity, Run, StoredFidelity
+
+__all__ = ["Effect", "Effects", "baseline_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One configuration: its newest good Run and its newest Fidelity, each None where there is none."""
+
+    recipe: Recipe
+    run: Run | None = None
+    fidelity: Fidelity | None = None
+
+    @property
+    def weights_bytes(self) -> int | None:
+        """Bytes of the loaded weights."""
+        return self.run.memory.weights_bytes if self.run and self.run.memory else None
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """``Memory.peak_bytes``."""
+        return self.run.memory.peak_bytes if self.run and self.run.memory else None
+
+    @property
+    def tpot_ms(self) -> float | None:
+        """Median time per output token, ms."""
+        return self.run.measurement.tpot_ms.p50 if self.run and self.run.measurement else None
+
+    @property
+    def output_tok_s(self) -> float | None:
+        """Output tokens per second over the whole Workload."""
+        return self.run.measurement.output_tok_s if self.run and self.run.measurement else None
+
+    @property
+    def kl(self) -> float | None:
+        """Mean KL against the reference, nats; 0 where a test shows that nothing is lost."""
+        if self.fidelity is None or self.fidelity.status == "not-measurable":
+            return None
+        if self.fidelity.status == "lossless-by-test":
+            return 0.0
+        return self.fidelity.kl.mean if self.fidelity.kl else None
+
+
+def baseline_of(recipe: Recipe) -> Recipe:
+    """The same Recipe with its weights left in their dtype."""
+    return recipe.model_copy(update={"quantization": Quantization()})
+
+
+class Effects:
+    """What was measured of one model on one kind of device, under one Workload."""
+
+    def __init__(
+        self, recipe: Recipe, hardware: Hardware, runs: Sequence[Run], fidelities: Sequence[StoredFidelity]
+    ) -> None:
+        """``recipe`` says which model and device; ``runs`` and ``fidelities`` are newest first.
+
+        Figures of different Workloads or devices do not belong in one picture: Runs of the Workload under which
+        most configurations were measured are taken, the newest such Workload where several are equal; Fidelities
+        in the same way of one text.
+        """
+        self._hardware = hardware
+        self._fidelities = _of_one_text([each for each in fidelities if _same_model(each.recipe, recipe)])
+        fitting = [run for run in runs if _is_good(run) and _same_model(run.recipe, recipe)]
+        device = _device_name(recipe, hardware)
+        here = [run for run in fitting if _device_name(run.recipe, run.hardware) == device]
+        self.workload_name, self._runs = _of_one_workload(here)
+
+    def of(self, recipe: Recipe) -> Effect:
+        """What was measured of this Recipe; its own Run's Fidelity counts before one judged apart."""
+        key = _load_key(recipe, self._hardware)
+        run = next((each for each in self._runs if _load_key(each.recipe, each.hardware) == key), None)
+        fidelity = run.fidelity if run and run.fidelity else self._fidelity_of(recipe)
+        return Effect(recipe, run, fidelity)
+
+    def all(self) -> tuple[Effect, ...]:
+        """Every configuration of this model that has a Run, newest first."""
+        newest: dict[str, Recipe] = {}
+        for run in self._runs:
+            newest.setdefault(_load_key(run.recipe, run.hardware), run.recipe)
+        return tuple(self.of(recipe) for recipe in newest.values())
+
+    def complete(self) -> tuple[Effect, ...]:
+        """Those whose memory, speed and KL are all measured."""
+        return tuple(each for each in self.all() if None not in (each.peak_bytes, each.output_tok_s, each.kl))
+
+    def _fidelity_of(self, recipe: Recipe) -> Fidelity | None:
+        key = _numerics(recipe, self._hardware)
+        return next(
+            (each.fidelity for each in self._fidelities if _numerics(each.recipe, self._hardware) == key), None
+        )
+
+
+def _is_good(run: Run) -> bool:
+    return run.status == "ok" and run.measurement is not None and run.memory is not None
+
+
+def _of_one_workload(runs: Sequence[Run]) -> tuple[str | None, list[Run]]:
+    configurations = {(run.workload.fingerprint, _load_key(run.recipe, run.hardware)) for run in runs}
+    counts = Counter(workload for workload, _ in configurations)
+    most = max(counts.values(), default=0)
+    for run in runs:
+        if counts[run.workload.fingerprint] == most:
+            same = [each for each in runs if each.workload.fingerprint == run.workload.fingerprint]
+            return run.workload.name, same
+    return None, []
+
+
+def _of_one_text(judged: Sequence[StoredFidelity]) -> list[StoredFidelity]:
+    """Those without a text (nothing had to be scored) belong to any."""
+    counts = Counter(each.fidelity.text_sha256 for each in judged if each.fidelity.text_sha256)
+    most = max(counts.values(), default=0)
+    text = next((each.fidelity.text_sha256 for each in judged if counts[each.fidelity.text_sha256] == most), None)
+    return [each for each in judged if each.fidelity.text_sha256 in (text, None)]
+
+
+def _same_model(one: Recipe, other: Recipe) -> bool:
+    """The same reference; contents are compared where both are known, as a folder's may have changed."""
+    if one.model.sha256 and other.model.sha256 and one.model.sha256 != other.model.sha256:
+        return False
+    return _nameless(one).model == _nameless(other).model and one.engine == other.engine
+
+
+def _nameless(recipe: Recipe) -> Recipe:
+    """Without the content hash, which is known only once the model is resolved."""
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"sha256": None})})
+
+
+def _load_key(recipe: Recipe, hardware: Hardware) -> str:
+    return _nameless(resolve(recipe, hardware)).load_key
+
+
+def _numerics(recipe: Recipe, hardware: Hardware) -> str:
+    return _nameless(resolve(recipe, hardware)).numerics_key
+
+
+def _device_name(recipe: Recipe, hardware: Hardware) -> str | None:
+    device = hardware.device(recipe.device)
+    return device.name if device else None
