@@ -124,7 +124,9 @@ def _of_one_text(judged: Sequence[StoredFidelity]) -> list[StoredFidelity]:
     """Those without a text (nothing had to be scored) belong to any."""
     counts = Counter(each.fidelity.text_sha256 for each in judged if each.fidelity.text_sha256)
     most = max(counts.values(), default=0)
-    text = next((each.fidelity.text_sha256 for each in judged if counts[each.fidelity.text_sha256] == most), None)
+    text = next(
+        (each.fidelity.text_sha256 for each in judged if counts[each.fidelity.text_sha256 or ""] == most), None
+    )
     return [each for each in judged if each.fidelity.text_sha256 in (text, None)]
 
 
