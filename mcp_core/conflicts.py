@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from mcp_core.errors import RecipeError
 from mcp_core.hardware import Device, Hardware, physical_cores
 from mcp_core.recipe import KVKind, Quantization, Recipe, SchemeName
-from mcp_core.schemes import SCHEMES
+from mcp_core.schemes import INT4_GROUP_SIZES, SCHEMES, Scheme
 
-__all__ = ["Conflict", "find_conflicts", "require_runnable", "resolve"]
+__all__ = ["Conflict", "find_conflicts", "options_read_by", "require_runnable", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,11 @@ class Conflict:
 
 
 Rule = Callable[[Recipe, Hardware], Iterator[Conflict]]
+
+
+def options_read_by(scheme: str) -> frozenset[str]:
+    """Fields of ``Recipe.quantization`` that this scheme reads, besides skip."""
+    return frozenset(field for field, schemes in _READ_BY.items() if scheme in schemes)
 
 
 def find_conflicts(recipe: Recipe, hardware: Hardware) -> tuple[Conflict, ...]:
@@ -104,18 +109,40 @@ def _scheme(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
 
 
 def _scheme_on_device(recipe: Recipe, device: Device) -> Iterator[Conflict]:
-    scheme = SCHEMES[recipe.quantization.scheme]
+    scheme, field = SCHEMES[recipe.quantization.scheme], "quantization.scheme"
     if device.kind not in scheme.devices:
-        yield Conflict(
-            "quantization.scheme", f"{scheme.name} has no kernel for {device.kind}.", "Choose another scheme."
+        yield Conflict(field, f"{scheme.name} has no kernel for {device.kind}.", _instead(scheme, device))
+    elif not _capable(scheme, device):
+        assert scheme.min_capability is not None
+        needed, has = (
+            ".".join(map(str, each or ())) for each in (scheme.min_capability, device.compute_capability)
         )
+        reason = f"{scheme.name} needs compute capability {needed}; {device.name} has {has}."
+        yield Conflict(field, reason, _instead(scheme, device))
+    if recipe.dtype not in scheme.dtypes:
+        dtypes = " or ".join(scheme.dtypes)
+        yield Conflict(field, f"{scheme.name} works with {dtypes} only.", f"Set dtype to {dtypes}.")
+    sizes, asked = INT4_GROUP_SIZES[device.kind], recipe.quantization.group_size
+    if scheme.name == "torchao-int4-weight-only" and asked is not None and asked not in sizes:
+        there = ", ".join(map(str, sizes))
+        yield Conflict(
+            "quantization.group_size",
+            f"the int4 kernel of {device.kind} has no groups of {asked}.",
+            f"It has {there}.",
+        )
+
+
+def _capable(scheme: Scheme, device: Device) -> bool:
+    """Whether the device is new enough; where it does not say, it is."""
     needed, has = scheme.min_capability, device.compute_capability
-    if device.kind == "cuda" and needed and has and has < needed:
-        yield Conflict(
-            "quantization.scheme",
-            f"{scheme.name} needs compute capability {needed[0]}.{needed[1]}; {device.name} has {has[0]}.{has[1]}.",
-            "Choose another scheme.",
-        )
+    return device.kind != "cuda" or needed is None or has is None or has >= needed
+
+
+def _instead(scheme: Scheme, device: Device) -> str:
+    """Schemes of the same size that the device has."""
+    others = (each for each in SCHEMES.values() if each.bits == scheme.bits and each.name != scheme.name)
+    names = [each.name for each in others if device.kind in each.devices and _capable(each, device)]
+    return f"On {device.kind} there are: {', '.join(names)}."
 
 
 # Fields of Recipe.quantization -> the schemes that read them; set for another scheme they would change nothing.
@@ -266,6 +293,8 @@ def _autocast(recipe: Recipe) -> Iterator[Conflict]:
         yield Conflict(field, f"autocast converts fp32 weights at each use; these are {recipe.dtype} already.", off)
     if recipe.quantization.scheme != "none":
         yield Conflict(field, f"{recipe.quantization.scheme} chooses the types of its products itself.", off)
+    if recipe.kv.kind == "static" or recipe.kv.kind.startswith("quantized"):
+        yield Conflict(field, f"keys and values then differ in type, and a {recipe.kv.kind} cache needs one.", off)
 
 
 def _not_built(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:

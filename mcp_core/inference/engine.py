@@ -21,6 +21,7 @@ from mcp_core.generation import EngineStats, FinishReason, GenerationRequest, Sa
 from mcp_core.inference.decoding import Decoder, Step
 from mcp_core.inference.kv_cache import cache_factory
 from mcp_core.inference.tracing import trace_to
+from mcp_core.memory.attention import backend_in, backend_words
 from mcp_core.models.load_errors import first_line, is_out_of_memory
 from mcp_core.models.loaded import LoadedModel
 from mcp_core.recipe import Recipe
@@ -67,8 +68,9 @@ class Engine:
         """Begin serving."""
         self._thread.start()
 
-    def warm_up(self) -> None:
-        """Decode a few tokens before ``start``, so that the first request is not the slow one.
+    def warm_up(self) -> str | None:
+        """Decode a few tokens before ``start``, so that the first request is not the slow one; the attention
+        kernel that was seen in it, if it was sdpa's.
 
         Raises LoadFailed when the model's log-probabilities are not finite, OutOfMemory when it does not fit,
         and McpError with the cause when it cannot compute at all.
@@ -77,15 +79,19 @@ class Engine:
             "warm-up", self._probe_prompt(), 4, Sampling(temperature=0), 4, True, logprobs=0
         )
         try:
-            steps = list(self._decoder.steps(request, self._new_cache(), lambda: False))
+            running = self._decoder.steps(request, self._new_cache(), lambda: False)
+            first, prefill = backend_in(lambda: next(running), self._loaded.model)
+            rest, decode = backend_in(lambda: list(running), self._loaded.model)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             raise _as_error(error) from error
+        steps = (first, *rest)
         logprobs = [step.logprob.logprob for step in steps if step.logprob and step.logprob.logprob is not None]
         if not all(-1e30 < logprob <= 1e-3 for logprob in logprobs):
             raise LoadFailed(
                 f"The loaded model computes no usable probabilities in {self._loaded.effective.dtype}.",
                 "Choose bf16 or fp32, or another quantization scheme.",
             )
+        return backend_words(prefill, decode)
 
     def submit(self, request: GenerationRequest) -> None:
         """Accept a request. Raises RequestRejected or ContextTooLong for one that cannot be served, QueueFull."""

@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,7 @@ class _Worker:
 
         inboxes = Inboxes(asyncio.get_running_loop())
         engine = Engine(loaded, self._recipe, inboxes.deliver)
+        loaded = self._warm_up(engine, loaded)
         model_id = self._recipe.model.id
         metrics = WorkerMetrics(model_id, engine.stats, memory.read)
         service = Service(model_id, loaded, engine, inboxes, metrics)
@@ -166,9 +168,15 @@ class _Worker:
         await asyncio.to_thread(engine.close)
         await service.close()
 
+    def _warm_up(self, engine: Engine, loaded: LoadedModel) -> LoadedModel:
+        """The same, knowing which attention kernel ran."""
+        compiles = self._recipe.attention == "flex_attention"
+        note = " flex_attention is compiled now, which takes up to a minute." if compiles else ""
+        self._channel.progress("warm-up", None, f"Generating the first tokens.{note}")
+        ran = {"attention_backend": engine.warm_up()}
+        return replace(loaded, effective=loaded.effective.model_copy(update=ran))
+
     async def _check(self, engine: Engine, service: Service) -> None:
-        self._channel.progress("warm-up", None, "Generating the first tokens.")
-        engine.warm_up()
         engine.start()
         self._channel.progress("check", None, "Checking the chat template.")
         await service.warm_up()
@@ -229,6 +237,10 @@ def _config(service: Service, control: WorkerControl) -> uvicorn.Config:
 def _import_heavy(recipe: Recipe, machine: Hardware) -> DeviceCounters | None:
     """Import what takes seconds and memory, before the baseline is read; the device's counters, if it has any."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from mcp_core.memory.host_allocator import bound_kernel_caches, return_large_blocks
+
+    return_large_blocks()
+    bound_kernel_caches()
     import torch
 
     import mcp_core.inference.engine

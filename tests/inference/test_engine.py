@@ -296,6 +296,11 @@ def test_closing_wakes_who_waits_for_a_trace(make_engine, request_of, tmp_path):
     closing.join()
 
 
+@pytest.mark.parametrize("kind", ["dynamic", "static", "sliding", "off"])
+def test_warm_up_tells_the_attention_kernel(make_engine, kind):
+    assert make_engine({"kv.kind": kind}, start=False).warm_up() == "flash"
+
+
 def test_warm_up_refuses_a_model_that_computes_nan(make_engine, loaded, monkeypatch):
     engine = make_engine(start=False)
     engine.warm_up()

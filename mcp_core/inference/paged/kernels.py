@@ -1,0 +1,111 @@
+"""Kernels of paged attention: one function each, and which one a machine uses.
+
+Each takes ``query [t, heads, head_dim]``, a layer's ``keys`` and ``values`` ``[pages, page_size, kv_heads,
+head_dim]`` that already hold the step's own tokens, the batch and the scale; it returns ``[t, heads, head_dim]``. A
+token sees the tokens of its sequence up to itself. This file does not know layers or requests.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Protocol
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from mcp_core.inference.paged.batch import PagedBatch
+
+__all__ = ["Kernel", "flash3", "gathered", "kernel_for"]
+
+
+class Kernel(Protocol):
+    """One way to compute it."""
+
+    def __call__(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: PagedBatch, scale: float, /
+    ) -> torch.Tensor:
+        """Attention of every token over its sequence."""
+
+
+def kernel_for(device: torch.device, dtype: torch.dtype) -> tuple[str, Kernel]:
+    """The best one that is there, with its name."""
+    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
+        if find_spec("flash_attn_interface") is not None and torch.cuda.get_device_capability(device)[0] == 9:
+            return "flash_attention_3", flash3
+        from mcp_core.inference.paged.triton_kernels import triton_paged
+
+        return "triton", triton_paged
+    return "sdpa over gathered pages", gathered
+
+
+def flash3(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: PagedBatch, scale: float
+) -> torch.Tensor:
+    """FlashAttention 3 on the pages themselves (Hopper)."""
+    from flash_attn_interface import flash_attn_with_kvcache
+
+    attended: torch.Tensor = flash_attn_with_kvcache(
+        query,
+        keys,
+        values,
+        cache_seqlens=batch.lengths,
+        page_table=batch.pages,
+        cu_seqlens_q=batch.starts,
+        max_seqlen_q=batch.longest_query,
+        softmax_scale=scale,
+        causal=True,
+    )
+    return attended
+
+
+def gathered(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: PagedBatch, scale: float
+) -> torch.Tensor:
+    """torch's own attention over a copy of the pages: for CPUs, and fp32 anywhere."""
+    if batch.longest_query == 1:
+        return _one_token_each(query, keys, values, batch, scale)
+    ends = batch.starts.tolist()
+    lengths = batch.lengths.tolist()
+    rows = []
+    for index, length in enumerate(lengths):
+        pages = batch.pages[index, : -(-length // keys.shape[1])]
+        rows.append(_one_sequence(query[ends[index] : ends[index + 1]], keys, values, pages, length, scale))
+    return torch.cat(rows)
+
+
+def _one_token_each(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: PagedBatch, scale: float
+) -> torch.Tensor:
+    """All sequences at once, padded to the longest."""
+    used = batch.pages[:, : -(-batch.longest_key // keys.shape[1])]
+    visible = torch.arange(used.shape[1] * keys.shape[1], device=query.device) < batch.lengths[:, None]
+    attended = scaled_dot_product_attention(
+        query[:, :, None],
+        keys[used].flatten(1, 2).transpose(1, 2),
+        values[used].flatten(1, 2).transpose(1, 2),
+        attn_mask=visible[:, None, None],
+        scale=scale,
+        enable_gqa=True,
+    )
+    return attended[:, :, 0]
+
+
+def _one_sequence(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, pages: torch.Tensor, length: int, scale: float
+) -> torch.Tensor:
+    """``query [q, heads, head_dim]``: the last q of the sequence's ``length`` tokens."""
+    count = query.shape[0]
+    mask = None
+    if 1 < count < length:
+        at = torch.arange(length - count, length, device=query.device)
+        mask = torch.arange(length, device=query.device) <= at[:, None]
+    attended = scaled_dot_product_attention(
+        query.transpose(0, 1)[None],
+        keys[pages].flatten(0, 1)[:length].transpose(0, 1)[None],
+        values[pages].flatten(0, 1)[:length].transpose(0, 1)[None],
+        attn_mask=mask,
+        is_causal=count == length and count > 1,
+        scale=scale,
+        enable_gqa=True,
+    )
+    return attended[0].transpose(0, 1)
