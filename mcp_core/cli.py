@@ -26,6 +26,7 @@ VERBS: dict[str, str] = {
     "serve": "run a worker in the foreground",
     "bench": "load a Recipe, measure it with a Workload, store one Run",
     "sensitivity": "which layers lose most by a Recipe's scheme",
+    "quality": "what a Recipe changes in replies and in answers to small tasks",
     "runs": "list, show or delete stored Runs",
     "models": "list or delete the models kept on this machine",
     "texts": "list, add or delete the texts that calibration and fidelity read",

@@ -68,6 +68,10 @@ Verb = Callable[[Job], Awaitable[Outcome]]
 # verb -> "module:function"; only the asked one is imported, in the job's own process, so it may be heavy.
 VERBS: dict[str, str] = {
     "bench": "mcp_core.evaluation.bench_job:run",
+    "fidelity": "mcp_core.evaluation.fidelity_job:run",
+    "endpoint-fidelity": "mcp_core.evaluation.endpoint_job:run",
+    "length-drift": "mcp_core.evaluation.quality_jobs:drift",
+    "task-check": "mcp_core.evaluation.quality_jobs:tasks",
     "sensitivity": "mcp_core.evaluation.sensitivity:run",
 }
 

@@ -6,26 +6,40 @@ Pages reach it as ``workbench.studies``. This file does not know how a study is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mcp_core.evaluation.endpoint_recipe import require_url
 from mcp_core.evaluation.sensitivity_values import Grouping, require_separable
 from mcp_core.recipe import Recipe
 from mcp_core.results import StoredFidelity
+from mcp_core.texts import StoredText, TextSet, add, list_texts
 from mcp_core.token_map import TokenMap
 from mcp_core.views import JobView
 
 if TYPE_CHECKING:
     from mcp_core.decision.store import Store
+    from mcp_core.evaluation.task_check import TaskItem
 
 __all__ = ["Studies", "Submit"]
 
 
 class Submit(Protocol):
-    """Queues a job that measures on the Recipe's device; ``workbench.Workbench`` gives one."""
+    """Queues a job that measures on the Recipe's device; ``workbench.Workbench`` gives one.
+
+    With ``alone`` False it waits for no device: it judges what is said, not how fast, beside whoever is there.
+    """
 
     def __call__(
-        self, verb: str, title: str, request: dict[str, Any], recipe: Recipe, hub_token: str | None = None, /
+        self,
+        verb: str,
+        title: str,
+        request: dict[str, Any],
+        recipe: Recipe,
+        hub_token: str | None = None,
+        /,
+        *,
+        alone: bool = True,
     ) -> str:
         """The job's id. Raises RecipeError for what cannot run here, and Busy."""
 
@@ -58,6 +72,47 @@ class Studies:
         title = f"fidelity of {recipe.model.id}, {recipe.quantization.scheme}"
         return self._submit("fidelity", title, request, recipe, hub_token)
 
+    def start_endpoint_fidelity(
+        self, recipe: Recipe, url: str, reference_url: str | None = None, text_sha256: str | None = None
+    ) -> str:
+        """Judge the server at ``url``, which runs the Recipe's model, by its prompt log-probabilities.
+
+        The reference is the server at ``reference_url``, or a worker with the checkpoint's native dtype. The answer
+        is {fidelity}, and it is stored. Raises RecipeError, Busy, InputError for what is no URL.
+        """
+        for each in filter(None, (url, reference_url)):
+            require_url(each)
+        request = _about(recipe) | {"url": url, "reference_url": reference_url, "text_sha256": text_sha256}
+        # The server's scheme and engine need not be possible here, and it may be on this very device.
+        model = Recipe(model=recipe.model, device=recipe.device, threads=recipe.threads)
+        return self._submit("endpoint-fidelity", f"fidelity of {url}", request, model, None, alone=False)
+
+    def start_length_drift(
+        self, recipe: Recipe, text_sha256: str | None = None, max_tokens: int = 256, hub_token: str | None = None
+    ) -> str:
+        """Compare the lengths of greedy replies with the native dtype's; the answer is a LengthDrift.
+
+        ``text_sha256`` is one of the user's texts with prompts in it, None the built-in sixteen. Raises as
+        ``start_fidelity``.
+        """
+        request = _about(recipe) | {"text_sha256": text_sha256, "max_tokens": max_tokens}
+        return self._submit("length-drift", f"reply lengths of {_name(recipe)}", request, recipe, hub_token)
+
+    def start_task_check(
+        self,
+        recipe: Recipe,
+        name: str | None = None,
+        items: Sequence[TaskItem] | None = None,
+        hub_token: str | None = None,
+    ) -> str:
+        """Compare the answers to multiple-choice items with the native dtype's; the answer is a TaskCheck.
+
+        None is the built-in sixty items. Raises as ``start_fidelity``.
+        """
+        given = None if items is None else [item.model_dump() for item in items]
+        request = _about(recipe) | {"name": name, "items": given}
+        return self._submit("task-check", f"task check of {_name(recipe)}", request, recipe, hub_token)
+
     def fidelity(self, key: str) -> StoredFidelity | None:
         """A judged Recipe by ``Fidelity.key``; None when there is none. This and the next two raise StoreError."""
         return self._store().fidelity(key)
@@ -69,6 +124,14 @@ class Studies:
     def token_map(self, key: str) -> TokenMap | None:
         """The scored texts token by token, by ``Fidelity.key``."""
         return self._store().token_map(key)
+
+    def texts(self) -> tuple[StoredText, ...]:
+        """The user's texts for calibration and fidelity, newest first."""
+        return list_texts()
+
+    def add_text(self, name: str, content: bytes) -> TextSet:
+        """Keep a file's text; ``name`` says by its suffix how it is read. Raises InputError for what is no text."""
+        return add(name, content)
 
     def start_sensitivity(
         self, recipe: Recipe, by: Grouping, tokens: int = 512, hub_token: str | None = None
@@ -98,6 +161,14 @@ def _whole(recipe: Recipe) -> Recipe:
         quantization=recipe.quantization.model_copy(update={"skip": ()}),
         attention=recipe.attention,
     )
+
+
+def _about(recipe: Recipe) -> dict[str, Any]:
+    return {"recipe": recipe.model_dump(mode="json")}
+
+
+def _name(recipe: Recipe) -> str:
+    return f"{recipe.model.id}, {recipe.quantization.scheme}"
 
 
 def _of(job: JobView) -> str | None:

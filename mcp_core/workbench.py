@@ -319,7 +319,15 @@ class Workbench:
         )
 
     def _submit_study(
-        self, verb: str, title: str, request: dict[str, Any], recipe: Recipe, hub_token: str | None = None, /
+        self,
+        verb: str,
+        title: str,
+        request: dict[str, Any],
+        recipe: Recipe,
+        hub_token: str | None = None,
+        /,
+        *,
+        alone: bool = True,
     ) -> str:
         """As ``studies.Submit``. ``recipe`` is what the study is about; the request carries what it needs of it."""
         machine = self.hardware()
@@ -329,8 +337,10 @@ class Workbench:
         detail = {"recipe_fingerprint": recipe.fingerprint}
 
         def submit() -> str:
-            self._require_quiet(device)
-            return self._jobs.submit(verb, title, request, secrets, device=device, detail=detail)
+            if alone:
+                self._require_quiet(device)
+            held = device if alone else None
+            return self._jobs.submit(verb, title, request, secrets, device=held, detail=detail)
 
         return self._loop.call(submit)
 

@@ -1,0 +1,79 @@
+"""Endpoints under judgement: a worker of ours started for a Recipe, or a server that someone else runs at a URL.
+
+Workers are started one at a time and ended before the next, so that two models never need memory together. This
+file does not know what is asked of an endpoint.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from mcp_core import devices
+from mcp_core.errors import McpError
+from mcp_core.recipe import Recipe
+from mcp_core.serving.client import ServerClient
+from mcp_core.serving.supervisor import Supervisor
+from mcp_core.views import Progress
+
+__all__ = ["Endpoint", "OnProgress", "Side", "serve"]
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two that are compared: the server at ``url``, or without one a worker for ``recipe``."""
+
+    name: str
+    recipe: Recipe
+    url: str | None = None
+
+    @property
+    def engine(self) -> str:
+        """What runs it, as far as it is known."""
+        return self.recipe.engine
+
+    @property
+    def title(self) -> str:
+        """In words: "bf16, none on transformers", or the URL."""
+        recipe = self.recipe
+        return self.url or f"{recipe.dtype}, {recipe.quantization.scheme} on {recipe.engine}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server that answers now. ``model`` is the id to ask for; ``max_context`` is known of ours only, tokens."""
+
+    client: ServerClient
+    model: str
+    max_context: int | None = None
+
+
+@asynccontextmanager
+async def serve(
+    side: Side, *, hub_token: str | None = None, on_progress: OnProgress | None = None
+) -> AsyncIterator[Endpoint]:
+    """The side's server, for as long as the block lasts. Raises what starting a worker raises, and McpError for a
+    URL where no model answers."""
+    if side.url is not None:
+        async with ServerClient(side.url) as client:
+            yield await _look(client)
+        return
+    # A job's parent holds the device for it.
+    supervisor = Supervisor(within=devices.leases_of(os.getppid()))
+    try:
+        worker = await supervisor.start(side.recipe, hub_token=hub_token, on_progress=on_progress)
+        assert worker.client is not None
+        yield Endpoint(worker.client, (await worker.client.models())[0], worker.state.get("max_context"))
+    finally:
+        await supervisor.close()
+
+
+async def _look(client: ServerClient) -> Endpoint:
+    models = await client.models()
+    if not models:
+        raise McpError(f"{client.url} serves no model.", "Load one, or check the URL.")
+    return Endpoint(client, models[0])
