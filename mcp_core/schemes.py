@@ -12,36 +12,43 @@ from typing import Literal
 
 from mcp_core.recipe import DType, Quantization, SchemeName
 
-__all__ = ["SCHEMES", "Scheme", "reason_to_keep_dense"]
+__all__ = ["INT4_GROUP_SIZES", "SCHEMES", "DeviceKind", "Scheme", "group_size_of", "reason_to_keep_dense"]
+
+DeviceKind = Literal["cpu", "cuda"]
+
+# Group sizes that the int4 kernels of each device have, and the one that is used when none is asked for: 64
+# divides the widths of small models too (576 is no multiple of 128).
+INT4_GROUP_SIZES: dict[DeviceKind, tuple[int, ...]] = {"cpu": (32, 64, 128), "cuda": (32, 64, 128, 256)}
+_INT4_GROUP_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """One quantization scheme.
 
-    ``about`` says what it is and what it usually costs, ``needs`` which hardware, dtype and shapes. ``bits`` are
-    stored bits per quantized weight without scales; ``block`` weights share one scale of ``scale_bits`` (0 = one
-    scale per output row). Either ``apply`` or ``convert`` is ``module:function`` of the heavy side: the first
-    packs weights as they arrive, the second packs a model that was loaded dense. ``dtypes`` are those of the
-    dense weights and of activations that it can be used with.
+    ``about`` says what it is and what it usually costs, ``needs`` which hardware, dtype and shapes, ``saved_as``
+    the format of ``mcp-core quantize`` (None: it cannot be saved, ``unsaved_because`` says why). ``bits`` are
+    stored bits per quantized weight without scales. Either ``apply`` or ``convert`` is ``module:function`` of the
+    heavy side: the first packs weights as they arrive, the second packs a model that was loaded dense. ``dtypes``
+    are those that the dense weights and the activations may have; ``min_capability`` is of NVIDIA devices.
     """
 
     name: SchemeName
     title: str
     about: str
+    needs: str
     bits: int
-    block: int
-    scale_bits: int
     library: str | None
-    devices: tuple[Literal["cpu", "cuda"], ...]
+    devices: tuple[DeviceKind, ...]
     lossless: bool
     deployable_as: str
     apply: str | None = None
     convert: str | None = None
-    needs: str = ""
     dtypes: tuple[DType, ...] = ("fp32", "bf16", "fp16")
     min_capability: tuple[int, int] | None = None
     double_quant: bool = False
+    saved_as: str | None = None
+    unsaved_because: str = ""
 
 
 SCHEMES: dict[SchemeName, Scheme] = {
@@ -51,72 +58,176 @@ SCHEMES: dict[SchemeName, Scheme] = {
             name="none",
             title="None",
             about="Weights stay in the chosen dtype.",
+            needs="Any device.",
             bits=0,
-            block=0,
-            scale_bits=0,
             library=None,
             devices=("cpu", "cuda"),
             lossless=True,
             deployable_as="safetensors; any engine",
+            saved_as="safetensors",
         ),
         Scheme(
             name="bnb-int8",
             title="bitsandbytes 8-bit (LLM.int8)",
             about="Half of bf16's weight memory; outlier columns are computed apart. Slower than bf16 when eager.",
+            needs="CPU, or NVIDIA 7.5 and newer.",
             bits=8,
-            block=0,
-            scale_bits=32,
             library="bitsandbytes",
             devices=("cpu", "cuda"),
+            min_capability=(7, 5),
             lossless=False,
-            deployable_as="vLLM --quantization bitsandbytes (8-bit checkpoints); transformers",
+            deployable_as="vLLM --quantization bitsandbytes (8-bit checkpoint); transformers",
             apply="mcp_core.memory.quantization.bnb:quantize_int8",
+            saved_as="bitsandbytes checkpoint (safetensors)",
         ),
         Scheme(
             name="bnb-nf4",
             title="bitsandbytes 4-bit NF4",
             about="A quarter of bf16's weight memory; 16 levels placed for normally distributed weights.",
+            needs="CPU (outputs a multiple of 32, inputs of 64), or NVIDIA 6.0 and newer.",
             bits=4,
-            block=64,
-            scale_bits=32,
             library="bitsandbytes",
             devices=("cpu", "cuda"),
+            min_capability=(6, 0),
             lossless=False,
             deployable_as="vLLM --quantization bitsandbytes; transformers",
             apply="mcp_core.memory.quantization.bnb:quantize_nf4",
             double_quant=True,
+            saved_as="bitsandbytes checkpoint (safetensors)",
         ),
         Scheme(
             name="bnb-fp4",
             title="bitsandbytes 4-bit FP4",
             about="As NF4 with floating-point levels; usually loses more than NF4.",
+            needs="CPU (outputs a multiple of 32, inputs of 64), or NVIDIA 6.0 and newer.",
             bits=4,
-            block=64,
-            scale_bits=32,
             library="bitsandbytes",
             devices=("cpu", "cuda"),
+            min_capability=(6, 0),
             lossless=False,
             deployable_as="transformers only",
             apply="mcp_core.memory.quantization.bnb:quantize_fp4",
             double_quant=True,
+            saved_as="bitsandbytes checkpoint (safetensors)",
         ),
         Scheme(
             name="torchao-int8-weight-only",
             title="torchao int8 weight-only",
-            about="Half of bf16's weight memory, one scale per output row; weights are expanded at each use.",
+            about="Half of bf16's weight memory, one scale an output row; weights are expanded at each use.",
+            needs="Any device.",
             bits=8,
-            block=0,
-            scale_bits=40,  # an fp32 scale and an int8 zero point
             library="torchao",
             devices=("cpu", "cuda"),
             lossless=False,
-            deployable_as="vLLM (torchao checkpoint); transformers",
+            deployable_as="vLLM (torchao checkpoint); SGLang --torchao-config int8wo; transformers",
             apply="mcp_core.memory.quantization.torchao_int8:quantize_weight_only",
+            saved_as="torchao checkpoint (safetensors)",
+        ),
+        Scheme(
+            name="torchao-int8-dynamic",
+            title="torchao int8 dynamic (W8A8)",
+            about="Half of bf16's weight memory; activations become int8 too. Helps prefill, slows eager decode.",
+            needs="CPU, or NVIDIA 7.5 and newer (inputs and outputs a multiple of 8).",
+            bits=8,
+            library="torchao",
+            devices=("cpu", "cuda"),
+            min_capability=(7, 5),
+            lossless=False,
+            deployable_as="vLLM (torchao checkpoint); SGLang --torchao-config int8dq; transformers",
+            apply="mcp_core.memory.quantization.torchao_int8:quantize_dynamic",
+            saved_as="torchao checkpoint (safetensors)",
+        ),
+        Scheme(
+            name="torchao-int4-weight-only",
+            title="torchao int4 weight-only",
+            about="A quarter of bf16's weight memory, a scale and zero point a group. The fastest decode on a CPU.",
+            needs="bf16. CPU: outputs a multiple of 16. NVIDIA 8.0 and newer. Inputs a multiple of the group size.",
+            bits=4,
+            library="torchao",
+            devices=("cpu", "cuda"),
+            dtypes=("bf16",),
+            min_capability=(8, 0),
+            lossless=False,
+            deployable_as="vLLM (torchao checkpoint of a GPU); SGLang --torchao-config int4wo-GROUP; transformers",
+            apply="mcp_core.memory.quantization.torchao_int4:quantize_weight_only",
+            saved_as="torchao checkpoint (safetensors), on a GPU",
+            unsaved_because="torchao cannot write its CPU layout of int4 to safetensors; on a GPU it can.",
+        ),
+        Scheme(
+            name="torchao-fp8-weight-only",
+            title="torchao fp8 weight-only",
+            about="Half of bf16's weight memory in 8-bit floats; expanded at each use, very slow on a CPU.",
+            needs="Any device.",
+            bits=8,
+            library="torchao",
+            devices=("cpu", "cuda"),
+            lossless=False,
+            deployable_as="vLLM (torchao checkpoint); SGLang --torchao-config fp8wo; transformers",
+            apply="mcp_core.memory.quantization.torchao_fp8:quantize_weight_only",
+            saved_as="torchao checkpoint (safetensors)",
+        ),
+        Scheme(
+            name="torchao-fp8-dynamic",
+            title="torchao fp8 dynamic (W8A8, per row)",
+            about="Half of bf16's weight memory, and fp8 tensor cores: helps prefill and batches, loses little.",
+            needs="bf16 on NVIDIA 8.9 and newer (L4, RTX 4090, H100); inputs and outputs a multiple of 16.",
+            bits=8,
+            library="torchao",
+            devices=("cuda",),
+            dtypes=("bf16",),
+            min_capability=(8, 9),
+            lossless=False,
+            deployable_as="vLLM (torchao checkpoint); SGLang --torchao-config fp8dq-per_row; transformers",
+            apply="mcp_core.memory.quantization.torchao_fp8:quantize_dynamic",
+            saved_as="torchao checkpoint (safetensors)",
+        ),
+        Scheme(
+            name="classic-dynamic",
+            title="Classic dynamic (CPU)",
+            about="torch's old quantize_dynamic: int8, one activation scale a call. Fast, and loses most of all.",
+            needs="fp32 on a CPU.",
+            bits=8,
+            library=None,
+            devices=("cpu",),
+            dtypes=("fp32",),
+            lossless=False,
+            deployable_as="transformers only",
+            convert="mcp_core.memory.quantization.classic:quantize_dynamic",
+            unsaved_because="its weights are opaque objects that only pickle can write, which MCP never does.",
         ),
     )
 }
 
 
+def group_size_of(options: Quantization) -> int:
+    """Weights of int4 that share a scale, also where the Recipe leaves it to the scheme."""
+    return options.group_size or _INT4_GROUP_SIZE
+
+
 def reason_to_keep_dense(options: Quantization, rows: int, columns: int, device_kind: str) -> str:
     """Why this scheme cannot pack a matrix of ``rows`` outputs and ``columns`` inputs; empty where it can."""
+    for number, what, divisor, owner in _divisibility(options, rows, columns, device_kind):
+        if number % divisor:
+            return f"{number} {what} are not a multiple of {divisor} ({owner})"
     return ""
+
+
+def _divisibility(
+    options: Quantization, rows: int, columns: int, device_kind: str
+) -> tuple[tuple[int, str, int, str], ...]:
+    """(number, what it counts, what must divide it, whose need that is) for each need of the scheme."""
+    outputs, inputs = (rows, "outputs"), (columns, "inputs")
+    match options.scheme, device_kind:
+        case "torchao-int4-weight-only", "cpu":
+            return (*inputs, group_size_of(options), "the group size"), (*outputs, 16, "the CPU kernel")
+        case "torchao-int4-weight-only", _:
+            return ((*inputs, group_size_of(options), "the group size"),)
+        case (("bnb-nf4" | "bnb-fp4"), "cpu"):
+            # With AVX512-BF16 bitsandbytes lays weights out anew at their first use, and stops at other shapes.
+            return (*inputs, 64, "the CPU kernel"), (*outputs, 32, "the CPU kernel")
+        case "torchao-int8-dynamic", "cuda":
+            # Other shapes are computed on the host, silently.
+            return (*inputs, 8, "the int8 kernel"), (*outputs, 8, "the int8 kernel")
+        case "torchao-fp8-dynamic", _:
+            return (*inputs, 16, "the fp8 kernel"), (*outputs, 16, "the fp8 kernel")
+    return ()

@@ -16,6 +16,7 @@ from mcp_core.models.architecture import DTYPE_BYTES, Architecture, ResolvedMode
 from mcp_core.models.kv_memory import attention_over_past, keys_and_values
 from mcp_core.models.packing import PackedWeights, pack
 from mcp_core.models.prepared import PREPARED_DTYPE
+from mcp_core.models.stored_quantization import require_loadable_here
 from mcp_core.recipe import Recipe
 
 __all__ = ["Footprint", "estimate", "resolve_max_context"]
@@ -80,13 +81,18 @@ def resolve_max_context(recipe: Recipe, architecture: Architecture) -> int:
 
 
 def estimate(recipe: Recipe, resolved: ResolvedModel, hardware: Hardware) -> Footprint:
-    """What ``recipe`` takes on ``hardware``. Raises RecipeError: context too long, no such device."""
+    """What ``recipe`` takes on ``hardware``. Raises RecipeError: context too long, no such device.
+
+    Also where a quantized checkpoint cannot be loaded here (``stored_quantization.require_loadable_here``).
+    """
     device = hardware.device(recipe.device)
     if device is None:
         there = ", ".join(each.id for each in hardware.devices)
         raise RecipeError(f"device: this machine has no {recipe.device}.", f"It has: {there}.")
     context = resolve_max_context(recipe, resolved.architecture)
-    weights = pack(resolved.architecture, recipe.dtype, recipe.quantization)
+    require_loadable_here(resolved.quantized, recipe, hardware)
+    as_loaded = resolved.as_loaded(recipe.quantization, device, hardware)
+    weights = pack(as_loaded, recipe.dtype, recipe.quantization, device.kind)
     kv = keys_and_values(recipe, resolved.architecture, context, device.kind)
     activation = _activation_bytes(recipe, resolved.architecture, context, device.kind)
     overhead = _OVERHEAD_BYTES[device.kind] + _scratch_bytes(recipe, weights, device.kind)
@@ -141,7 +147,7 @@ def _scratch_bytes(recipe: Recipe, weights: PackedWeights, kind: str) -> int:
 def _load_peak_bytes(resolved: ResolvedModel, weights: PackedWeights, kind: str) -> int:
     """On the device: all weights while the last is packed or read; on the host imports and preparing too."""
     passing = max(weights.largest_packed_parameters * _PACKING_BYTES, weights.largest_tensor_bytes)
-    loading = weights.total_bytes + passing + _OVERHEAD_BYTES[kind]
+    loading = max(weights.total_bytes, weights.arriving_bytes) + passing + _OVERHEAD_BYTES[kind]
     return _IMPORTS_BYTES + max(loading, _preparing_bytes(resolved)) if kind == "cpu" else loading
 
 

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from mcp_core.errors import RecipeError
+from mcp_core.models.architecture import TensorInfo
 from mcp_core.models.catalog import resolve
 from mcp_core.models.headers import read_gguf
-from mcp_core.models.packing import pack
+from mcp_core.models.packing import module_sizes, pack
 from mcp_core.models.shapes import architecture_of
 from mcp_core.recipe import ModelRef, Quantization, Recipe, ShapeSpec
 
@@ -36,6 +38,9 @@ def bundled_file() -> Path:
         ("bf16", "bnb-nf4", True, 112),
         ("fp32", "bnb-nf4", False, 173),
         ("bf16", "bnb-fp4", False, 116),
+        ("bf16", "torchao-int8-dynamic", False, 164),
+        ("bf16", "torchao-int4-weight-only", False, 116),
+        ("bf16", "torchao-fp8-weight-only", False, 163),
     ],
 )
 def test_smollm_weighs_what_was_measured(smollm, dtype, scheme, double_quant, megabytes):
@@ -104,5 +109,50 @@ def test_bytes_are_those_of_the_loaded_model(dtype, scheme, double_quant, tied, 
 
 
 def test_a_scheme_that_is_not_built_is_refused_by_name(smollm):
-    with pytest.raises(RecipeError, match="torchao-int4-weight-only is not built in this version"):
-        pack(smollm, "bf16", Quantization(scheme="torchao-int4-weight-only"))
+    with pytest.raises(RecipeError, match="gguf is not built in this version"):
+        pack(smollm, "bf16", Quantization(scheme="gguf"))
+
+
+def test_a_group_size_that_divides_no_layer_is_refused_before_loading():
+    spec = ShapeSpec(layers=1, hidden=64, intermediate=192, heads=2, kv_heads=1, vocab=320)
+    architecture = architecture_of(ModelRef(source="shape", id="custom", shape=spec))
+    with pytest.raises(RecipeError, match="64 inputs are not a multiple of 128") as caught:
+        pack(architecture, "bf16", Quantization(scheme="torchao-int4-weight-only", group_size=128))
+    assert "another group size" in caught.value.hint
+
+
+@pytest.mark.parametrize("scheme", ["none", "bnb-nf4", "torchao-int4-weight-only", "classic-dynamic"])
+def test_modules_add_up_to_the_whole(smollm, scheme):
+    quantization = Quantization(scheme=scheme, skip=("*.o_proj",) if scheme != "none" else ())
+    sizes = module_sizes(smollm, "fp32", quantization)
+    assert sum(size.bytes for size in sizes) == pack(smollm, "fp32", quantization).total_bytes
+    assert sum(size.parameters for size in sizes) == smollm.parameters
+    assert len(sizes) == len(smollm.tensors)  # no biases here
+    assert sum(size.packed for size in sizes) == (0 if scheme == "none" else 30 * 6)
+    assert {size.dense_because for size in sizes} >= (set() if scheme == "none" else {"quantization.skip"})
+
+
+def test_a_bias_counts_with_its_module():
+    tensors = (
+        TensorInfo("model.layers.0.q_proj.weight", (64, 64)),
+        TensorInfo("model.layers.0.q_proj.bias", (64,)),
+    )
+    architecture = replace(architecture_of(ModelRef(source="shape", id="llama-2-7b")), tensors=tensors)
+    for order in (tensors, tensors[::-1]):
+        (size,) = module_sizes(replace(architecture, tensors=order), "bf16", Quantization(scheme="bnb-int8"))
+        assert (size.part, size.packed, size.bytes) == ("linear", True, 64 * 64 + 64 * 4 + 64 * 2)
+
+
+def test_int4_on_a_gpu_is_padded_to_tiles(smollm):
+    """Layout of torchao 0.18's Int4TilePackedTo4dTensor: rows to 8, columns to 1024."""
+    quantization = Quantization(scheme="torchao-int4-weight-only")
+    sizes = {size.name: size.bytes for size in module_sizes(smollm, "bf16", quantization, "cuda")}
+    rows, columns = 1536, 1024  # from 576
+    assert sizes["model.layers.0.mlp.up_proj"] == rows * columns // 2 + rows * (columns // 64) * 2 * 2
+
+
+def test_a_scheme_that_needs_the_dense_model_says_what_arrives(smollm):
+    dense = pack(smollm, "fp32", Quantization()).total_bytes
+    assert pack(smollm, "fp32", Quantization(scheme="classic-dynamic")).arriving_bytes == dense
+    on_arrival = pack(smollm, "fp32", Quantization(scheme="bnb-nf4"))
+    assert on_arrival.arriving_bytes == on_arrival.total_bytes

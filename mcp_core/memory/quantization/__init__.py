@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.ao.nn.quantized.dynamic import Linear as ClassicLinear
 from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -68,8 +69,7 @@ def layers_to_keep_dense(model: PreTrainedModel, options: Quantization, device: 
     """Names of the linear layers that stay dense, each with its reason.
 
     They are the output layer, what ``options.skip`` (fnmatch) names, and shapes that the scheme cannot pack.
-    ``model`` may be on the meta device. Raises RecipeError for a pattern that names no linear layer, and when
-    the scheme can pack none of the rest.
+    ``model`` may be on the meta device. Raises RecipeError for a pattern that names no linear layer.
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     for pattern in options.skip:
@@ -93,7 +93,11 @@ def layers_to_keep_dense(model: PreTrainedModel, options: Quantization, device: 
 
 def quantized_modules(model: nn.Module) -> tuple[str, ...]:
     """Names of the modules whose weight is packed, read from the loaded model."""
-    return tuple(name for name, module in model.named_modules() if _is_packed(getattr(module, "weight", None)))
+    return tuple(
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, ClassicLinear) or _is_packed(getattr(module, "weight", None))
+    )
 
 
 def require_packed(model: nn.Module, options: Quantization) -> None:

@@ -1,4 +1,4 @@
-"""torchao int8 weight-only: one scale an output row, weights expanded at each use.
+"""torchao int8: one scale an output row; activations kept (weight-only), or made int8 token by token (dynamic).
 
 This file does not know which devices have kernels for it (``schemes.py``).
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torchao.quantization import Int8WeightOnlyConfig
+from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, MappingType
 from transformers import TorchAoConfig
 
 from mcp_core.recipe import Quantization
 
-__all__ = ["quantize_weight_only"]
+__all__ = ["quantize_dynamic", "quantize_weight_only"]
+
+_MAPPINGS = {"symmetric": MappingType.SYMMETRIC, "asymmetric": MappingType.ASYMMETRIC}
 
 
 def quantize_weight_only(
@@ -22,4 +24,14 @@ def quantize_weight_only(
     """Symmetric int8 rows; activations stay in ``dtype``."""
     # By default torchao's configs change inductor's settings for the whole process.
     config = Int8WeightOnlyConfig(set_inductor_config=False)
+    return TorchAoConfig(config, modules_to_not_convert=list(keep_dense))
+
+
+def quantize_dynamic(
+    options: Quantization, dtype: torch.dtype, device: torch.device, keep_dense: Sequence[str]
+) -> TorchAoConfig:
+    """Symmetric int8 rows; each token's activations are scaled by their own largest value, or their range."""
+    config = Int8DynamicActivationInt8WeightConfig(
+        act_mapping_type=_MAPPINGS[options.activations], set_inductor_config=False
+    )
     return TorchAoConfig(config, modules_to_not_convert=list(keep_dense))
