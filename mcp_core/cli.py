@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {
     "footprint": "what a Recipe takes, before loading it",
     "serve": "run a worker in the foreground",
     "bench": "load a Recipe, measure it with a Workload, store one Run",
+    "fidelity": "how far a Recipe's predictions are from the unquantized model's",
     "sensitivity": "which layers lose most by a Recipe's scheme",
     "quality": "what a Recipe changes in replies and in answers to small tasks",
     "runs": "list, show or delete stored Runs",

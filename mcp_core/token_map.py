@@ -25,7 +25,7 @@ class MappedToken(_Value):
     """One token of a text. ``kl`` is None where nothing was scored: the first token, and what is only context."""
 
     id: int
-    text: str = Field(description="What the token reads as; a part of a character reads as U+FFFD.")
+    text: str = Field(description="What it reads as; a part of a character reads as bytes:\\xf0\\x9f.")
     kl: float | None = Field(
         default=None, description="KL(P_reference || Q) of the prediction of this token, nats."
     )

@@ -42,6 +42,10 @@ HEAVY = {
     "inference",
     "serving.worker",
     "serving.cuda_memory",
+    "evaluation.fidelity",
+    "evaluation.fidelity_job",
+    "evaluation.fidelity_passages",
+    "evaluation.fidelity_scoring",
     "evaluation.sensitivity",
 }
 

@@ -40,9 +40,19 @@ class DocumentScores:
     same_top: npt.NDArray[np.bool_]
 
     @property
+    def p_reference(self) -> Array:
+        """The true token's probability by the reference."""
+        return np.exp(-self.nll_reference)
+
+    @property
+    def p_candidate(self) -> Array:
+        """The same by the candidate."""
+        return np.exp(-self.nll_candidate)
+
+    @property
     def dp(self) -> Array:
         """Difference of the true token's probability, candidate - reference."""
-        return np.exp(-self.nll_candidate) - np.exp(-self.nll_reference)
+        return self.p_candidate - self.p_reference
 
 
 @dataclass(frozen=True, slots=True)

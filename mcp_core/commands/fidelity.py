@@ -1,0 +1,119 @@
+"""``mcp-core fidelity RECIPE``: how far its predictions are from those of the unquantized model.
+
+This file does not know how that is measured (``evaluation/fidelity.py``, in a process of its own).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mcp_core import conflicts, hardware, texts
+from mcp_core.commands.arguments import add_json, add_recipe, add_set, hub_token, read_recipe
+from mcp_core.commands.fidelity_table import show_fidelity
+from mcp_core.commands.job_run import run_job
+from mcp_core.commands.output import emit, note
+from mcp_core.decision.store import Store
+from mcp_core.errors import InputError, McpError
+from mcp_core.evaluation.fidelity_plan import make_plan
+from mcp_core.hardware import Hardware
+from mcp_core.recipe import Recipe
+from mcp_core.results import Fidelity
+
+__all__ = ["add_arguments", "measure_fidelity", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """RECIPE, --text, --reference-dtype, --fresh, --out, --progress, --set, --json."""
+    add_recipe(parser)
+    add_set(parser)
+    add_json(parser)
+    parser.add_argument(
+        "--text", type=Path, metavar="FILE", help="score this .txt, .jsonl or .csv; without it the built-in set"
+    )
+    parser.add_argument(
+        "--reference-dtype", choices=("fp32",), help="to check the instrument; without it the checkpoint's own"
+    )
+    parser.add_argument("--fresh", action="store_true", help="measure again what is known already")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the answer there, too")
+    parser.add_argument("--progress", choices=("text", "json"), default="text", help="its form on stderr")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, store, print. Raises InputError before anything is started, else what the job raises."""
+    recipe = read_recipe(options)
+    if options.out is not None and not options.out.absolute().parent.is_dir():
+        raise InputError(f"There is no folder {options.out.parent}.", "Make it first, or write elsewhere.")
+    text_sha256 = _add_text(options.text) if options.text else None
+    fidelity = measure_fidelity(
+        recipe,
+        hardware.detect(),
+        text_sha256=text_sha256,
+        reference_dtype=options.reference_dtype,
+        fresh=options.fresh,
+        progress_as_json=options.progress == "json",
+    )
+    _write(options.out, fidelity)
+    if options.json:
+        emit(fidelity.model_dump(mode="json"))
+    else:
+        show_fidelity(fidelity)
+    return 0
+
+
+def measure_fidelity(
+    recipe: Recipe,
+    machine: Hardware,
+    *,
+    text_sha256: str | None = None,
+    reference_dtype: Any = None,
+    fresh: bool = False,
+    progress_as_json: bool = False,
+) -> Fidelity:
+    """What is known of this Recipe and text, said so on stderr, else measured in a job's process.
+
+    Raises RecipeError, InputError, Busy, Cancelled, and the job's own error.
+    """
+    plan = make_plan(
+        recipe, machine, text_sha256=text_sha256, reference_dtype=reference_dtype, hub_token=hub_token()
+    )
+    with Store() as store:
+        known = None if fresh or plan.key is None else store.fidelity(plan.key)
+    if known is not None:
+        note(f"known since {known.created.astimezone():%Y-%m-%d %H:%M}; --fresh measures again")
+        return known.fidelity
+    answer = run_job(
+        "fidelity",
+        f"mcp-core fidelity {recipe.quantization.scheme}",
+        {
+            "recipe": recipe.model_dump(mode="json"),
+            "text_sha256": text_sha256,
+            "reference_dtype": reference_dtype,
+            "fresh": fresh,
+        },
+        device=conflicts.resolve(recipe, machine).device,
+        secrets={"hub_token": hub_token()},
+        progress_as_json=progress_as_json,
+    )
+    return Fidelity.model_validate(answer["fidelity"])
+
+
+def _add_text(path: Path) -> str:
+    """Keep the file's text by its content. Raises InputError for one that cannot be read or is too small."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.", "Give a text file.") from error
+    return texts.add(path.name, content).sha256
+
+
+def _write(path: Path | None, fidelity: Fidelity) -> None:
+    if path is None:
+        return
+    try:
+        path.write_text(fidelity.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise McpError(
+            f"{path} cannot be written: {error.strerror}.", "It is stored; ask again with another --out."
+        ) from error

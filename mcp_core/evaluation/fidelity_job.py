@@ -1,0 +1,86 @@
+"""The fidelity job: what is asked is known already, or is judged now and stored with its token map.
+
+This file does not know how a Recipe is judged (``fidelity.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+from mcp_core import hardware
+from mcp_core.decision.store import Store
+from mcp_core.evaluation.fidelity import judge
+from mcp_core.evaluation.fidelity_plan import Plan, make_plan
+from mcp_core.jobs import Job, Outcome
+from mcp_core.recipe import Recipe
+from mcp_core.results import Fidelity
+from mcp_core.views import Progress
+
+__all__ = ["run"]
+
+
+async def run(job: Job) -> Outcome:
+    """Request: recipe, text_sha256, reference_dtype, fresh (the last three may be missing).
+
+    Secrets: store_url, hub_token. The result is {fidelity, cached}.
+    """
+    stopped = threading.Event()
+    try:
+        # Not on the loop: a cancellation must reach the thread while it computes.
+        return await asyncio.to_thread(_answer, job, stopped)
+    except asyncio.CancelledError:
+        stopped.set()
+        raise
+
+
+def _answer(job: Job, stopped: threading.Event) -> Outcome:
+    plan = make_plan(
+        Recipe.from_dict(job.request["recipe"]),
+        hardware.detect(),
+        text_sha256=job.request.get("text_sha256"),
+        reference_dtype=job.request.get("reference_dtype"),
+        hub_token=job.secrets.get("hub_token"),
+    )
+    with Store(job.secrets.get("store_url")) as store:
+        known = None if job.request.get("fresh") else store.fidelity(plan.key or "")
+        if known is not None:
+            return _done(known.fidelity, cached=True)
+        told = plan.without_measuring()
+        if told is not None:
+            store.add_fidelity(plan.recipe, told)
+            return _done(told, cached=False)
+        return _done(_judge_and_keep(job, plan, store, stopped), cached=False)
+
+
+def _judge_and_keep(job: Job, plan: Plan, store: Store, stopped: threading.Event) -> Fidelity:
+    key = plan.floor_key
+    floor = store.noise_floor(key) if key and not job.request.get("fresh") else None
+    judged = judge(
+        plan,
+        lambda stage, part, text: job.report(Progress(stage, part, text, elapsed_s=0)),
+        stopped,
+        floor=floor,
+        keep_floor=lambda fresh: store.keep_noise_floor(key, fresh) if key else None,
+        hub_token=job.secrets.get("hub_token"),
+    )
+    fidelity = judged.fidelity
+    if fidelity.key is None:  # a model from the Hub has no content hash before it is here
+        fidelity = fidelity.model_copy(update={"key": _after_download(job, plan).key})
+    store.add_fidelity(plan.recipe, fidelity, judged.token_map)
+    return fidelity
+
+
+def _after_download(job: Job, plan: Plan) -> Plan:
+    return make_plan(
+        Recipe.from_dict(job.request["recipe"]),
+        hardware.detect(),
+        text_sha256=job.request.get("text_sha256"),
+        reference_dtype=plan.reference.dtype,
+    )
+
+
+def _done(fidelity: Fidelity, *, cached: bool) -> Outcome:
+    result: dict[str, Any] = {"fidelity": fidelity.model_dump(mode="json"), "cached": cached}
+    return Outcome("done", result=result)

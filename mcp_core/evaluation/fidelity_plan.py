@@ -1,0 +1,191 @@
+"""Plan: what a Recipe is compared with, on which path, under which key, and what has to be said beside the figures.
+
+This file does not know how a model is loaded or scored (``fidelity.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mcp_core import conflicts, texts
+from mcp_core.documents import TextSet, require_disjoint
+from mcp_core.evaluation.fidelity_text import builtin_evaluation
+from mcp_core.hardware import Hardware
+from mcp_core.models import catalog
+from mcp_core.models.architecture import ResolvedModel
+from mcp_core.models.footprint import resolve_max_context
+from mcp_core.recipe import DType, KVCache, Recipe
+from mcp_core.results import Fidelity
+
+__all__ = ["Plan", "make_plan"]
+
+# Raised when figures of the same Recipe and text would come out otherwise: what was stored is measured again.
+_METHOD = 1
+# CONTRACTS.md: KV kinds are decoded after this many tokens.
+_PREFILL_TOKENS = 128
+_SLIDING_WINDOW = 512  # what kv.window null means (recipe.py)
+# KV kinds that keep or recompute keys and values as they are.
+_LOSSLESS_KV = {
+    "offloaded": "offloaded keeps every key and value as it was computed, on the host",
+    "off": "off computes every key and value again from the same tokens",
+}
+LOSSLESS_TEST = "tests/evaluation/test_fidelity_scoring.py::test_lossless_kv_kinds_predict_as_dynamic_does"
+_CALIBRATED = frozenset({"torchao-int8-static", "torchao-int8-static-smoothquant"})
+_SCREENING_DOCUMENTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One question about fidelity, settled as far as it can be without loading anything.
+
+    ``candidate`` and ``reference`` have model, device and threads resolved; ``candidate.kv.kind`` is the one that
+    is scored: dynamic for a kind that loses nothing. ``recipe`` is what was asked.
+    """
+
+    recipe: Recipe
+    candidate: Recipe
+    reference: Recipe
+    resolved: ResolvedModel
+    text: TextSet
+    path: Literal["prefill", "decode"]
+
+    @property
+    def reference_title(self) -> str:
+        """What the Recipe is compared with, in words."""
+        gguf = ", dequantized from GGUF" if self.resolved.gguf_file is not None else ""
+        return f"{self.resolved.title}{gguf}, {self.reference.dtype}, unquantized, {self.reference.attention}"
+
+    @property
+    def key(self) -> str | None:
+        """Digest of model, numerics_key, reference and text; None while the model's content is not here."""
+        return self._digest(self.recipe.numerics_key)
+
+    @property
+    def floor_key(self) -> str | None:
+        """The same of the reference alone: its noise floor is the same for every candidate."""
+        return self._digest("noise floor")
+
+    @property
+    def prefill_tokens(self) -> int:
+        """On the decode path, tokens before the first that is decoded: a window must be full to be judged."""
+        if self.candidate.kv.kind == "sliding":
+            return max(_PREFILL_TOKENS, self.candidate.kv.window or _SLIDING_WINDOW)
+        return _PREFILL_TOKENS
+
+    def without_measuring(self) -> Fidelity | None:
+        """The answer where measuring would show nothing: random weights, or a Recipe that loses nothing."""
+        if self.resolved.random_weights:
+            why = f"{self.resolved.title}: what random weights say means nothing, and neither does its change."
+            return self._told("not-measurable", why)
+        why = _LOSSLESS_KV.get(self.recipe.kv.kind, "")
+        if why and self.candidate.numerics_key == self.reference.numerics_key:
+            return self._told("lossless-by-test", f"{why}; {LOSSLESS_TEST} holds it to that.")
+        return None
+
+    def notes(self, documents: int) -> tuple[str, ...]:
+        """What must stand beside the figures."""
+        return tuple(self._notes(documents))
+
+    def _notes(self, documents: int) -> Iterator[str]:
+        recipe = self.recipe
+        if documents < _SCREENING_DOCUMENTS:
+            yield f"screening only: {documents} documents"
+        if recipe.model.source == "bundled":
+            yield (
+                "SmolLM2-135M proves the instrument and not the scheme: "
+                "so small a model suffers more from few bits than a large one"
+            )
+            if recipe.quantization.scheme == "torchao-int4-weight-only" and recipe.quantization.group_size == 32:
+                yield (
+                    "artefact: the bundled model's weights already lie on a 4-bit grid of group 32 (Q4_1), "
+                    "so int4 of group 32 looks almost lossless here and is not elsewhere"
+                )
+        if recipe.kv.kind in _LOSSLESS_KV:
+            yield f"{_LOSSLESS_KV[recipe.kv.kind]}: scored with kv.kind dynamic"
+        if self.reference.dtype != self.resolved.architecture.native_dtype:
+            yield f"the reference is in {self.reference.dtype}, to check the instrument; native is " + (
+                self.resolved.architecture.native_dtype
+            )
+
+    def _told(self, status: Literal["not-measurable", "lossless-by-test"], reason: str) -> Fidelity:
+        return Fidelity(
+            status=status,
+            reason=reason,
+            key=self.key,
+            numerics_key=self.recipe.numerics_key,
+            reference=self.reference_title,
+            path=self.path,
+            text_sha256=self.text.sha256,
+            text_name=self.text.name,
+        )
+
+    def _digest(self, what: str) -> str | None:
+        sha256 = self.resolved.ref.sha256
+        if sha256 is None and not self.resolved.random_weights:
+            return None
+        parts = {
+            "method": _METHOD,
+            "model": sha256,
+            "what": what,
+            "reference": self.reference.numerics_key,
+            "text": self.text.sha256,
+            "context": resolve_max_context(self.candidate, self.resolved.architecture),
+            "path": [self.path, self.prefill_tokens] if self.path == "decode" else [self.path],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def make_plan(
+    recipe: Recipe,
+    machine: Hardware,
+    *,
+    text_sha256: str | None = None,
+    reference_dtype: DType | None = None,
+    hub_token: str | None = None,
+) -> Plan:
+    """Settle what is compared with what; ``text_sha256`` None is the built-in set.
+
+    Raises RecipeError for what cannot run here, InputError for a text that is not kept or that the scheme was
+    calibrated on, and what ``catalog.resolve`` raises.
+    """
+    conflicts.require_runnable(recipe, machine)
+    recipe = conflicts.resolve(recipe, machine)
+    resolved = catalog.resolve(recipe.model, hub_token=hub_token)
+    recipe = recipe.model_copy(update={"model": resolved.ref})
+    text = texts.get(text_sha256) if text_sha256 else builtin_evaluation()
+    if recipe.quantization.scheme in _CALIBRATED:
+        require_disjoint(texts.get(recipe.quantization.calibration.text), text)
+    candidate = _scored(recipe)
+    return Plan(
+        recipe=recipe,
+        candidate=candidate,
+        reference=_reference(recipe, reference_dtype or resolved.architecture.native_dtype),
+        resolved=resolved,
+        text=text,
+        path="prefill" if candidate.kv.kind == "dynamic" else "decode",
+    )
+
+
+def _scored(recipe: Recipe) -> Recipe:
+    if recipe.kv.kind not in _LOSSLESS_KV:
+        return recipe
+    return recipe.model_copy(update={"kv": KVCache(max_context=recipe.kv.max_context)})
+
+
+def _reference(recipe: Recipe, dtype: DType) -> Recipe:
+    """The unquantized model on the same engine and attention, every other option at its default."""
+    # Flash kernels do not compute in fp32, which is only asked for to check the instrument.
+    attention = "sdpa" if dtype == "fp32" and recipe.attention.startswith("flash") else recipe.attention
+    return Recipe(
+        model=recipe.model,
+        engine=recipe.engine,
+        device=recipe.device,
+        threads=recipe.threads,
+        dtype=dtype,
+        attention=attention,
+        kv=KVCache(max_context=recipe.kv.max_context),
+    )
