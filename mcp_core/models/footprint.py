@@ -1,25 +1,29 @@
 """Footprint: what a Recipe will take on a machine, computed before anything is loaded, and whether it fits.
 
-Memory is computed for one sequence of ``context_tokens``, the most that ``batching.mode: off`` holds at once.
-This file does not know how memory is measured (``serving/worker_memory.py``); measured runs judge it by
-``peak_bytes``.
+Memory is computed for a ServedLoad; without one for a sequence as long as the context, the most that
+``batching.mode: off`` holds at once. This file does not know how memory is measured
+(``serving/worker_memory.py``); measured runs judge it by ``peak_bytes``, and correct its runtime term by what they
+were off (``models/correction.py``).
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from mcp_core.errors import RecipeError
-from mcp_core.generation import PREFILL_CHUNK_TOKENS
 from mcp_core.hardware import Device, Hardware
+from mcp_core.models.activation_memory import activation_bytes, scratch_bytes
 from mcp_core.models.architecture import DTYPE_BYTES, Architecture, ResolvedModel
-from mcp_core.models.kv_memory import attention_over_past, keys_and_values
-from mcp_core.models.packing import PackedWeights, pack
+from mcp_core.models.correction import NONE, Correction
+from mcp_core.models.kv_memory import keys_and_values
+from mcp_core.models.packing import ModuleSize, PackedWeights, module_sizes, pack
 from mcp_core.models.prepared import PREPARED_DTYPE
+from mcp_core.models.served_load import ServedLoad
 from mcp_core.models.stored_quantization import require_loadable_here
 from mcp_core.recipe import Recipe
 
-__all__ = ["Footprint", "estimate", "resolve_max_context"]
+__all__ = ["Footprint", "Predictor", "estimate", "resolve_max_context"]
 
 _DEFAULT_CONTEXT = 4096
 _MIB = 2**20
@@ -29,21 +33,20 @@ _MIB = 2**20
 _IMPORTS_BYTES = 430 * _MIB
 # Beside all tensors: tokenizer, allocator slack, kernels' scratch; on a GPU the CUDA context and cuBLAS.
 _OVERHEAD_BYTES = {"cpu": 60 * _MIB, "cuda": 700 * _MIB}
-# Scratch for one packed matrix, bytes a weight: while it is packed, and while a product expands it.
+# Scratch for one packed matrix, bytes a weight, while it is packed.
 _PACKING_BYTES = 16
-_EXPANDING_BYTES = 10
 # Reading a GGUF's vocabulary into Python objects.
 _GGUF_READER_BYTES = 80 * _MIB
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """All sizes in bytes, on ``device``.
+    """All sizes in bytes, on ``device``, for ``concurrency`` sequences of ``context_tokens``.
 
-    ``peak_bytes`` is the highest while serving at a full context, the worker's imports excluded; it is the sum of
-    ``parts`` (name, bytes). ``load_peak_bytes`` is the highest from start to ready, imports and, for a GGUF not
-    yet prepared, preparing included. ``fits`` compares the larger of loading and serving with ``free_bytes``;
-    ``reason`` says so with the numbers.
+    ``peak_bytes`` is the highest while serving them, the worker's imports excluded; it is the sum of ``parts``
+    (name, bytes). ``correction`` is in the runtime's part. ``load_peak_bytes`` is the highest from start to ready,
+    imports and, for a GGUF not yet prepared, preparing included. ``fits`` compares the larger of loading and
+    serving with ``free_bytes``; ``reason`` says so with the numbers.
     """
 
     weights_bytes: int
@@ -62,6 +65,8 @@ class Footprint:
     fits: bool
     reason: str
     parts: tuple[tuple[str, int], ...]
+    concurrency: int = 1
+    correction: Correction = NONE
 
 
 def resolve_max_context(recipe: Recipe, architecture: Architecture) -> int:
@@ -80,68 +85,89 @@ def resolve_max_context(recipe: Recipe, architecture: Architecture) -> int:
     return asked
 
 
-def estimate(recipe: Recipe, resolved: ResolvedModel, hardware: Hardware) -> Footprint:
-    """What ``recipe`` takes on ``hardware``. Raises RecipeError: context too long, no such device.
+def estimate(
+    recipe: Recipe,
+    resolved: ResolvedModel,
+    hardware: Hardware,
+    load: ServedLoad | None = None,
+    correction: Correction = NONE,
+) -> Footprint:
+    """What ``recipe`` takes on ``hardware`` under ``load``. Raises as ``Predictor``."""
+    return Predictor(recipe, resolved, hardware, correction).at(load)
 
-    Also where a quantized checkpoint cannot be loaded here (``stored_quantization.require_loadable_here``).
+
+class Predictor:
+    """One Recipe on one machine; its weights are counted once, so that many loads can be asked about.
+
+    Raises RecipeError: context too long, no such device, or a quantized checkpoint that cannot be loaded here
+    (``stored_quantization.require_loadable_here``).
     """
-    device = hardware.device(recipe.device)
-    if device is None:
-        there = ", ".join(each.id for each in hardware.devices)
-        raise RecipeError(f"device: this machine has no {recipe.device}.", f"It has: {there}.")
-    context = resolve_max_context(recipe, resolved.architecture)
-    require_loadable_here(resolved.quantized, recipe, hardware)
-    as_loaded = resolved.as_loaded(recipe.quantization, device, hardware)
-    weights = pack(as_loaded, recipe.dtype, recipe.quantization, device.kind)
-    kv = keys_and_values(recipe, resolved.architecture, context, device.kind)
-    activation = _activation_bytes(recipe, resolved.architecture, context, device.kind)
-    overhead = _OVERHEAD_BYTES[device.kind] + _scratch_bytes(recipe, weights, device.kind)
-    parts = (
-        ("Linear layers", weights.linear_bytes),
-        ("Embeddings and output layer", weights.embedding_bytes),
-        ("Norms and biases", weights.other_bytes),
-        ("Keys and values", kv.total_bytes),
-        ("Activations", activation),
-        ("Runtime", overhead),
-    )
-    peak = sum(size for _, size in parts)
-    load_peak = _load_peak_bytes(resolved, weights, device.kind)
-    fits, reason = _judge(peak, load_peak, resolved, device, hardware)
-    return Footprint(
-        weights_bytes=weights.total_bytes,
-        kv_bytes_per_token=kv.bytes_per_token,
-        kv_bytes=kv.total_bytes,
-        activation_bytes=activation,
-        overhead_bytes=overhead,
-        peak_bytes=peak,
-        load_peak_bytes=load_peak,
-        download_bytes=resolved.download_bytes,
-        prepare_bytes=resolved.prepare_bytes,
-        context_tokens=context,
-        device=device.id,
-        free_bytes=device.memory_free_bytes,
-        total_bytes=device.memory_total_bytes,
-        fits=fits,
-        reason=reason,
-        parts=parts,
-    )
 
+    def __init__(
+        self, recipe: Recipe, resolved: ResolvedModel, hardware: Hardware, correction: Correction = NONE
+    ) -> None:
+        device = hardware.device(recipe.device)
+        if device is None:
+            there = ", ".join(each.id for each in hardware.devices)
+            raise RecipeError(f"device: this machine has no {recipe.device}.", f"It has: {there}.")
+        require_loadable_here(resolved.quantized, recipe, hardware)
+        self.recipe, self.architecture, self.device = recipe, resolved.architecture, device
+        self.max_context = resolve_max_context(recipe, resolved.architecture)
+        self._resolved, self._hardware, self._correction = resolved, hardware, correction
+        self._as_loaded = resolved.as_loaded(recipe.quantization, device, hardware)
 
-def _activation_bytes(recipe: Recipe, architecture: Architecture, context: int, kind: str) -> int:
-    """The larger of attention's and the MLP's tensors in the last prefill chunk, and the logits of one token."""
-    item, chunk = DTYPE_BYTES[recipe.dtype], min(PREFILL_CHUNK_TOKENS[kind], context)
-    stream = 3 * architecture.hidden
-    mlp = chunk * (stream + 3 * architecture.intermediate) * item
-    attention = chunk * (stream + 2 * architecture.heads * architecture.head_dim) * item
-    attention += attention_over_past(recipe, architecture, context, chunk)
-    logits = architecture.vocab * (item + 2 * DTYPE_BYTES["fp32"])
-    return max(mlp, attention) + logits
+    @functools.cached_property
+    def weights(self) -> PackedWeights:
+        """All of the model's, packed."""
+        return pack(self._as_loaded, self.recipe.dtype, self.recipe.quantization, self.device.kind)
 
+    @functools.cached_property
+    def modules(self) -> tuple[ModuleSize, ...]:
+        """The same module by module."""
+        return module_sizes(self._as_loaded, self.recipe.dtype, self.recipe.quantization, self.device.kind)
 
-def _scratch_bytes(recipe: Recipe, weights: PackedWeights, kind: str) -> int:
-    """Copies of one matrix that kernels make: on a CPU oneDNN reorders 16-bit weights; packed ones are expanded."""
-    reordered = weights.largest_tensor_bytes if kind == "cpu" and recipe.dtype != "fp32" else 0
-    return max(reordered, weights.largest_packed_parameters * _EXPANDING_BYTES)
+    def at(self, load: ServedLoad | None = None) -> Footprint:
+        """Memory under this load; None is one sequence of ``max_context`` tokens."""
+        load = load or ServedLoad(self.max_context)
+        recipe, weights, device = self.recipe, self.weights, self.device
+        kv = keys_and_values(recipe, self.architecture, load, device.kind)
+        activation = activation_bytes(recipe, self.architecture, load, device.kind)
+        overhead = _OVERHEAD_BYTES[device.kind] + scratch_bytes(recipe, weights, device.kind)
+        overhead = max(0, overhead + self._correction.bytes)
+        parts = (
+            ("Linear layers", weights.linear_bytes),
+            ("Embeddings and output layer", weights.embedding_bytes),
+            ("Norms and biases", weights.other_bytes),
+            ("Keys and values", kv.total_bytes),
+            ("Activations", activation),
+            ("Runtime", overhead),
+        )
+        peak, load_peak = sum(size for _, size in parts), self._load_peak_bytes
+        fits, reason = _judge(peak, load_peak, self._resolved, device, self._hardware)
+        return Footprint(
+            weights_bytes=weights.total_bytes,
+            kv_bytes_per_token=kv.bytes_per_token,
+            kv_bytes=kv.total_bytes,
+            activation_bytes=activation,
+            overhead_bytes=overhead,
+            peak_bytes=peak,
+            load_peak_bytes=load_peak,
+            download_bytes=self._resolved.download_bytes,
+            prepare_bytes=self._resolved.prepare_bytes,
+            context_tokens=load.context_tokens,
+            device=device.id,
+            free_bytes=device.memory_free_bytes,
+            total_bytes=device.memory_total_bytes,
+            fits=fits,
+            reason=reason,
+            parts=parts,
+            concurrency=load.concurrency,
+            correction=self._correction,
+        )
+
+    @functools.cached_property
+    def _load_peak_bytes(self) -> int:
+        return _load_peak_bytes(self._resolved, self.weights, self.device.kind)
 
 
 def _load_peak_bytes(resolved: ResolvedModel, weights: PackedWeights, kind: str) -> int:

@@ -1,6 +1,6 @@
 """Bytes of keys and values by cache kind, and of what attention makes of them in passing. Pure arithmetic.
 
-This file does not know how many sequences there are (one) or how caches are built (``inference/kv_cache.py``).
+This file does not know how caches are built (``inference/kv_cache.py``).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mcp_core.models.architecture import DTYPE_BYTES, Architecture
+from mcp_core.models.served_load import ServedLoad
 from mcp_core.recipe import Recipe
 
 __all__ = ["KeyValueMemory", "attention_over_past", "keys_and_values"]
@@ -16,39 +17,77 @@ __all__ = ["KeyValueMemory", "attention_over_past", "keys_and_values"]
 _FP8_SCALES_BYTES = 2 * 4
 # An offloaded cache keeps the running layer and the one that is being fetched on the device.
 _LAYERS_ON_DEVICE = 2
+# What kv.window and kv.bits mean when they are null; quanto and HQQ give this many values a scale and a zero
+# point, and keep up to this many of the newest tokens dense (inference/kv_cache.py).
+_WINDOW_TOKENS, _BITS = 512, 4
+_GROUP, _RESIDUAL_TOKENS = 64, 128
 
 
 @dataclass(frozen=True, slots=True)
 class KeyValueMemory:
-    """Bytes that one token adds, and bytes on the device at a full context."""
+    """Bytes that one more token of a sequence adds, and bytes of all sequences on the device."""
 
     bytes_per_token: int
     total_bytes: int
 
 
-def keys_and_values(recipe: Recipe, architecture: Architecture, context: int, kind: str) -> KeyValueMemory:
-    """Memory of one sequence of ``context`` tokens; ``kind`` is the device's. Static is allocated whole at once."""
-    per_token = architecture.kv_elements_per_token * _stored_bytes(recipe)
-    total = per_token * context
+def keys_and_values(recipe: Recipe, architecture: Architecture, load: ServedLoad, kind: str) -> KeyValueMemory:
+    """Memory of the load's sequences; ``kind`` is the device's. Layers with a window of their own keep that."""
+    stored, tokens = _stored_bytes(recipe), _kept_tokens(recipe, load)
+    elements = architecture.kv_elements(tokens)
+    if recipe.kv.kind == "static":  # allocated for every layer alike
+        elements = architecture.kv_elements_per_token * tokens
+    total = round(elements * stored)
+    if recipe.kv.kind in ("quantized-quanto", "quantized-hqq"):
+        dense = DTYPE_BYTES[recipe.dtype] - stored
+        total += round(architecture.kv_elements(min(tokens, _RESIDUAL_TOKENS)) * dense)
     if recipe.kv.kind == "quantized-fp8":
         total += architecture.layers * _FP8_SCALES_BYTES
     if recipe.kv.kind == "offloaded" and kind == "cuda":
         total = total * min(_LAYERS_ON_DEVICE, architecture.layers) // architecture.layers
-    return KeyValueMemory(per_token, total)
+    per_token = round(architecture.kv_elements_per_token * stored)
+    return KeyValueMemory(per_token, total * load.concurrency)
 
 
-def attention_over_past(recipe: Recipe, architecture: Architecture, context: int, chunk: int) -> int:
-    """Bytes that one layer's attention makes for ``chunk`` queries over ``context`` keys."""
+def attention_over_past(recipe: Recipe, architecture: Architecture, load: ServedLoad, chunk: int) -> int:
+    """Bytes that one layer's attention makes for ``chunk`` queries of one sequence over all of its keys.
+
+    While a token a step is decoded for every sequence at once, one layer's keys of all of them are copied.
+    """
     item = DTYPE_BYTES[recipe.dtype]
+    context = load.longest_allocation if recipe.kv.kind == "static" else _seen_tokens(recipe, load, chunk)
     keys = context * architecture.kv_heads * architecture.head_dim
-    grown = 0 if recipe.kv.kind == "static" else keys * _stored_bytes(recipe)  # old and new keys side by side
-    dequantized = keys * (2 * item + 4) if recipe.kv.kind == "quantized-fp8" else 0
+    fixed = recipe.kv.kind in ("static", "off")
+    grown = 0 if fixed else round(keys * _stored_bytes(recipe))  # old and new keys side by side
+    dequantized = keys * (2 * item + 4) if recipe.kv.kind.startswith("quantized") else 0
     repeats = chunk < context and architecture.kv_heads < architecture.heads  # a masked product wants equal heads
     repeated = 2 * context * architecture.heads * architecture.head_dim * item if repeats else 0
     mask = chunk * context * (1 + item)
     scores = architecture.heads * chunk * context * (2 * item + 4) if recipe.attention == "eager" else 0
-    return grown + dequantized + repeated + mask + scores
+    return (grown + dequantized) * load.concurrency + repeated + mask + scores
 
 
-def _stored_bytes(recipe: Recipe) -> int:
-    return 1 if recipe.kv.kind == "quantized-fp8" else DTYPE_BYTES[recipe.dtype]
+def _stored_bytes(recipe: Recipe) -> float:
+    """Bytes of one stored element, its share of scales included."""
+    match recipe.kv.kind:
+        case "off":
+            return 0
+        case "quantized-fp8":
+            return 1
+        case "quantized-quanto" | "quantized-hqq":
+            return (recipe.kv.bits or _BITS) / 8 + 2 * DTYPE_BYTES[recipe.dtype] / _GROUP
+        case _:
+            return DTYPE_BYTES[recipe.dtype]
+
+
+def _kept_tokens(recipe: Recipe, load: ServedLoad) -> int:
+    """Tokens of one sequence that the cache holds."""
+    if recipe.kv.kind == "sliding":
+        return min(load.context_tokens, recipe.kv.window or _WINDOW_TOKENS)
+    return load.longest_allocation if recipe.kv.kind == "static" else load.context_tokens
+
+
+def _seen_tokens(recipe: Recipe, load: ServedLoad, chunk: int) -> int:
+    """Keys that a chunk of queries meets: a window's, and those of the chunk itself."""
+    kept = _kept_tokens(recipe, load)
+    return min(load.context_tokens, kept + chunk) if recipe.kv.kind == "sliding" else kept

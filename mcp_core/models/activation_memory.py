@@ -1,0 +1,54 @@
+"""Bytes that a forward pass makes in passing: activations, logits, and what kernels copy of one matrix.
+
+Pure arithmetic. This file does not know weights at rest (``packing.py``) or caches (``kv_memory.py``).
+"""
+
+from __future__ import annotations
+
+from mcp_core.generation import PREFILL_CHUNK_TOKENS
+from mcp_core.models.architecture import DTYPE_BYTES, Architecture
+from mcp_core.models.kv_memory import attention_over_past
+from mcp_core.models.packing import PackedWeights
+from mcp_core.models.served_load import ServedLoad
+from mcp_core.recipe import Recipe
+
+__all__ = ["activation_bytes", "scratch_bytes"]
+
+# Bytes a weight of the largest packed matrix while a product expands it, by the scheme's first word and the
+# device. CPU: SmolLM2-135M and a 0.5 B shape. CUDA: H100, peaks of the 7B, 8B and 13B shapes less bf16's.
+_EXPANDING_BYTES = {
+    ("bnb", "cpu"): 10,
+    ("torchao", "cpu"): 10,
+    ("classic", "cpu"): 4,
+    ("bnb", "cuda"): 3,
+    ("torchao", "cuda"): 8,
+}
+_INT8_ON_CUDA = 8
+
+
+def activation_bytes(recipe: Recipe, architecture: Architecture, load: ServedLoad, kind: str) -> int:
+    """The larger of attention's and the MLP's tensors in the widest step, and the logits of its sequences.
+
+    The widest step is a chunk of a prompt (all that came so far where no cache is kept), of every sequence where
+    static batches are padded, or a token of every sequence.
+    """
+    item, chunk = DTYPE_BYTES[recipe.dtype], min(PREFILL_CHUNK_TOKENS[kind], load.longest_prompt)
+    if recipe.kv.kind == "off":
+        chunk = load.context_tokens
+    rows = max(chunk * (load.concurrency if recipe.batching.mode == "static" else 1), load.concurrency)
+    stream = 3 * architecture.hidden
+    intermediate = architecture.intermediate * max(1, architecture.active_experts)
+    mlp = rows * (stream + 3 * intermediate) * item
+    attention = rows * (stream + 2 * architecture.heads * architecture.head_dim) * item
+    attention += attention_over_past(recipe, architecture, load, chunk)
+    logits = load.concurrency * architecture.vocab * (item + 2 * DTYPE_BYTES["fp32"])
+    return max(mlp, attention) + logits
+
+
+def scratch_bytes(recipe: Recipe, weights: PackedWeights, kind: str) -> int:
+    """Copies of one matrix that kernels make: on a CPU oneDNN reorders 16-bit weights; packed ones are expanded."""
+    reordered = weights.largest_tensor_bytes if kind == "cpu" and recipe.dtype != "fp32" else 0
+    scheme = recipe.quantization.scheme
+    family = scheme.split("-")[0]
+    expanding = _INT8_ON_CUDA if (scheme, kind) == ("bnb-int8", "cuda") else _EXPANDING_BYTES.get((family, kind), 0)
+    return max(reordered, weights.largest_packed_parameters * expanding)
