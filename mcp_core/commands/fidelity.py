@@ -11,6 +11,7 @@ from typing import Any
 
 from mcp_core import conflicts, hardware, texts
 from mcp_core.commands.arguments import add_json, add_recipe, add_set, hub_token, read_recipe
+from mcp_core.commands.endpoint_fidelity import add_urls, measure_endpoint
 from mcp_core.commands.fidelity_table import show_fidelity
 from mcp_core.commands.job_run import run_job
 from mcp_core.commands.output import emit, note
@@ -25,7 +26,7 @@ __all__ = ["add_arguments", "measure_fidelity", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, --text, --reference-dtype, --fresh, --out, --progress, --set, --json."""
+    """RECIPE, --text, --reference-dtype, --fresh, --url, --reference-url, --out, --progress, --set, --json."""
     add_recipe(parser)
     add_set(parser)
     add_json(parser)
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference-dtype", choices=("fp32",), help="to check the instrument; without it the checkpoint's own"
     )
+    add_urls(parser)
     parser.add_argument("--fresh", action="store_true", help="measure again what is known already")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the answer there, too")
     parser.add_argument("--progress", choices=("text", "json"), default="text", help="its form on stderr")
@@ -46,20 +48,29 @@ def run(options: argparse.Namespace) -> int:
     if options.out is not None and not options.out.absolute().parent.is_dir():
         raise InputError(f"There is no folder {options.out.parent}.", "Make it first, or write elsewhere.")
     text_sha256 = _add_text(options.text) if options.text else None
-    fidelity = measure_fidelity(
-        recipe,
-        hardware.detect(),
-        text_sha256=text_sha256,
-        reference_dtype=options.reference_dtype,
-        fresh=options.fresh,
-        progress_as_json=options.progress == "json",
-    )
+    fidelity = _measure(options, recipe, text_sha256)
     _write(options.out, fidelity)
     if options.json:
         emit(fidelity.model_dump(mode="json"))
     else:
         show_fidelity(fidelity)
     return 0
+
+
+def _measure(options: argparse.Namespace, recipe: Recipe, text_sha256: str | None) -> Fidelity:
+    as_json = options.progress == "json"
+    if options.url is not None:
+        return measure_endpoint(recipe, options.url, options.reference_url, text_sha256, progress_as_json=as_json)
+    if options.reference_url is not None:
+        raise InputError("--reference-url goes with --url only.", "Without --url the reference is loaded here.")
+    return measure_fidelity(
+        recipe,
+        hardware.detect(),
+        text_sha256=text_sha256,
+        reference_dtype=options.reference_dtype,
+        fresh=options.fresh,
+        progress_as_json=as_json,
+    )
 
 
 def measure_fidelity(
