@@ -7,9 +7,15 @@ Pages reach it as ``workbench.studies``. This file does not know how a study is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mcp_core import conflicts, hardware
+from mcp_core.checkpoint_formats import CheckpointFormat, require_new_folder, require_savable
+from mcp_core.evaluation import experiment_results
 from mcp_core.evaluation.endpoint_recipe import require_url
+from mcp_core.evaluation.experiment_values import ExperimentResult
+from mcp_core.evaluation.experiments import experiment
 from mcp_core.evaluation.sensitivity_values import Grouping, require_separable
 from mcp_core.recipe import Recipe
 from mcp_core.results import StoredFidelity
@@ -113,6 +119,18 @@ class Studies:
         request = _about(recipe) | {"name": name, "items": given}
         return self._submit("task-check", f"task check of {_name(recipe)}", request, recipe, hub_token)
 
+    def start_quantize(
+        self, recipe: Recipe, out: Path, fmt: CheckpointFormat = "library", hub_token: str | None = None
+    ) -> str:
+        """Write the quantized model to ``out`` and return the job's id; its answer is a SavedCheckpoint.
+
+        Raises RecipeError where the scheme cannot be written in that format, InputError for a folder in use, Busy.
+        """
+        require_savable(recipe, conflicts.resolve(recipe, hardware.detect()).device.partition(":")[0], fmt)
+        require_new_folder(out)
+        request = _about(recipe) | {"out": str(out.absolute()), "format": fmt}
+        return self._submit("quantize", f"{_name(recipe)} written to {out.name}", request, recipe, hub_token)
+
     def fidelity(self, key: str) -> StoredFidelity | None:
         """A judged Recipe by ``Fidelity.key``; None when there is none. This and the next two raise StoreError."""
         return self._store().fidelity(key)
@@ -149,6 +167,21 @@ class Studies:
     def sensitivity(self, recipe: Recipe) -> JobView | None:
         """The newest sensitivity job of this model and scheme, whatever layers the Recipe keeps dense."""
         return self.latest("sensitivity", _whole(recipe))
+
+    def start_experiment(self, name: str, recipe: Recipe, hub_token: str | None = None) -> str:
+        """Try one piece of the article's advice on the Recipe's model, device and threads; the job's id.
+
+        The answer is an ExperimentResult, which is kept. Raises InputError for an unknown name, RecipeError where
+        this machine cannot, and Busy.
+        """
+        what = experiment(name)
+        _, changed = what.recipes(recipe)
+        request = _about(recipe) | {"name": name}
+        return self._submit("experiment", f"{what.title} on {recipe.model.id}", request, changed, hub_token)
+
+    def experiments(self) -> dict[str, ExperimentResult]:
+        """The latest result of each experiment on this machine's devices, by its name."""
+        return experiment_results.latest(hardware.detect())
 
 
 def _whole(recipe: Recipe) -> Recipe:

@@ -1,15 +1,22 @@
-"""Recipe page: choose a model and how it is served, see what it needs, load it."""
+"""Recipe page: choose a model and how it is served, see what it needs and costs, load it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import streamlit as st
 
+from mcp_core.decision.effects import Effects, baseline_of
 from mcp_core.errors import McpError
 from mcp_core.hardware import Hardware
 from mcp_core.models.footprint import Footprint
 from mcp_core.recipe import Recipe, SchemeName
+from mcp_core.results import Run, StoredFidelity
 from mcp_core.schemes import SCHEMES
 from pages._ui import frame, session, workbench
+from pages._ui.before_after import before_after, measured_words
+from pages._ui.calibration_panel import calibration_panel
+from pages._ui.effects_panel import effects_panel
 from pages._ui.footprint_chart import SchemeRow, draw_footprint, draw_scheme_table
 from pages._ui.hub_token import current_token
 from pages._ui.load_panel import load_panel
@@ -17,32 +24,83 @@ from pages._ui.model_shelf import model_shelf
 from pages._ui.recipe_document import preset_menu, recipe_json, recipe_upload
 from pages._ui.recipe_form import recipe_form
 from pages._ui.recipe_options import options_of
+from pages._ui.sensitivity_panel import sensitivity_panel
 
 frame.require("recipe")
 
 
+# Stored Runs that are looked through for figures of the chosen model, newest first.
+_RUNS = 300
+
+
 def draw() -> None:
-    """Form on the left; what it needs and what can be done with it on the right; the rest below."""
+    """Form on the left; what it needs, costs and can be done with it on the right; tools below."""
     hardware = workbench.get_workbench().hardware()
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.title("Recipe")
         preset_menu()
+    stored = _Stored.read()
     form, result = st.columns([6, 5], gap="medium")
     with form:
-        recipe = _edited(hardware)
+        recipe = _edited(hardware, stored)
     with result:
         with st.container(border=True):
             footprint = _footprint(recipe)
         load_panel(recipe, footprint, hardware)
-    _more(recipe, footprint, hardware)
+        if recipe is not None:
+            with st.container(border=True):
+                before_after(recipe, footprint, stored.effects(recipe, hardware))
+    _tools(recipe, footprint, hardware, stored)
 
 
-def _edited(hardware: Hardware) -> Recipe | None:
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What was measured so far."""
+
+    runs: tuple[Run, ...] = ()
+    fidelities: tuple[StoredFidelity, ...] = ()
+
+    @classmethod
+    def read(cls) -> _Stored:
+        """Nothing, with the reason shown, when the store cannot be read."""
+        with frame.errors_shown():
+            held = workbench.get_workbench()
+            return cls(held.runs(limit=_RUNS), held.studies.fidelities(limit=_RUNS))
+        return cls()
+
+    def effects(self, recipe: Recipe, hardware: Hardware) -> Effects:
+        return Effects(recipe, hardware, self.runs, self.fidelities)
+
+
+def _edited(hardware: Hardware, stored: _Stored) -> Recipe | None:
     """The Recipe as the form has it now; None while it is incomplete."""
-    recipe = recipe_form(session.recipe(), hardware, session.recipe_revision())
+    before = session.recipe()
+    recipe = recipe_form(before, hardware, session.recipe_revision(), _measured(before, hardware, stored), _came)
     if recipe is not None:
         session.set_recipe(recipe)
     return recipe
+
+
+def _came(recipe: Recipe) -> str:
+    """How the checkpoint's weights are stored where it came quantized; empty where it did not, or is not known."""
+    try:
+        quantized = workbench.get_workbench().resolve(recipe.model, current_token()).quantized
+    except McpError:  # the footprint says why
+        return ""
+    return f"The checkpoint comes quantized ({quantized.label}) and is loaded so." if quantized else ""
+
+
+def _measured(recipe: Recipe, hardware: Hardware, stored: _Stored) -> dict[str, str]:
+    """What was measured with each scheme, its options at their defaults, and otherwise this Recipe."""
+    effects, plain = stored.effects(recipe, hardware), baseline_of(recipe)
+    words = {
+        name: measured_words(effects.of(_with_scheme(recipe, plain, name))) for name in SCHEMES if name != "none"
+    }
+    return {name: each for name, each in words.items() if each}
+
+
+def _with_scheme(recipe: Recipe, plain: Recipe, name: SchemeName) -> Recipe:
+    return recipe if recipe.quantization.scheme == name else plain.replace({"quantization.scheme": name})
 
 
 def _footprint(recipe: Recipe | None) -> Footprint | None:
@@ -58,32 +116,40 @@ def _footprint(recipe: Recipe | None) -> Footprint | None:
     return None
 
 
-def _more(recipe: Recipe | None, footprint: Footprint | None, hardware: Hardware) -> None:
-    schemes, document, upload, shelf = st.tabs(
-        ["The same model in other schemes", "Recipe as JSON", "Use a Recipe file", "Models on this machine"]
+def _tools(recipe: Recipe | None, footprint: Footprint | None, hardware: Hardware, stored: _Stored) -> None:
+    compare, layers, calibration, document, shelf = st.tabs(
+        ["Compare schemes", "Sensitive layers", "Calibration", "Recipe files", "Models on this machine"]
     )
-    with schemes:
-        if recipe is None or footprint is None:
-            st.caption("Known as soon as a model is chosen.")
-        else:
+    known = recipe is not None and footprint is not None
+    for tab in (compare, layers, calibration):
+        with tab:
+            if not known:
+                st.caption("Known as soon as a model is chosen.")
+    if recipe is not None and footprint is not None:
+        with compare:
+            effects_panel(recipe, stored.effects(recipe, hardware))
+            st.markdown("##### The same model in other schemes", anchors=False)
             draw_scheme_table(_scheme_rows(recipe, hardware))
+        with layers:
+            sensitivity_panel(recipe)
+        with calibration:
+            calibration_panel(recipe)
     with document:
         recipe_json(recipe or session.recipe())
-    with upload:
         recipe_upload()
     with shelf:
         model_shelf()
 
 
 def _scheme_rows(recipe: Recipe, hardware: Hardware) -> list[SchemeRow]:
-    plain = recipe.replace({"quantization": {}})
+    plain = baseline_of(recipe)
     reasons = dict(options_of(plain, hardware, "quantization.scheme", list(SCHEMES)).refused)
     return [_scheme_row(recipe, plain, name, reasons.get(name, "")) for name in SCHEMES]
 
 
 def _scheme_row(recipe: Recipe, plain: Recipe, name: SchemeName, reason: str) -> SchemeRow:
+    asked = _with_scheme(recipe, plain, name)
     chosen = recipe.quantization.scheme == name
-    asked = recipe if chosen else plain.replace({"quantization.scheme": name})
     try:
         footprint = workbench.get_workbench().footprint(asked, current_token())
     except McpError as error:

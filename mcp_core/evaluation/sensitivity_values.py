@@ -61,10 +61,5 @@ def require_separable(recipe: Recipe) -> None:
     scheme = recipe.quantization.scheme
     if scheme == "none":
         raise RecipeError("quantization.scheme: none quantizes nothing.", "Choose the scheme to look into.")
-    if scheme in ("torchao-int8-static", "torchao-int8-static-smoothquant"):
-        raise RecipeError(
-            f"quantization.scheme: {scheme} is calibrated as a whole, not a group at a time.",
-            "Look at its ranges: calibrate. Or look into torchao-int8-dynamic, which has the same weights.",
-        )
     if scheme == "gguf":
         raise RecipeError("quantization.scheme: a GGUF file is quantized already.", "Look into another scheme.")

@@ -5,7 +5,7 @@ This file does not know what a Recipe costs (``footprint_chart.py``) or how it i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import streamlit as st
@@ -14,22 +14,38 @@ from mcp_core.conflicts import resolve
 from mcp_core.errors import RecipeError
 from mcp_core.hardware import Hardware
 from mcp_core.recipe import ModelRef, Recipe
-from mcp_core.schemes import SCHEMES
+from pages._ui import frame
 from pages._ui.model_form import model_form
-from pages._ui.recipe_options import Options, choices_of, describe, options_of
+from pages._ui.recipe_options import Options, choices_of, describe, options_of, say_refused
+from pages._ui.scheme_picker import scheme_picker
 
 __all__ = ["recipe_form"]
 
 Key = Callable[[str], str]
 
 _DTYPE_TITLES = {"fp32": "fp32 · 4 bytes", "bf16": "bf16 · 2 bytes", "fp16": "fp16 · 2 bytes"}
-_KV_TITLES = {"dynamic": "Dynamic", "static": "Static", "quantized-fp8": "Quantized fp8", "offloaded": "Offloaded"}
+_KV_TITLES = {
+    "dynamic": "Dynamic",
+    "static": "Static",
+    "sliding": "Sliding window",
+    "quantized-fp8": "Quantized fp8",
+    "quantized-quanto": "Quantized (quanto)",
+    "quantized-hqq": "Quantized (HQQ)",
+    "offloaded": "Offloaded",
+    "off": "Off: recompute every token",
+}
+_KV_BITS = (2, 4, 8)
+_DEFAULT_KV_BITS = 4
+_TOGGLES = {"switches.tf32": "TF32 products", "switches.cudnn_benchmark": "cudnn.benchmark"}
 
 
-def recipe_form(recipe: Recipe, hardware: Hardware, revision: int) -> Recipe | None:
+def recipe_form(
+    recipe: Recipe, hardware: Hardware, revision: int, measured: Mapping[str, str], came: Callable[[Recipe], str]
+) -> Recipe | None:
     """Draw every field and return the edited Recipe; None while the model is incomplete, which is then said.
 
-    ``revision`` changes when the Recipe was replaced from elsewhere, so that the widgets start afresh.
+    ``revision`` changes when the Recipe was replaced from elsewhere, so that the widgets start afresh. ``measured``
+    and ``came``: see ``scheme_picker``.
     """
 
     def key(field: str) -> str:
@@ -45,8 +61,9 @@ def recipe_form(recipe: Recipe, hardware: Hardware, revision: int) -> Recipe | N
         recipe = recipe.replace(_numbers(recipe, hardware, key))
     with st.container(border=True):
         st.markdown("##### Quantization", anchors=False)
-        recipe = recipe.replace(_quantization(recipe, hardware, key))
-    with st.expander("Advanced: attention, KV cache, limits", icon=":material/tune:"):
+        picked = scheme_picker(recipe, hardware, key, measured, came(recipe))
+        recipe = recipe.replace({"quantization": picked.model_dump(mode="json")})
+    with st.expander("Advanced: attention, KV cache, switches, limits", icon=":material/tune:"):
         recipe = recipe.replace(_advanced(recipe, hardware, key))
     return recipe if model is not None else None
 
@@ -88,51 +105,13 @@ def _device(recipe: Recipe, hardware: Hardware, key: Key) -> str:
     return _select(options, "device", "Device", titles, key)
 
 
-def _quantization(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
-    options = options_of(recipe, hardware, "quantization.scheme", list(SCHEMES))
-    name = str(
-        st.radio(
-            describe("quantization.scheme"),
-            options.offered,
-            index=options.index,
-            format_func=lambda each: SCHEMES[each].title if each in SCHEMES else each,
-            captions=[SCHEMES[each].about if each in SCHEMES else "" for each in options.offered],
-            label_visibility="collapsed",
-            key=key("quantization.scheme"),
-        )
-    )
-    _say_refused(options, {each: scheme.title for each, scheme in SCHEMES.items()})
-    return {"quantization.scheme": name} | _scheme_options(recipe, name, key)
-
-
-def _scheme_options(recipe: Recipe, name: str, key: Key) -> dict[str, Any]:
-    if name == "none" or name not in SCHEMES:
-        return {"quantization.double_quant": False, "quantization.skip": ()}
-    double_quant = SCHEMES[name].double_quant and st.toggle(
-        "Double quantization",
-        value=recipe.quantization.double_quant,
-        help=describe("quantization.double_quant"),
-        key=key("quantization.double_quant"),
-    )
-    patterns = st.text_input(
-        "Keep dense",
-        value=", ".join(recipe.quantization.skip),
-        placeholder="for example *.down_proj, model.layers.0.*",
-        help=describe("quantization.skip") + " Separate several with commas.",
-        key=key("quantization.skip"),
-    )
-    skip = [pattern.strip() for pattern in (patterns or "").split(",") if pattern.strip()]
-    return {"quantization.double_quant": double_quant, "quantization.skip": skip}
-
-
 def _advanced(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
     left, right = st.columns(2)
     with left:
         options = options_of(recipe, hardware, "attention", choices_of("attention"))
         attention = _select(options, "attention", "Attention", {}, key)
     with right:
-        options = options_of(recipe, hardware, "kv.kind", choices_of("kv.kind"))
-        kind = _select(options, "kv.kind", "KV cache", _KV_TITLES, key)
+        kv = _kv(recipe, hardware, key)
     left, right = st.columns(2)
     with left:
         context = _count("kv.max_context", "Max context, tokens", recipe.kv.max_context, 16, "up to 4,096", key)
@@ -140,10 +119,50 @@ def _advanced(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
         held = _count("batching.max_requests", "Max requests", recipe.batching.max_requests, 1, None, key)
     return {
         "attention": attention,
-        "kv.kind": kind,
-        "kv.max_context": context,
+        "kv": {**kv, "max_context": context},
         "batching.max_requests": held or recipe.batching.max_requests,
+        "switches": _switches(recipe, hardware, key),
     }
+
+
+def _kv(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
+    """The kind, and what only that kind reads."""
+    options = options_of(recipe, hardware, "kv.kind", choices_of("kv.kind"))
+    kind = _select(options, "kv.kind", "KV cache", _KV_TITLES, key)
+    if kind == "sliding":
+        return {"kind": kind, "window": _count("kv.window", "Window, tokens", recipe.kv.window, 16, "512", key)}
+    if kind in ("quantized-quanto", "quantized-hqq"):
+        bits = st.selectbox(
+            "Stored bits",
+            _KV_BITS,
+            index=_KV_BITS.index(recipe.kv.bits or _DEFAULT_KV_BITS),
+            help=describe("kv.bits"),
+            key=key("kv.bits"),
+        )
+        return {"kind": kind, "bits": None if bits == _DEFAULT_KV_BITS else bits}
+    return {"kind": kind}
+
+
+def _switches(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
+    """torch's switches; one that this machine cannot honour is disabled, with the reason as its tooltip."""
+    tf32, cudnn = (_toggle(recipe, hardware, field, label, key) for field, label in _TOGGLES.items())
+    options = options_of(recipe, hardware, "switches.autocast", ("None", "bf16", "fp16"))
+    autocast = _select(options, "switches.autocast", "Autocast", {"None": "Off"}, key)
+    frame.link("handbook", "What each switch is worth on this machine", icon=":material/menu_book:")
+    return {"tf32": tf32, "autocast": None if autocast == "None" else autocast, "cudnn_benchmark": cudnn}
+
+
+def _toggle(recipe: Recipe, hardware: Hardware, field: str, label: str, key: Key) -> bool:
+    value = bool(getattr(recipe.switches, field.rpartition(".")[2]))
+    asked = recipe.replace({field: True}).conflicts(hardware)
+    reason = next((each.reason for each in asked if each.field == field), None)
+    return st.toggle(
+        label,
+        value=value,
+        disabled=reason is not None and not value,
+        help=f"{describe(field)} Not here: {reason}" if reason else describe(field),
+        key=key(field),
+    )
 
 
 def _count(field: str, label: str, value: int | None, least: int, absent: str | None, key: Key) -> int | None:
@@ -163,7 +182,7 @@ def _segments(options: Options, field: str, label: str, titles: dict[str, str], 
         help=describe(field),
         key=key(field),
     )
-    _say_refused(options, titles)
+    say_refused(options, titles)
     return str(chosen)
 
 
@@ -176,13 +195,5 @@ def _select(options: Options, field: str, label: str, titles: dict[str, str], ke
         help=describe(field),
         key=key(field),
     )
-    _say_refused(options, titles)
+    say_refused(options, titles)
     return str(chosen)
-
-
-def _say_refused(options: Options, titles: dict[str, str]) -> None:
-    """Options that this machine cannot run, each with its reason."""
-    for value, reason in options.refused:
-        title = f"**{titles.get(value, value)}**"
-        told = f"{title}{reason.removeprefix(value)}" if reason.startswith(value) else f"{title}: {reason}"
-        st.caption(f":material/block: {told}")

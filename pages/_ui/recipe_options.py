@@ -1,6 +1,6 @@
 """Options of one Recipe field on one machine: which can be chosen, which cannot, and why not.
 
-This file does not know how options are drawn (``recipe_form.py``) or what they cost (``scheme_table.py``).
+This file does not know how a field is drawn (``recipe_form.py``) or what a choice costs (``footprint_chart.py``).
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import streamlit as st
+
 from mcp_core.conflicts import Conflict
 from mcp_core.hardware import Hardware
 from mcp_core.recipe import Recipe
 
-__all__ = ["Options", "choices_of", "describe", "options_of"]
+__all__ = ["Options", "choices_of", "describe", "options_of", "say_refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Options:
 
 
 def options_of(recipe: Recipe, hardware: Hardware, field: str, values: Sequence[str]) -> Options:
-    """Split ``values`` of a dotted field by what this machine can run.
+    """Split ``values`` of a dotted field by what this machine can run; "None" stands for null.
 
     The Recipe's own value is always offered, so that an uploaded Recipe shows what it asks for; its conflict
     is said beside the Load button.
@@ -55,8 +57,17 @@ def describe(field: str) -> str:
     return _field_info(field).description or ""
 
 
+def say_refused(options: Options, titles: dict[str, str]) -> None:
+    """Options that this machine cannot run, each with its reason."""
+    for value, reason in options.refused:
+        title = f"**{titles.get(value, value)}**"
+        told = f"{title}{reason.removeprefix(value)}" if reason.startswith(value) else f"{title}: {reason}"
+        st.caption(f":material/block: {told}")
+
+
 def _reason(recipe: Recipe, hardware: Hardware, field: str, value: str) -> str | None:
-    conflicts: tuple[Conflict, ...] = recipe.replace({field: value}).conflicts(hardware)
+    asked = None if value == str(None) else value
+    conflicts: tuple[Conflict, ...] = recipe.replace({field: asked}).conflicts(hardware)
     return next((conflict.reason for conflict in conflicts if conflict.field == field), None)
 
 

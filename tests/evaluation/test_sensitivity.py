@@ -180,7 +180,7 @@ def test_the_job_answers_a_sensitivity_worst_first(
 
 
 @pytest.mark.parametrize(
-    ("scheme", "reason"), [("none", "quantizes nothing"), ("torchao-int8-static", "calibrated as a whole")]
+    ("scheme", "reason"), [("none", "quantizes nothing"), ("gguf", "quantized already")]
 )
 def test_a_scheme_that_cannot_be_tried_on_a_group_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, reason: str

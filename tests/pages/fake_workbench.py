@@ -10,17 +10,33 @@ import itertools
 import math
 import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 from mcp_core.conflicts import require_runnable
 from mcp_core.errors import McpError
+from mcp_core.evaluation.sensitivity_values import GroupSensitivity, Sensitivity
 from mcp_core.generation import EngineStats, Sampling
 from mcp_core.hardware import Device, Hardware
 from mcp_core.monitoring.nvml import NvmlDevice
 from mcp_core.monitoring.sampler import Sample, WorkerSample
 from mcp_core.presets import bundled
 from mcp_core.recipe import Recipe
-from mcp_core.results import Effective, Failure, Measurement, Memory, Quantiles, RequestRecord, Run
+from mcp_core.results import (
+    Divergence,
+    Effective,
+    Failure,
+    Fidelity,
+    Mean,
+    Measurement,
+    Memory,
+    Quantiles,
+    RequestRecord,
+    Run,
+    StoredFidelity,
+)
+from mcp_core.text_files import read_documents
+from mcp_core.texts import StoredText, TextSet, text_set
 from mcp_core.views import BatchItemView, ConversationView, JobView, Message, Progress, ReplyStats, WorkerView
 from mcp_core.workload import Workload, short_chat
 
@@ -282,6 +298,72 @@ def running_job(job_id: str = "j1") -> JobView:
     )
 
 
+def study_job(verb: str, **changes: Any) -> JobView:
+    """A study in its middle."""
+    job = JobView(
+        id=f"{verb}-1",
+        verb=verb,
+        title=f"{verb} of SmolLM2-135M-Instruct",
+        state="running",
+        created=CREATED,
+        progress=Progress("measure", 0.25, "a part", elapsed_s=5.0, remaining_s=15.0),
+    )
+    return dataclasses.replace(job, **changes)
+
+
+def fidelity(recipe: Recipe, kl: float = 0.187, top1: float = 0.7) -> StoredFidelity:
+    """A judged Recipe."""
+    judged = Fidelity(
+        status="measured",
+        key=recipe.fingerprint,
+        reference="SmolLM2-135M-Instruct, fp32, unquantized",
+        text_sha256="e" * 64,
+        documents=25,
+        tokens=9_000,
+        kl=Divergence(mean=kl, mean_se=kl / 10, median=kl / 3, p99=kl * 9, max=kl * 40),
+        top1=Mean(mean=top1, se=0.01),
+    )
+    return StoredFidelity(created=CREATED, recipe=recipe, fidelity=judged)
+
+
+def sensitivity() -> Sensitivity:
+    """Four layers; the first and the last lose most."""
+    losses = {0: 0.08, 1: 0.01, 2: 0.02, 10: 0.05}
+    groups = [
+        GroupSensitivity(
+            name=f"model.layers.{layer}",
+            pattern=f"model.layers.{layer}.*",
+            modules=7,
+            kl_mean=loss,
+            kl_max=loss * 9,
+            top1=0.9,
+            dense_bytes=14 * MB,
+            packed_bytes=2 * MB,
+        )
+        for layer, loss in sorted(losses.items(), key=lambda item: -item[1])
+    ]
+    together = groups[0].model_copy(
+        update={
+            "name": "all layers",
+            "pattern": "*",
+            "kl_mean": 0.17,
+            "dense_bytes": 56 * MB,
+            "packed_bytes": 8 * MB,
+        }
+    )
+    return Sensitivity(
+        scheme="bnb-nf4",
+        by="layer",
+        groups=tuple(groups),
+        together=together,
+        dense_weights_bytes=538 * MB,
+        tokens=512,
+        text_name="built-in evaluation set",
+        text_sha256="e" * 64,
+        seconds=62.0,
+    )
+
+
 def conversation(cid: str = "c1", *, streaming: bool = False) -> ConversationView:
     """One question and its answer."""
     stats = ReplyStats(
@@ -306,6 +388,55 @@ def conversation(cid: str = "c1", *, streaming: bool = False) -> ConversationVie
     )
 
 
+class FakeStudies:
+    """Set its attributes; starting a study records a call and adds a running job of its verb."""
+
+    def __init__(self, wb: FakeWorkbench) -> None:
+        self._wb = wb
+        self.stored: tuple[StoredFidelity, ...] = ()
+        self.kept_texts: list[StoredText] = []
+        # verb -> what ``latest`` finds for any Recipe.
+        self.newest: dict[str, JobView] = {}
+
+    def latest(self, verb: str, recipe: Recipe | None = None) -> JobView | None:
+        return self.newest.get(verb)
+
+    def all(self, verb: str) -> tuple[JobView, ...]:
+        return tuple(job for job in self._wb.job_views.values() if job.verb == verb)
+
+    def sensitivity(self, recipe: Recipe) -> JobView | None:
+        return self.latest("sensitivity", recipe)
+
+    def fidelities(self, limit: int = 100) -> tuple[StoredFidelity, ...]:
+        return self.stored
+
+    def fidelity(self, key: str) -> StoredFidelity | None:
+        return next((each for each in self.stored if each.fidelity.key == key), None)
+
+    def texts(self) -> tuple[StoredText, ...]:
+        return tuple(self.kept_texts)
+
+    def add_text(self, name: str, content: bytes) -> TextSet:
+        self._wb._call("add_text", name, content)
+        kept = text_set(name, read_documents(name, content))
+        characters = sum(document.characters for document in kept.documents)
+        self.kept_texts.append(StoredText(kept.sha256, name, len(kept.documents), characters, CREATED))
+        return kept
+
+    def start_fidelity(self, *arguments: Any, **options: Any) -> str:
+        return self._start("fidelity", *arguments, *options.items())
+
+    def start_sensitivity(self, *arguments: Any) -> str:
+        return self._start("sensitivity", *arguments)
+
+    def _start(self, verb: str, *arguments: Any) -> str:
+        self._wb._call(f"start_{verb}", *arguments)
+        job = study_job(verb)
+        self._wb.add(job)
+        self.newest[verb] = job
+        return job.id
+
+
 class FakeWorkbench:
     """Set its attributes, draw a page, read ``calls``. An exception in ``errors[method]`` is raised by it."""
 
@@ -320,9 +451,10 @@ class FakeWorkbench:
         self.conversations: dict[str, ConversationView] = {}
         self.batches: dict[str, tuple[BatchItemView, ...]] = {}
         self.models: tuple[Any, ...] = ()
-        self.resolved: Any = None
+        self.resolved: Any = SimpleNamespace(quantized=None)
         self.footprint_value: Any = None
         self.other: tuple[Any, ...] = ()
+        self.studies = FakeStudies(self)
         self.errors: dict[str, McpError] = {}
         self.calls: list[tuple[Any, ...]] = []
         self._ids = itertools.count(1)

@@ -16,6 +16,7 @@ from mcp_core.errors import DoesNotFit, HubError, RecipeError
 from mcp_core.models.prepared import PreparedModel
 from mcp_core.presets import bundled, recipe_preset
 from mcp_core.recipe import Recipe
+from pages._ui.scheme_picker import family_of
 
 Page = Callable[[str], AppTest]
 
@@ -39,6 +40,13 @@ def with_recipe(at: AppTest, recipe: Recipe) -> AppTest:
     return at
 
 
+def pick(at: AppTest, scheme: str) -> AppTest:
+    """Choose the scheme's family, then the scheme."""
+    family = family_of(scheme)
+    at.segmented_control(key="recipe-quantization.family-0").set_value(family).run()
+    return at.radio(key=f"recipe-quantization.scheme-{family}-0").set_value(scheme).run()
+
+
 def test_empty_shows_the_bundled_model_and_loads_it(wb: fakes.FakeWorkbench, page: Page) -> None:
     at = page("recipe").run()
     assert not at.exception
@@ -53,9 +61,9 @@ def test_every_field_of_the_form_reaches_the_recipe(wb: fakes.FakeWorkbench, pag
     at = page("recipe").run()
     at.segmented_control(key="recipe-dtype-0").set_value("bf16")
     at.number_input(key="recipe-threads-0").set_value(3)
-    at.radio(key="recipe-quantization.scheme-0").set_value("bnb-nf4").run()
+    pick(at, "bnb-nf4")
     at.toggle(key="recipe-quantization.double_quant-0").set_value(True)
-    at.text_input(key="recipe-quantization.skip-0").set_value("*.down_proj, *.0.*")
+    at.multiselect(key="recipe-quantization.skip-0").set_value(["*.down_proj", "*.o_proj"])
     at.selectbox(key="recipe-attention-0").set_value("eager")
     at.selectbox(key="recipe-kv.kind-0").set_value("static")
     at.number_input(key="recipe-kv.max_context-0").set_value(1024)
@@ -66,7 +74,7 @@ def test_every_field_of_the_form_reaches_the_recipe(wb: fakes.FakeWorkbench, pag
             "threads": 3,
             "quantization.scheme": "bnb-nf4",
             "quantization.double_quant": True,
-            "quantization.skip": ["*.down_proj", "*.0.*"],
+            "quantization.skip": ["*.down_proj", "*.o_proj"],
             "attention": "eager",
             "kv.kind": "static",
             "kv.max_context": 1024,
@@ -90,11 +98,12 @@ def test_what_this_machine_cannot_run_is_not_offered_and_says_why(wb: fakes.Fake
     libraries = {name: version for name, version in wb.machine.libraries.items() if name != "torchao"}
     wb.machine = wb.machine.model_copy(update={"libraries": libraries})
     at = page("recipe").run()
+    at.segmented_control(key="recipe-quantization.family-0").set_value("8-bit weights").run()
     assert at.selectbox(key="recipe-attention-0").options == ["sdpa", "eager", "flex_attention"]
     assert "**flash_attention_2** runs on NVIDIA devices only." in texts(at)
-    assert "torchao int8 weight-only" not in at.radio(key="recipe-quantization.scheme-0").options
+    assert "torchao int8 weight-only" not in at.radio(key="recipe-quantization.scheme-8-bit weights-0").options
     assert "**torchao int8 weight-only** needs torchao, which is not installed." in texts(at)
-    schemes = at.table[0].value
+    schemes = next(table.value for table in at.table if "Deploys as" in table.value)
     row = schemes[schemes["Scheme"] == "torchao int8 weight-only"].iloc[0]
     assert row["Here"] == "torchao-int8-weight-only needs torchao, which is not installed."
 
@@ -305,7 +314,7 @@ def test_an_uploaded_recipe_with_a_scheme_of_another_version_says_so_and_the_pag
     wb: fakes.FakeWorkbench, page: Page
 ) -> None:
     wb.errors["footprint"] = RecipeError("quantization.scheme: not built in this version.", "There are: none.")
-    at = with_recipe(page("recipe"), bundled().replace({"quantization.scheme": "torchao-int4-weight-only"})).run()
+    at = with_recipe(page("recipe"), bundled().replace({"quantization.scheme": "gguf"})).run()
     assert not at.exception
     assert at.button(key="load").disabled
-    assert "torchao-int4-weight-only is not built in this version" in texts(at)
+    assert "gguf is not built in this version" in texts(at)
