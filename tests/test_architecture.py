@@ -35,6 +35,8 @@ HEAVY = {
     "models.checkpoint",
     "models.text_codec",
     "models.load_errors",
+    "models.quantized_loading",
+    "models.linear_experts",
     "models.prepare",
     "models.random_weights",
     "models.synthetic_tokenizer",

@@ -6,21 +6,28 @@ This file does not know where the numbers come from (``catalog.py``) or what mem
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mcp_core.recipe import DType, ModelRef
+from mcp_core.hardware import Device, Hardware
+from mcp_core.models.stored_quantization import StoredQuantization
+from mcp_core.recipe import DType, ModelRef, Quantization
+from mcp_core.schemes import SCHEMES
 
-__all__ = ["DTYPE_BYTES", "Architecture", "ResolvedModel", "TensorInfo"]
+__all__ = ["DTYPE_BYTES", "LINEAR_EXPERTS", "Architecture", "ResolvedModel", "TensorInfo"]
 
 DTYPE_BYTES: dict[DType, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+# Mixtures of experts that are loaded with linear layers for experts when a scheme is to pack them. transformers
+# fuses the experts of a layer into one parameter, which no scheme packs; in other models they stay so, and dense.
+LINEAR_EXPERTS = frozenset({"olmoe", "qwen2_moe", "qwen3_moe"})
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One parameter of a model: transformers' name of it and its dense shape.
 
-    ``stored_bytes`` is what it and its scales occupy in the files of a quantized checkpoint; None where it is dense.
+    ``stored_bytes`` is what it and its scales occupy in the files of a quantized checkpoint; None if dense.
     """
 
     name: str
@@ -37,8 +44,8 @@ class TensorInfo:
 class Architecture:
     """Sizes of one causal language model. ``tensors`` lists every parameter once (tied ones once).
 
-    ``window_layers`` of its layers keep keys and values of the last ``window`` tokens only. ``active_experts`` is how
-    many experts work on a token; 0 where the model is no mixture of experts.
+    ``window_layers`` of its layers keep keys and values of the last ``window`` tokens only. ``active_experts``
+    is how many experts work on a token; 0 where the model is no mixture of experts.
     """
 
     model_type: str
@@ -74,13 +81,26 @@ class Architecture:
         return by_layer * ((self.layers - self.window_layers) * tokens + self.window_layers * kept)
 
 
+def _taken_apart(tensor: TensorInfo) -> Iterator[TensorInfo]:
+    owner, _, name = tensor.name.rpartition(".")
+    parts = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}.get(name)
+    if parts is None or len(tensor.shape) != 3:
+        yield tensor
+        return
+    experts, rows, columns = tensor.shape
+    for expert in range(experts):
+        for part in parts:
+            yield TensorInfo(f"{owner}.{expert}.{part}.weight", (rows // len(parts), columns))
+
+
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
     """A ModelRef that has been looked up: what it is, where its files are, what is still to be done.
 
     ``folder`` holds dense safetensors, config.json and tokenizer once everything is on this machine; None for
     a random-weight shape, a Hub model not yet downloaded and a GGUF not yet prepared. ``gguf_file`` is the
-    source of a GGUF. ``ref.sha256`` is filled in wherever the content is on this machine.
+    source of a GGUF. ``ref.sha256`` is filled in wherever the content is on this machine. ``quantized`` is set
+    where the checkpoint came quantized.
     """
 
     ref: ModelRef
@@ -90,6 +110,20 @@ class ResolvedModel:
     gguf_file: Path | None = None
     download_bytes: int = 0
     prepare_bytes: int = 0
+    quantized: StoredQuantization | None = None
+
+    def as_loaded(self, quantization: Quantization, device: Device, hardware: Hardware) -> Architecture:
+        """The architecture with its tensors as this device will hold them, before a scheme packs them.
+
+        Quantized weights that cannot stay packed there are dense, and fused experts that a scheme is to pack are
+        taken apart.
+        """
+        tensors, scheme = self.architecture.tensors, SCHEMES.get(quantization.scheme)
+        if self.quantized and self.quantized.why_expanded(device, hardware.libraries):
+            tensors = tuple(TensorInfo(each.name, each.shape) for each in tensors)
+        if self.architecture.model_type in LINEAR_EXPERTS and scheme and scheme.apply:
+            tensors = tuple(part for each in tensors for part in _taken_apart(each))
+        return replace(self.architecture, tensors=tensors)
 
     @property
     def random_weights(self) -> bool:

@@ -16,6 +16,7 @@ from mcp_core.models.architecture import ResolvedModel
 from mcp_core.models.checksums import file_sha256, folder_sha256
 from mcp_core.models.headers import read_folder, read_gguf
 from mcp_core.models.model_config import architecture_from, read_config, require_loadable
+from mcp_core.models.stored_quantization import read_stored_quantization
 from mcp_core.recipe import ModelRef
 
 __all__ = ["bundled_gguf", "resolve"]
@@ -31,8 +32,9 @@ _TEXT_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
 def resolve(ref: ModelRef, *, hub_token: str | None = None) -> ResolvedModel:
     """Look a model up wherever it comes from.
 
-    Raises ModelNotFound, InvalidModel (damaged, not a causal language model, already quantized), UnsafeModel
-    (outside the model roots, pickle weights, remote code), HubError, and RecipeError for an endpoint.
+    Raises ModelNotFound, InvalidModel (damaged, not a causal language model, quantized by a method that is not
+    loaded here), UnsafeModel (outside the model roots, pickle weights, remote code), HubError, and RecipeError for
+    an endpoint.
     """
     if ref.source == "hub":
         return _hub(ref, hub_token)
@@ -115,6 +117,7 @@ def _from_folder(ref: ModelRef, folder: Path, title: str) -> ResolvedModel:
         title=title,
         architecture=architecture_from(config, checkpoint.tensors, checkpoint.dtype, title),
         folder=folder,
+        quantized=read_stored_quantization(config, title),
     )
 
 
@@ -128,6 +131,7 @@ def _hub(ref: ModelRef, token: str | None) -> ResolvedModel:
         title=ref.id,
         architecture=architecture_from(model.config, model.tensors, model.dtype, ref.id),
         download_bytes=model.bytes_to_fetch,
+        quantized=read_stored_quantization(model.config, ref.id),
     )
 
 

@@ -25,6 +25,10 @@ class LazyTensor(Protocol):
 
     def __getitem__(self, index: EllipsisType, /) -> torch.Tensor: ...
 
+    def get_dtype(self) -> str:
+        """Safetensors' name of its type: tells floating-point weights from packed ones before they are read."""
+        ...
+
 
 class ByteCount:
     """Bytes that have arrived, reported as a fraction whenever it grew by a hundredth; from any thread."""
@@ -55,6 +59,9 @@ class _Counted:
         tensor = self.lazy[index]
         self.arrived.add(tensor.nbytes)
         return tensor
+
+    def get_dtype(self) -> str:
+        return self.lazy.get_dtype()
 
 
 def counted(tensors: Mapping[str, LazyTensor], arrived: ByteCount) -> dict[str, LazyTensor]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 import struct
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ __all__ = [
     "DTYPE_NAMES",
     "Checkpoint",
     "GgufHeader",
+    "dtype_of",
     "read_folder",
     "read_gguf",
     "read_safetensors",
@@ -34,13 +37,15 @@ _DOWNLOAD_AGAIN = "The file is damaged or incomplete: download or copy it again.
 _MAX_HEADER_BYTES = 100_000_000
 # safetensors' name of a type -> ours.
 DTYPE_NAMES: dict[str, DType] = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
+# The number of bits in a type's name: 8 of F8_E4M3.
+_BITS_OF_DTYPE = re.compile(r"[A-Z]+(\d+)")
 # Buffers that old checkpoints saved beside their parameters; transformers computes them.
 _BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.masked_bias|\.attn\.bias)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder of safetensors: every parameter, the files that hold them, and the type of most weights."""
+    """A folder of safetensors: every tensor as stored, the files with them, and the type of most dense ones."""
 
     tensors: tuple[TensorInfo, ...]
     files: tuple[Path, ...]
@@ -72,15 +77,27 @@ def read_folder(folder: Path) -> Checkpoint:
     files = _weight_files(folder)
     headers = [_safetensors_header(file) for file in files]
     tensors = tuple(tensor for header in headers for tensor in tensors_of_header(header))
-    stored = Counter(entry["dtype"] for header in headers for entry in header.values())
-    return Checkpoint(tensors, files, DTYPE_NAMES.get(stored.most_common(1)[0][0] if stored else "", "fp32"))
+    return Checkpoint(tensors, files, dtype_of(entry["dtype"] for header in headers for entry in header.values()))
+
+
+def dtype_of(stored: Iterable[str]) -> DType:
+    """The type that most dense tensors have, of safetensors' names; fp32 where there is none."""
+    counted = Counter(name for name in stored if name in DTYPE_NAMES)
+    return DTYPE_NAMES[counted.most_common(1)[0][0]] if counted else "fp32"
 
 
 def tensors_of_header(header: dict[str, Any]) -> tuple[TensorInfo, ...]:
-    """The parameters among ``{name: {shape, ...}}``, buffers left out."""
+    """The tensors among ``{name: {dtype, shape}}`` as they are stored, buffers left out."""
     return tuple(
-        TensorInfo(name, tuple(entry["shape"])) for name, entry in header.items() if not _BUFFERS.search(name)
+        TensorInfo(name, tuple(entry["shape"]), _stored_bytes(str(entry["dtype"]), entry["shape"]))
+        for name, entry in header.items()
+        if not _BUFFERS.search(name)
     )
+
+
+def _stored_bytes(dtype: str, shape: Iterable[int]) -> int:
+    bits = _BITS_OF_DTYPE.match(dtype)
+    return math.prod(shape) * (int(bits[1]) if bits else 8) // 8  # BOOL names none
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from filelock import FileLock
 
 from mcp_core.errors import HubError, InvalidModel, UnsafeModel
 from mcp_core.models.architecture import TensorInfo
-from mcp_core.models.headers import DTYPE_NAMES, read_folder, tensors_of_header
+from mcp_core.models.headers import dtype_of, read_folder, tensors_of_header
 from mcp_core.models.hub_errors import hub_errors
 from mcp_core.models.model_config import read_config, require_loadable
 from mcp_core.models.prepared import PARTIAL_SUFFIX, disk_full, require_space
@@ -118,11 +117,10 @@ def look_up(ref: ModelRef, token: str | None) -> HubModel:
             parse = api.parse_safetensors_file_metadata
             headers = list(pool.map(lambda name: parse(ref.id, name, revision=commit), weights))
     tensors = [(name, each) for header in headers for name, each in header.tensors.items()]
-    stored = Counter(each.dtype for _, each in tensors)
     return HubModel(
         config=config,
-        tensors=tensors_of_header({name: {"shape": each.shape} for name, each in tensors}),
-        dtype=DTYPE_NAMES.get(stored.most_common(1)[0][0] if stored else "", "fp32"),
+        tensors=tensors_of_header({name: {"dtype": each.dtype, "shape": each.shape} for name, each in tensors}),
+        dtype=dtype_of(each.dtype for _, each in tensors),
         bytes_to_fetch=sum(file.bytes for file in files if not _blob(ref.id, file).is_file()),
     )
 

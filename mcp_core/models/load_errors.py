@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers import core_model_loading
 
 from mcp_core.errors import InvalidModel, McpError, OutOfMemory
 
-__all__ = ["first_line", "foreign_errors", "is_out_of_memory", "require_complete"]
+__all__ = ["first_error_raised", "first_line", "foreign_errors", "is_out_of_memory", "require_complete"]
 
 _MORE_MEMORY = "Choose bf16 or a quantization scheme, a smaller model, or a device with more free memory."
 _COMPLETE = "Choose a complete checkpoint of a causal language model, with the config.json that belongs to it."
@@ -54,6 +55,26 @@ def foreign_errors(title: str, doing: str) -> Iterator[None]:
             f"{title} cannot be loaded: {first_line(error)}",
             "Choose a causal language model that transformers supports.",
         ) from error
+
+
+@contextmanager
+def first_error_raised() -> Iterator[None]:
+    """Let the first error while weights are packed end ``from_pretrained``, as itself.
+
+    transformers collects them all as text and then raises that there were some, so that neither the cause nor an
+    exhausted memory can be told. Its function is replaced meanwhile: one load at a time.
+    """
+    before = core_model_loading.log_conversion_errors
+    core_model_loading.log_conversion_errors = _let_through
+    try:
+        yield
+    finally:
+        core_model_loading.log_conversion_errors = before
+
+
+@contextmanager
+def _let_through(*_: object, **__: object) -> Iterator[None]:
+    yield
 
 
 def require_complete(info: Mapping[str, Any]) -> None:

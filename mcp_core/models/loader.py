@@ -23,24 +23,28 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from mcp_core import hardware
 from mcp_core.errors import InvalidModel
 from mcp_core.memory import quantization
 from mcp_core.memory.attention import require_attention, running_attention
 from mcp_core.memory.host_allocator import return_large_blocks
 from mcp_core.memory.storage import weights_bytes
-from mcp_core.models import checkpoint, footprint, headers, hub, shapes
-from mcp_core.models.architecture import ResolvedModel
+from mcp_core.memory.switches import apply_switches
+from mcp_core.models import checkpoint, footprint, headers, hub, quantized_loading, shapes
+from mcp_core.models.architecture import LINEAR_EXPERTS, ResolvedModel
 from mcp_core.models.checkpoint import ByteCount, LazyTensor
-from mcp_core.models.load_errors import foreign_errors, require_complete
+from mcp_core.models.linear_experts import with_linear_experts
+from mcp_core.models.load_errors import first_error_raised, foreign_errors, require_complete
 from mcp_core.models.loaded import LoadedModel, Report
 from mcp_core.models.prepare import prepare_gguf
 from mcp_core.models.random_weights import random_tensors
+from mcp_core.models.stored_quantization import require_loadable_here
 from mcp_core.models.text_codec import TextCodec, read_codec, synthetic_codec
 from mcp_core.recipe import DType, Recipe
 from mcp_core.results import Calibrated, Effective
 from mcp_core.schemes import SCHEMES
 
-__all__ = ["load"]
+__all__ = ["fetch", "load"]
 
 _TORCH_DTYPES: dict[DType, torch.dtype] = {
     "fp32": torch.float32,
@@ -56,17 +60,20 @@ def load(resolved: ResolvedModel, recipe: Recipe, report: Report, hub_token: str
     InvalidModel, UnsafeModel, RecipeError, OutOfMemory, DiskFull or HubError.
     """
     assert recipe.device != "auto", "conflicts.resolve comes first"
+    require_loadable_here(resolved.quantized, recipe, hardware.detect())
     return_large_blocks()
     transformers_logging.disable_progress_bar()
-    resolved = _fetch(resolved, report, hub_token)
+    resolved = fetch(resolved, report, hub_token)
     codec = _codec(resolved)
     doing = f"loading {resolved.title} on {recipe.device}"
     with foreign_errors(resolved.title, doing):
         model, packing = _load_model(resolved, recipe, report, codec)
-    return _describe(model, codec, resolved, recipe, packing)
+    in_force = apply_switches(model, recipe.switches, torch.device(recipe.device))
+    loaded = _describe(model, codec, resolved, recipe, packing)
+    return replace(loaded, effective=loaded.effective.model_copy(update={"switches": in_force}))
 
 
-def _fetch(resolved: ResolvedModel, report: Report, hub_token: str | None) -> ResolvedModel:
+def fetch(resolved: ResolvedModel, report: Report, hub_token: str | None) -> ResolvedModel:
     """The same model with its files in ``folder``; a random shape has none."""
     if resolved.random_weights or resolved.folder is not None:
         return resolved
@@ -88,16 +95,30 @@ def _load_model(
 ) -> tuple[PreTrainedModel, _Packing]:
     """The model in eval mode on its device, packed if asked, and how that came about."""
     dtype, device = _TORCH_DTYPES[recipe.dtype], torch.device(recipe.device)
-    plan = _Plan.make(_read_config(resolved), recipe, dtype)
+    config = _read_config(resolved)
+    scheme, packed = _settle_scheme(config, resolved, recipe)
+    plan = _Plan.make(config, recipe, dtype)
     with _open_weights(resolved, plan.skeleton, dtype, device) as (tensors, total_bytes):
-        arrived = _reporter(report, recipe)
+        arrived = _reporter(report, recipe, scheme)
         model = plan.load(checkpoint.counted(tensors, ByteCount(total_bytes, arrived)), device, recipe.attention)
         arrived(1.0)
+    quantized_loading.finish(model, dtype, packed=packed)
     model.requires_grad_(requires_grad=False)
     calibrated = quantization.convert(model, _conversion(plan, resolved, recipe, report, codec))
     quantization.require_packed(model, recipe.quantization)
     _read_generation_config(model, resolved)
-    return model, _Packing(plan.kept_dense, calibrated)
+    return model, _Packing(scheme, plan.kept_dense, calibrated)
+
+
+def _settle_scheme(config: PretrainedConfig, resolved: ResolvedModel, recipe: Recipe) -> tuple[str, bool]:
+    """The scheme that will run, the Recipe's or the checkpoint's own, and whether this device keeps it packed."""
+    stored, machine = resolved.quantized, hardware.detect()
+    device = machine.device(recipe.device)
+    if stored is None or device is None:
+        return recipe.quantization.scheme, True
+    packed = not stored.why_expanded(device, machine.libraries)
+    quantized_loading.configure(config, stored, packed=packed)
+    return quantized_loading.scheme_name(stored, recipe.dtype, packed=packed), packed
 
 
 def _conversion(
@@ -127,8 +148,9 @@ def _read_config(resolved: ResolvedModel) -> PretrainedConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Packing:
-    """Why which layers were to stay dense, and what the others were calibrated with, if they were."""
+    """What scheme ran, why which layers were to stay dense, and what the others were calibrated with, if so."""
 
+    scheme: str
     kept_dense: dict[str, str]
     calibrated: Calibrated | None
 
@@ -148,6 +170,8 @@ class _Plan:
     def make(cls, config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> _Plan:
         model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         require_attention(model_class, recipe.attention)
+        if SCHEMES[recipe.quantization.scheme].apply and config.model_type in LINEAR_EXPERTS:
+            model_class = with_linear_experts(model_class)
         with torch.device("meta"):
             skeleton = model_class(config)
         device = torch.device(recipe.device)
@@ -157,18 +181,19 @@ class _Plan:
 
     def load(self, tensors: Mapping[str, LazyTensor], device: torch.device, attention: str) -> PreTrainedModel:
         """Raises InvalidModel where a weight is missing: transformers would draw it at random."""
-        model, info = self.model_class.from_pretrained(
-            None,
-            config=self.config,
-            state_dict=tensors,
-            dtype=self.dtype,
-            device_map={"": device},
-            quantization_config=self.packing,
-            attn_implementation=attention,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # require_complete names them
-            local_files_only=True,
-        )
+        with first_error_raised():
+            model, info = self.model_class.from_pretrained(
+                None,
+                config=self.config,
+                state_dict=tensors,
+                dtype=self.dtype,
+                device_map={"": device},
+                quantization_config=self.packing,
+                attn_implementation=attention,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # require_complete names them
+                local_files_only=True,
+            )
         require_complete(info)
         return model
 
@@ -183,15 +208,15 @@ def _open_weights(
         yield drawn, sum(tensor.nbytes for tensor in drawn.values())
         return
     files = headers.read_folder(_folder(resolved)).files
-    with checkpoint.open_tensors(files) as tensors:
+    with checkpoint.open_tensors(files) as tensors, quantized_loading.headers_known(files):
         yield tensors, sum(path.stat().st_size for path in files)
 
 
-def _reporter(report: Report, recipe: Recipe) -> Callable[[float], None]:
+def _reporter(report: Report, recipe: Recipe, scheme: str) -> Callable[[float], None]:
     """Weights that are packed as they arrive make reading them the stage "quantize"."""
-    scheme = recipe.quantization.scheme
-    packed = SCHEMES[scheme].apply is not None
-    stage, doing = ("quantize", f"Quantizing to {scheme}.") if packed else ("load", "Loading weights.")
+    packed = SCHEMES[recipe.quantization.scheme].apply is not None
+    stored = f" ({scheme})" if scheme != recipe.quantization.scheme else ""
+    stage, doing = ("quantize", f"Quantizing to {scheme}.") if packed else ("load", f"Loading weights{stored}.")
     report(stage, 0.0, doing)
     return lambda fraction: report(stage, fraction, doing)
 
@@ -212,37 +237,53 @@ def _describe(
         template_tokens=codec.template_tokens,
         eos_ids=codec.eos_ids | _model_eos(model),
         special_ids=codec.special_ids,
-        vocab_size=model.get_output_embeddings().weight.shape[0],
+        vocab_size=_rows(model.get_output_embeddings()),
         max_context=max_context,
         weights_bytes=weights_bytes(model),
-        effective=_effective(model, recipe, max_context, packing),
+        effective=_effective(model, recipe, max_context, packing, resolved),
         title=resolved.title,
         random_weights=resolved.random_weights,
         resolved=resolved,
     )
 
 
-def _effective(model: PreTrainedModel, recipe: Recipe, max_context: int, packing: _Packing) -> Effective:
+def _rows(output: Any) -> int:
+    """A packed weight's own shape need not be the layer's."""
+    return int(getattr(output, "out_features", None) or output.weight.shape[0])
+
+
+def _effective(
+    model: PreTrainedModel, recipe: Recipe, max_context: int, packing: _Packing, resolved: ResolvedModel
+) -> Effective:
     """Read back from the model wherever it can be; the engine has yet to settle the rest."""
     embedding = model.get_input_embeddings().weight
-    skipped = quantization.skip_reasons(model, packing.kept_dense) if recipe.quantization.scheme != "none" else {}
+    skipped, packed = _skipped(model, recipe, packing, resolved), quantization.quantized_modules(model)
     return Effective(
         device=str(embedding.device),
         dtype=next(name for name, dtype in _TORCH_DTYPES.items() if dtype == embedding.dtype),
-        scheme=recipe.quantization.scheme,
+        scheme=packing.scheme,
         attention=running_attention(model),
         kv_kind=recipe.kv.kind,
         max_context=max_context,
         threads=torch.get_num_threads(),
         batching_mode=recipe.batching.mode,
         engine_version=transformers.__version__,
-        quantized_modules=len(quantization.quantized_modules(model)),
+        quantized_modules=len(quantized_loading.packed_modules(model) if resolved.quantized else packed),
         skipped_modules=tuple(skipped),
         skip_reasons=skipped,
         model_type=model.config.model_type,
-        parameters=model.num_parameters(),
+        parameters=resolved.architecture.parameters,
         calibration=packing.calibrated,
     )
+
+
+def _skipped(model: PreTrainedModel, recipe: Recipe, packing: _Packing, resolved: ResolvedModel) -> dict[str, str]:
+    """Layers left dense, each with the reason; none where nothing was to be packed."""
+    if resolved.quantized:
+        return quantized_loading.skipped_modules(model)
+    if recipe.quantization.scheme == "none":
+        return {}
+    return quantization.skip_reasons(model, packing.kept_dense)
 
 
 def _model_eos(model: PreTrainedModel) -> frozenset[int]:

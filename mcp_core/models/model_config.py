@@ -12,6 +12,8 @@ from typing import Any
 
 from mcp_core.errors import InvalidModel, UnsafeModel
 from mcp_core.models.architecture import Architecture, TensorInfo
+from mcp_core.models.stored_quantization import read_stored_quantization
+from mcp_core.models.stored_tensors import join_parts, without_storage
 from mcp_core.recipe import DType
 
 __all__ = ["architecture_from", "read_config", "require_loadable"]
@@ -22,6 +24,7 @@ _HIDDEN = ("hidden_size", "n_embd", "d_model")
 _INTERMEDIATE = ("intermediate_size", "n_inner", "ffn_dim")
 _HEADS = ("num_attention_heads", "n_head")
 _CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx")
+_ACTIVE_EXPERTS = ("num_experts_per_tok",)
 _DTYPES: dict[str, DType] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _OUTPUT_LAYERS = {"lm_head.weight", "embed_out.weight"}
 
@@ -43,7 +46,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def require_loadable(config: dict[str, Any], title: str) -> None:
-    """Raise UnsafeModel for code in the repository, InvalidModel for what is not a dense causal text model."""
+    """Raise UnsafeModel for code in the repository, InvalidModel for what is not a causal text model."""
     if config.get("auto_map"):
         raise UnsafeModel(
             f"{title} needs code from its own repository to run.",
@@ -55,13 +58,6 @@ def require_loadable(config: dict[str, Any], title: str) -> None:
             f"{title} is {names[0]}, not a causal language model.",
             "Choose a text model whose config.json names a ...ForCausalLM class.",
         )
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method", "unnamed") if isinstance(quantization, dict) else "unnamed"
-        raise InvalidModel(
-            f"{title} is already quantized ({method}); loading such checkpoints comes in a later version.",
-            "Choose its original checkpoint and a scheme here.",
-        )
 
 
 # Causal language models whose class predates the naming.
@@ -71,10 +67,11 @@ _CAUSAL_WITHOUT_SUFFIX = {"GPT2LMHeadModel"}
 def architecture_from(
     config: dict[str, Any], tensors: Sequence[TensorInfo], stored: DType, title: str
 ) -> Architecture:
-    """Sizes from config.json and the tensor list; ``stored`` is the type of the weights in their files.
+    """Sizes from config.json and the tensors as stored; ``stored`` is the type of the dense ones in their files.
 
-    Raises InvalidModel naming a size that is not stated.
+    Raises InvalidModel naming a size that is not stated, or a quantization that is not understood.
     """
+    parameters = _parameters(config, tensors, title)
 
     def size(names: tuple[str, ...], default: int | None = None) -> int:
         stated = (config.get(name) for name in names)
@@ -83,12 +80,13 @@ def architecture_from(
             raise InvalidModel(f"The config.json of {title} does not state {names[0]}.", "Choose another model.")
         return value
 
-    heads, hidden = size(_HEADS), size(_HIDDEN)
-    present = {tensor.name for tensor in tensors}
+    heads, hidden, layers = size(_HEADS), size(_HIDDEN), size(_LAYERS)
+    window, window_layers = _windows(config, layers)
+    present = {tensor.name for tensor in parameters}
     tied = config.get("tie_word_embeddings") is True or not (present & _OUTPUT_LAYERS)
     return Architecture(
         model_type=str(config.get("model_type", "unnamed")),
-        layers=size(_LAYERS),
+        layers=layers,
         hidden=hidden,
         intermediate=size(_INTERMEDIATE, 4 * hidden),
         heads=heads,
@@ -98,5 +96,30 @@ def architecture_from(
         context=size(_CONTEXT),
         tied=tied,
         native_dtype=_DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), stored),
-        tensors=tuple(tensor for tensor in tensors if not (tied and tensor.name in _OUTPUT_LAYERS)),
+        tensors=tuple(tensor for tensor in parameters if not (tied and tensor.name in _OUTPUT_LAYERS)),
+        window=window,
+        window_layers=window_layers,
+        active_experts=size(_ACTIVE_EXPERTS, 0),
     )
+
+
+def _parameters(config: dict[str, Any], tensors: Sequence[TensorInfo], title: str) -> tuple[TensorInfo, ...]:
+    quantized = read_stored_quantization(config, title)
+    if quantized is None:
+        return without_storage(tensors)
+    parameters = join_parts(tensors, quantized.method, quantized.bits)
+    if all(tensor.stored_bytes is None for tensor in parameters):
+        raise InvalidModel(
+            f"The config.json of {title} says {quantized.label}; its files hold no packed weights.",
+            "Download it again, or remove quantization_config where the weights are dense.",
+        )
+    return parameters
+
+
+def _windows(config: dict[str, Any], layers: int) -> tuple[int | None, int]:
+    """The attention window and how many layers have it, by the config's own list of layer types."""
+    types, window = config.get("layer_types"), config.get("sliding_window")
+    if not isinstance(types, list) or not isinstance(window, int):
+        return None, 0
+    count = types[:layers].count("sliding_attention")
+    return (window, count) if count else (None, 0)

@@ -16,6 +16,8 @@ from torch import nn
 
 __all__ = ["RandomTensor", "random_tensors"]
 
+_STORED_AS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+
 
 @dataclass(frozen=True, slots=True)
 class RandomTensor:
@@ -35,6 +37,10 @@ class RandomTensor:
     def nbytes(self) -> int:
         """Its size once drawn."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def get_dtype(self) -> str:
+        """Safetensors' name of its type."""
+        return _STORED_AS[self.dtype]
 
     def __getitem__(self, index: EllipsisType) -> torch.Tensor:
         tensor = torch.empty(self.shape, dtype=self.dtype, device=self.device)

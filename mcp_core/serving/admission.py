@@ -9,6 +9,7 @@ from mcp_core import conflicts, hardware
 from mcp_core.errors import DoesNotFit
 from mcp_core.models import catalog, footprint
 from mcp_core.models.architecture import ResolvedModel
+from mcp_core.models.stored_quantization import require_loadable_here
 from mcp_core.recipe import Recipe
 
 __all__ = ["admit", "require_room"]
@@ -24,6 +25,7 @@ def admit(recipe: Recipe, *, hub_token: str | None = None, force: bool = False) 
     conflicts.require_runnable(recipe, machine)
     recipe = conflicts.resolve(recipe, machine)
     resolved = catalog.resolve(recipe.model, hub_token=hub_token)
+    require_loadable_here(resolved.quantized, recipe, machine)
     if not force:
         require_room(recipe, resolved, machine)
     return recipe

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from mcp_core.errors import InvalidModel, ModelNotFound, RecipeError, UnsafeModel
 from mcp_core.models import catalog, checksums, prepared
+from mcp_core.models.architecture import TensorInfo
 from mcp_core.recipe import ModelRef, ShapeSpec
 
 CONFIG = {
@@ -166,9 +167,37 @@ def test_other_models_are_refused_by_name(tmp_path, name):
         catalog.resolve(folder_ref(write_model(tmp_path / "m", architectures=[name])))
 
 
-def test_quantized_checkpoint_is_refused_by_its_method(tmp_path):
+def test_quantized_checkpoint_has_its_method_and_the_sizes_of_its_files(tmp_path):
+    folder = write_model(tmp_path / "m", quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 32})
+    layer = {
+        "model.layers.0.mlp.up_proj.qweight": np.zeros((64 // 8, 24), np.int32),
+        "model.layers.0.mlp.up_proj.qzeros": np.zeros((2, 3), np.int32),
+        "model.layers.0.mlp.up_proj.scales": np.zeros((2, 24), np.float16),
+        "model.layers.0.mlp.up_proj.g_idx": np.zeros(64, np.int32),
+        "model.norm.weight": np.zeros(16, np.float16),
+    }
+    save_file(layer, folder / "model.safetensors")
+    resolved = catalog.resolve(folder_ref(folder))
+    assert resolved.quantized.label == "gptq w4a16"
+    assert resolved.architecture.tensors == (
+        TensorInfo("model.layers.0.mlp.up_proj.weight", (24, 64), 768 + 24 + 96 + 256),
+        TensorInfo("model.norm.weight", (16,)),
+    )
+
+
+def test_a_half_written_quantized_checkpoint_is_refused(tmp_path):
     folder = write_model(tmp_path / "m", quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(InvalidModel, match=r"gptq.*later version"):
+    with pytest.raises(InvalidModel, match="hold no packed weights"):
+        catalog.resolve(folder_ref(folder))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(InvalidModel, match="its header says"):
+        catalog.resolve(folder_ref(folder))
+
+
+def test_a_method_that_is_not_loaded_here_is_refused_by_name(tmp_path):
+    folder = write_model(tmp_path / "m", quantization_config={"quant_method": "modelopt"})
+    with pytest.raises(InvalidModel, match="quantized by modelopt"):
         catalog.resolve(folder_ref(folder))
 
 

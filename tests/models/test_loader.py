@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers.integrations.bitsandbytes import Bnb4bitQuantize
+from transformers.integrations.torchao import TorchAoQuantize
 
 from mcp_core.errors import InvalidModel, OutOfMemory, RecipeError
 from mcp_core.models import catalog, loader
@@ -322,6 +324,35 @@ def test_running_out_of_memory_is_named(
     with pytest.raises(OutOfMemory, match="Memory ran out while loading tiny on cpu") as caught:
         load(folder_ref(folder))
     assert "quantization" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB"), MemoryError(), ValueError("odd block")],
+    ids=["cuda", "host", "another"],
+)
+@pytest.mark.parametrize("scheme", ["bnb-nf4", "torchao-int8-weight-only"])
+def test_the_first_error_while_packing_is_the_one_that_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, scheme: SchemeName, error: Exception
+) -> None:
+    """transformers collects such errors and tells none; the third weight's ends the load here, by its own name."""
+    packed: list[str] = []
+
+    def convert(self: Any, tensors: Any, *, full_layer_name: str, **rest: Any) -> Any:
+        packed.append(full_layer_name)
+        if len(packed) == 3:
+            raise error
+        return original(self, tensors, full_layer_name=full_layer_name, **rest)
+
+    operation = {"bnb-nf4": Bnb4bitQuantize, "torchao-int8-weight-only": TorchAoQuantize}[scheme]
+    original = operation.convert
+    monkeypatch.setattr(operation, "convert", convert)
+    kind = InvalidModel if isinstance(error, ValueError) else OutOfMemory
+    with pytest.raises(kind) as caught:
+        load(folder_ref(folder), quantization=Quantization(scheme=scheme))
+    assert len(packed) == 3
+    expected = "odd block" if kind is InvalidModel else "Memory ran out while loading tiny on cpu"
+    assert expected in caught.value.message
 
 
 class TestBundled:
