@@ -34,7 +34,7 @@ _RUNS = 300
 
 
 def draw() -> None:
-    """Form on the left; what it needs, costs and can be done with it on the right; tools below."""
+    """Form on the left, with what it costs and saves; what it needs and loading on the right; tools below."""
     hardware = workbench.get_workbench().hardware()
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.title("Recipe")
@@ -47,9 +47,9 @@ def draw() -> None:
         with st.container(border=True):
             footprint = _footprint(recipe)
         load_panel(recipe, footprint, hardware)
-        if recipe is not None:
-            with st.container(border=True):
-                before_after(recipe, footprint, stored.effects(recipe, hardware))
+    if recipe is not None:
+        with form, st.container(border=True):
+            before_after(recipe, footprint, stored.effects(recipe, hardware))
     _tools(recipe, footprint, hardware, stored)
 
 

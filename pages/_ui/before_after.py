@@ -79,40 +79,51 @@ def _predicted(recipe: Recipe) -> Footprint | None:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    """One row of one column. A change is told between two measured numbers or two predicted ones, never between."""
+
+    name: str
+    text: str
+    measured: float | None = None
+    predicted: float | None = None
+
+    @classmethod
+    def of_bytes(cls, name: str, measured: int | None, predicted: int | None) -> _Figure:
+        told = _MISSING if predicted is None else f"{fmt.size(predicted)} predicted"
+        return cls(name, told if measured is None else fmt.size(measured), measured, predicted)
+
+    def change_from(self, before: _Figure) -> str:
+        if before.measured and self.measured is not None:
+            return f"{self.measured / before.measured - 1:+.0%}"
+        if before.predicted and self.predicted is not None:
+            return f"{self.predicted / before.predicted - 1:+.0%} predicted"
+        return ""
+
+
 def _both(before: _Side, after: _Side) -> list[dict[str, str]]:
     pairs = zip(_figures(before), _figures(after), strict=True)
     return [
-        {"": name, "Not quantized": old, "This Recipe": new, "Change": change}
-        for (name, old, was), (_, new, now) in pairs
-        for change in [_change(was, now)]
+        {"": new.name, "Not quantized": old.text, "This Recipe": new.text, "Change": new.change_from(old)}
+        for old, new in pairs
     ]
 
 
 def _one_column(side: _Side) -> list[dict[str, str]]:
-    return [{"": name, "This Recipe": text} for name, text, _ in _figures(side)]
+    return [{"": figure.name, "This Recipe": figure.text} for figure in _figures(side)]
 
 
-def _figures(side: _Side) -> list[tuple[str, str, float | None]]:
-    """(name, text with its evidence, the number where a change of it means something)."""
+def _figures(side: _Side) -> list[_Figure]:
     effect, predicted = side.effect, side.footprint
     top1 = effect.fidelity.top1 if effect.fidelity else None
+    speed = _MISSING if effect.tpot_ms is None else fmt.ms(effect.tpot_ms)
     return [
-        _bytes("Weights", effect.weights_bytes, predicted.weights_bytes if predicted else None),
-        _bytes("Peak", effect.peak_bytes, predicted.peak_bytes if predicted else None),
-        ("Time per token", _measured(fmt.ms(effect.tpot_ms), effect.tpot_ms), effect.tpot_ms),
-        ("KL", _measured(_kl_words(effect), effect.kl), None),
-        ("Same top token", f"{top1.mean:.1%}" if top1 else _MISSING, None),
+        _Figure.of_bytes("Weights", effect.weights_bytes, predicted.weights_bytes if predicted else None),
+        _Figure.of_bytes("Peak", effect.peak_bytes, predicted.peak_bytes if predicted else None),
+        _Figure("Time per token", speed, effect.tpot_ms),
+        _Figure("KL", _kl_words(effect)),
+        _Figure("Same top token", f"{top1.mean:.1%}" if top1 else _MISSING),
     ]
-
-
-def _bytes(name: str, measured: int | None, predicted: int | None) -> tuple[str, str, float | None]:
-    if measured is not None:
-        return name, fmt.size(measured), measured
-    return name, f"{fmt.size(predicted)} predicted" if predicted is not None else _MISSING, predicted
-
-
-def _measured(text: str, value: float | None) -> str:
-    return _MISSING if value is None else text
 
 
 def _kl_words(effect: Effect) -> str:
@@ -122,10 +133,6 @@ def _kl_words(effect: Effect) -> str:
     if not error:
         return fmt.number(effect.kl)
     return f"{fmt.number(effect.kl)} ± {'<0.0001' if error < 1e-4 else fmt.number(error)}"
-
-
-def _change(before: float | None, after: float | None) -> str:
-    return f"{after / before - 1:+.0%}" if before and after is not None else ""
 
 
 def _notes(effect: Effect, effects: Effects) -> None:

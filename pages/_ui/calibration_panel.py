@@ -19,7 +19,7 @@ def calibration_panel(recipe: Recipe) -> None:
     """For a static scheme: its text and what calibrating found; for others, that they need none."""
     if "calibration" not in options_read_by(recipe.quantization.scheme):
         st.caption(
-            "Only static schemes are calibrated: choose one under 8-bit weights + activations. The others find the "
+            "Only static schemes are calibrated: choose one under 8-bit + activations. The others find the "
             "range of activations as they run, or leave them alone."
         )
         return

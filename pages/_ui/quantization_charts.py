@@ -41,13 +41,14 @@ def effects_figure(bubbles: Sequence[Bubble]) -> go.Figure:
 
     fastest = max((bubble.output_tok_s for bubble in bubbles), default=1.0)
     floor = _floor([bubble.kl for bubble in bubbles])
-    figure = go.Figure([_bubble(bubble, fastest, floor) for bubble in bubbles])
+    slowest_last = sorted(bubbles, key=lambda bubble: bubble.output_tok_s, reverse=True)  # small ones on top
+    figure = go.Figure([_bubble(bubble, fastest, floor) for bubble in slowest_last])
     return figure.update_layout(
         height=380,
         margin=_MARGIN,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "itemsizing": "constant"},
         xaxis={"title": "peak memory while serving (MB)", "rangemode": "tozero"},
-        yaxis={"title": "mean KL (nats, logarithmic)", "type": "log", "exponentformat": "power"},
+        yaxis={"title": "mean KL (nats, logarithmic)", "type": "log", "dtick": 1, "exponentformat": "power"},
     )
 
 

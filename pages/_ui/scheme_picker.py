@@ -24,14 +24,14 @@ Key = Callable[[str], str]
 _NONE, _OTHER = "None", "Other"
 FAMILIES: dict[str, tuple[SchemeName, ...]] = {
     _NONE: ("none",),
-    "8-bit weights": ("bnb-int8", "torchao-int8-weight-only"),
-    "8-bit weights + activations": (
+    "8-bit": ("bnb-int8", "torchao-int8-weight-only"),
+    "8-bit + activations": (
         "torchao-int8-dynamic",
         "torchao-int8-static",
         "torchao-int8-static-smoothquant",
         "classic-dynamic",
     ),
-    "4-bit weights": ("bnb-nf4", "bnb-fp4", "torchao-int4-weight-only"),
+    "4-bit": ("bnb-nf4", "bnb-fp4", "torchao-int4-weight-only"),
     "fp8": ("torchao-fp8-weight-only", "torchao-fp8-dynamic"),
 }
 

@@ -110,15 +110,12 @@ def _result(recipe: Recipe, found: Sensitivity) -> None:
 
 
 def _mixed_form(found: Sensitivity) -> Mixed:
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        way = st.segmented_control("Mixed Recipe", [_KL, _MEMORY], default=_KL, required=True, key="mixed-way")
-        if way == _KL:
-            share = st.slider("KL that may remain, %", 0, 100, 50, 5, format="%d %%", help=_KL_HELP, key="mixed-kl")
-            return keep_within_kl(found, share / 100)
-        share = st.slider(
-            "Weights may grow by, %", 0, 100, 20, 5, format="%d %%", help=_MEMORY_HELP, key="mixed-memory"
-        )
-        return keep_within_memory(found, share / 100)
+    way = st.segmented_control("Mixed Recipe", [_KL, _MEMORY], default=_KL, required=True, key="mixed-way")
+    if way == _KL:
+        share = st.slider("KL that may remain", 0, 100, 50, 5, format="%d %%", help=_KL_HELP, key="mixed-kl")
+        return keep_within_kl(found, share / 100)
+    share = st.slider("Weights may grow by", 0, 100, 20, 5, format="%d %%", help=_MEMORY_HELP, key="mixed-memory")
+    return keep_within_memory(found, share / 100)
 
 
 _KL_HELP = "Of the sum over all groups. The sum estimates the whole: KL of small disturbances adds up roughly."

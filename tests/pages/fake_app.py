@@ -1,6 +1,6 @@
 """The whole app over a FakeWorkbench, for looking at it: streamlit run tests/pages/fake_app.py -- STATE.
 
-STATE is one of: empty, loading, ready, failed, gpu.
+STATE is one of: empty, loading, ready, failed, gpu, quantized (several schemes measured, layers studied).
 """
 
 from __future__ import annotations
@@ -45,10 +45,34 @@ def build(state: str) -> fakes.FakeWorkbench:
     wb.machine = fakes.hardware(gpu=wb.gpu)
     view = {"loading": fakes.loading_worker, "failed": fakes.failed_worker}.get(state, fakes.ready_worker)()
     wb.add(view)
+    if state == "quantized":
+        study(wb)
     if state == "ready":
         wb.add(fakes.running_job(), fakes.conversation())
         wb.engine_stats["w1"] = fakes.EngineStats(running=1, queued=2, max_requests=64)
     return wb
+
+
+def study(wb: fakes.FakeWorkbench) -> None:
+    """Schemes of the bundled model, with figures like those measured on a CPU, and one studied layer by layer."""
+    figures = {
+        "none": (538, 30.0, 0.0005, 0.99),
+        "bnb-int8": (220, 21.0, 0.012, 0.93),
+        "bnb-nf4": (180, 9.0, 0.187, 0.70),
+        "torchao-int8-weight-only": (221, 26.0, 0.011, 0.94),
+    }
+    for name, (weights, speed, kl, top1) in figures.items():
+        recipe = bundled().replace({"quantization.scheme": name})
+        memory = fakes.memory().model_copy(
+            update={"weights_bytes": weights * fakes.MB, "peak_bytes": (weights + 92) * fakes.MB}
+        )
+        measurement = fakes.ok_run().measurement.model_copy(
+            update={"output_tok_s": speed, "tpot_ms": fakes.quantiles(1000 / speed)}
+        )
+        wb.add(fakes.ok_run(f"run-{name}", recipe, memory=memory, measurement=measurement))
+        wb.studies.stored += (fakes.fidelity(recipe, kl, top1),)
+    result = fakes.sensitivity().model_dump(mode="json")
+    wb.studies.newest["sensitivity"] = fakes.study_job("sensitivity", state="done", progress=None, result=result)
 
 
 STATE = sys.argv[1] if len(sys.argv) > 1 else "ready"

@@ -94,7 +94,7 @@ def test_the_static_schemes_calibration_reaches_the_recipe(wb: fakes.FakeWorkben
 def test_leaving_a_scheme_leaves_its_options_behind(wb: fakes.FakeWorkbench, page: Page) -> None:
     recipe = NF4.replace({"quantization.double_quant": True, "quantization.skip": ["*.down_proj"]})
     at = with_recipe(page("recipe"), recipe).run()
-    at.segmented_control(key="recipe-quantization.family-0").set_value("8-bit weights").run()
+    at.segmented_control(key="recipe-quantization.family-0").set_value("8-bit").run()
     assert chosen_recipe(at).quantization == Quantization(scheme="bnb-int8", skip=("*.down_proj",))
     at.segmented_control(key="recipe-quantization.family-0").set_value("None").run()
     assert chosen_recipe(at).quantization == Quantization()
@@ -164,8 +164,8 @@ def test_before_and_after_from_runs_and_fidelities(wb: fakes.FakeWorkbench, page
 def test_the_picker_says_what_was_measured(wb: fakes.FakeWorkbench, page: Page) -> None:
     measured(wb)
     at = page("recipe").run()
-    at.segmented_control(key="recipe-quantization.family-0").set_value("4-bit weights").run()
-    captions = at.radio(key="recipe-quantization.scheme-4-bit weights-0").proto.captions
+    at.segmented_control(key="recipe-quantization.family-0").set_value("4-bit").run()
+    captions = at.radio(key="recipe-quantization.scheme-4-bit-0").proto.captions
     assert "**Measured here: weights 269 MB, 63.0 ms a token, KL 0.187 nats.**" in captions[0]
     assert "Measured" not in captions[1]
 
@@ -280,7 +280,7 @@ def test_a_tiny_calibration_text_is_refused_with_the_reason(wb: fakes.FakeWorkbe
 def test_bubbles_grow_with_speed_and_zero_kl_has_a_place() -> None:
     slow = Bubble("a", "a" * 64, 100_000_000, 0.2, 10.0)
     fast = Bubble("b", "b" * 64, 400_000_000, 0.0, 40.0, chosen=True)
-    first, second = effects_figure([slow, fast]).data
+    second, first = effects_figure([slow, fast]).data
     assert second.marker.size == 2 * first.marker.size
     assert (first.x[0], first.y[0]) == (100.0, 0.2)
     assert 0 < second.y[0] < 0.2
