@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
+from mcp_core import hardware
+from mcp_core.models import catalog, footprint, loader
 from mcp_core.models.architecture import LINEAR_EXPERTS
 from mcp_core.models.linear_experts import LinearExperts, with_linear_experts
+from mcp_core.recipe import ModelRef, Quantization, Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,3 +66,27 @@ def test_experts_that_no_token_chose_are_not_run() -> None:
         expert.register_forward_hook(lambda *_, index=index: ran.append(index))
     experts(torch.randn(3, 32), torch.tensor([[0, 2], [2, 0], [2, 3]]), torch.rand(3, 2))
     assert ran == [0, 2, 3]
+
+
+@pytest.mark.parametrize("model_type", sorted(LINEAR_EXPERTS))
+def test_experts_of_a_checkpoint_are_packed(model_type: str, tiny_llama: Path, tmp_path: Path) -> None:
+    """Packed to 8 bit one by one: near the dense logits, and of the size that was predicted."""
+    folder = shutil.copytree(tiny_llama, tmp_path / model_type)
+    torch.manual_seed(0)
+    model = build(model_type, linear=False).to(torch.bfloat16)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    ref = ModelRef(source="folder", id=str(folder))
+    resolved, options = catalog.resolve(ref), Quantization(scheme="torchao-int8-weight-only")
+    recipe = Recipe(model=ref, device="cpu", dtype="bf16", attention="eager", quantization=options)
+    loaded = loader.load(resolved, recipe, lambda *_: None)
+    assert loaded.effective.quantized_modules >= 2 * (4 + 4 * 3)
+    assert not [name for name in loaded.effective.skipped_modules if "experts" in name]
+    predicted = footprint.estimate(recipe, resolved, hardware.detect()).weights_bytes
+    assert loaded.weights_bytes == pytest.approx(predicted, rel=0.005)
+    ids = torch.randint(0, 300, (1, 9))
+    with torch.inference_mode():
+        dense, packed = model(ids).logits.float(), loaded.model(ids).logits.float()
+    assert (packed - dense).norm() / dense.norm() < 0.2
