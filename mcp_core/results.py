@@ -28,6 +28,12 @@ __all__ = [
     "Mean",
     "Measurement",
     "Memory",
+    "MemoryAnalysis",
+    "MemoryPhase",
+    "MemoryPoint",
+    "MemoryReading",
+    "MemoryTimeline",
+    "ModuleMemory",
     "Prediction",
     "Quantiles",
     "RequestRecord",
@@ -267,6 +273,56 @@ class Prediction(_Value):
     context_tokens: int = Field(description="Longest request of the workload, which is what was predicted for.")
 
 
+class MemoryReading(_Value):
+    """Memory of a worker at one moment, bytes; None where there is no such counter."""
+
+    resident_bytes: int | None = Field(default=None, description="Of the process, on the host.")
+    allocated_bytes: int | None = Field(default=None, description="Of tensors on the device.")
+    reserved_bytes: int | None = Field(default=None, description="Of the device allocator's pool.")
+    device_used_bytes: int | None = Field(default=None, description="Of the whole device, by its driver.")
+
+
+class MemoryPoint(MemoryReading):
+    """One sample of a timeline."""
+
+    at_s: float = Field(description="Since the worker's start, s.")
+    phase: str = Field(description="What the worker did then.")
+
+
+class MemoryPhase(MemoryReading):
+    """One phase of a worker's life, all its stretches together: its readings are the highest sampled ones."""
+
+    name: str = Field(
+        description="imports, download, prepare, load, quantize, warm-up, check, idle, prefill, decode."
+    )
+    seconds: float
+    samples: int
+
+
+class MemoryTimeline(_Value):
+    """Memory over a worker's life. Points are thinned where there are many; each stretch keeps its highest."""
+
+    phases: tuple[MemoryPhase, ...] = ()
+    points: tuple[MemoryPoint, ...] = ()
+
+
+class ModuleMemory(_Value):
+    """What the tensors of one module occupy; storages shared with an earlier module count there."""
+
+    name: str
+    kind: str = Field(description="Name of its class.")
+    bytes: int
+    dtype: str = Field(default="", description="Of its stored tensors.")
+
+
+class MemoryAnalysis(_Value):
+    """Where a worker's memory goes."""
+
+    timeline: MemoryTimeline
+    modules: tuple[ModuleMemory, ...] = ()
+    no_snapshot: str = Field(default="", description="Why there is no allocator snapshot; empty where there is.")
+
+
 class Comparable(_Value):
     """Whether this Run may be compared with others, and why not."""
 
@@ -293,6 +349,7 @@ class Run(_Value):
     energy_j_per_token: float | None = None
     fidelity: Fidelity | None = None
     predicted: Prediction | None = Field(default=None, description="The footprint's estimate for this load.")
+    timeline: MemoryTimeline | None = Field(default=None, description="The worker's memory up to its end.")
     comparable: Comparable = Comparable()
     evidence: str = Field(default="measured on transformers", description="predicted, probed, measured on ENGINE.")
 

@@ -17,7 +17,17 @@ import numpy as np
 from pydantic import ValidationError
 
 from mcp_core import __version__
-from mcp_core.errors import Busy, Cancelled, DiskFull, DoesNotFit, InputError, McpError, WorkloadError, error_from
+from mcp_core.errors import (
+    Busy,
+    Cancelled,
+    DiskFull,
+    DoesNotFit,
+    InputError,
+    McpError,
+    RequestRejected,
+    WorkloadError,
+    error_from,
+)
 from mcp_core.evaluation.cores import OthersLoad, pinned
 from mcp_core.evaluation.loadgen import LoadResult, OnProgress, run_load, run_warmup
 from mcp_core.evaluation.metrics import output_tokens, summarize
@@ -32,6 +42,8 @@ from mcp_core.results import (
     Failure,
     Measurement,
     Memory,
+    MemoryTimeline,
+    Prediction,
     RequestRecord,
     Run,
     RunStatus,
@@ -48,6 +60,8 @@ Keep = Callable[[Run, Sequence[RequestRecord]], None]
 
 MAX_CLIENT_LAG_MS = 2.0
 MAX_OTHERS_LOAD = 0.5
+# Of loading and of serving, each.
+_TIMELINE_POINTS = 60
 # The request was understood and turned down before anything was tried.
 _REFUSALS = (InputError, DoesNotFit, DiskFull, Busy)
 
@@ -95,6 +109,8 @@ class _Findings:
     before: EngineStats | None = None
     after: EngineStats | None = None
     energy_j: float | None = None
+    predicted: Prediction | None = None
+    timeline: MemoryTimeline | None = None
     reasons: list[str] = field(default_factory=list)
 
 
@@ -238,6 +254,9 @@ class _Benchmark:
         if self._ours:
             self._found.after, memory = await self._client.stats_and_memory()
             self._found.memory = memory or self._found.memory
+            with contextlib.suppress(RequestRejected):  # a worker of an older version has no such routes
+                self._found.predicted = await self._client.prediction(self._workload)
+                self._found.timeline = (await self._client.memory_analysis(_TIMELINE_POINTS)).timeline
 
     @contextlib.contextmanager
     def _energy(self) -> Iterator[None]:
@@ -268,6 +287,8 @@ class _Benchmark:
             measurement=measurement,
             memory=found.memory,
             load_s=found.load_s,
+            predicted=found.predicted,
+            timeline=found.timeline,
             energy_j_per_token=_energy_per_token(found.energy_j, measurement),
             comparable=Comparable(ok=not reasons, reasons=reasons),
         )

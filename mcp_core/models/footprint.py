@@ -22,6 +22,7 @@ from mcp_core.models.prepared import PREPARED_DTYPE
 from mcp_core.models.served_load import ServedLoad
 from mcp_core.models.stored_quantization import require_loadable_here
 from mcp_core.recipe import Recipe
+from mcp_core.results import Prediction
 
 __all__ = ["Footprint", "Predictor", "estimate", "resolve_max_context"]
 
@@ -67,6 +68,15 @@ class Footprint:
     parts: tuple[tuple[str, int], ...]
     concurrency: int = 1
     correction: Correction = NONE
+
+    def as_prediction(self) -> Prediction:
+        """What a Run keeps of it."""
+        return Prediction(
+            weights_bytes=self.weights_bytes,
+            peak_bytes=self.peak_bytes,
+            load_peak_bytes=self.load_peak_bytes,
+            context_tokens=self.context_tokens,
+        )
 
 
 def resolve_max_context(recipe: Recipe, architecture: Architecture) -> int:

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -17,7 +18,8 @@ import aiohttp
 from mcp_core.errors import Busy, ContextTooLong, McpError, QueueFull, RequestRejected, WorkerDied
 from mcp_core.generation import EngineStats
 from mcp_core.recipe import Recipe
-from mcp_core.results import Failure, Memory
+from mcp_core.results import Failure, Memory, MemoryAnalysis, Prediction
+from mcp_core.workload import Workload
 
 __all__ = ["Chunk", "ServerClient", "open_session"]
 
@@ -113,6 +115,20 @@ class ServerClient:
         memory = document.get("memory")
         counters = {name: value for name, value in document.items() if name in _STATS_FIELDS}
         return EngineStats(**counters), Memory.model_validate(memory) if memory else None
+
+    async def memory_analysis(self, most: int | None = None) -> MemoryAnalysis:
+        """Where the worker's memory goes; of loading and of serving at most ``most`` points each."""
+        name = "memory" if most is None else f"memory?most={most}"
+        return MemoryAnalysis.model_validate(await self.control("GET", name))
+
+    async def prediction(self, workload: Workload) -> Prediction:
+        """What the worker's footprint was predicted to be under this workload, without any correction."""
+        return Prediction.model_validate(await self.control("POST", "prediction", workload.model_dump(mode="json")))
+
+    async def memory_snapshot(self, seconds: float) -> Path:
+        """Record the allocator's work for so long; the file, on the worker's machine. RequestRejected on a CPU."""
+        answer = await self.control("POST", "snapshot", {"seconds": seconds}, timeout_s=seconds + 60)
+        return Path(answer["snapshot"])
 
     async def models(self) -> tuple[str, ...]:
         """``GET /v1/models``: the ids that the server answers to."""

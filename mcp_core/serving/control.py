@@ -20,6 +20,7 @@ from mcp_core import devices, paths
 from mcp_core.errors import Busy, RequestRejected
 from mcp_core.recipe import Recipe
 from mcp_core.results import Memory
+from mcp_core.serving.memory_routes import MemoryAnswers, memory_routes
 from mcp_core.serving.service import Service
 
 __all__ = ["Hold", "WorkerControl", "control_routes"]
@@ -39,6 +40,7 @@ class WorkerControl:
     memory: Callable[[], Memory]
     reset_peaks: Callable[[], None]
     shut_down: Callable[[], None]
+    answers: MemoryAnswers | None = None
     holder: Hold | None = None
     holder_started_s: float | None = None
 
@@ -114,6 +116,7 @@ class _Profile(_Body):
 def control_routes(control: WorkerControl) -> APIRouter:
     """``/control/...``."""
     router = APIRouter(prefix="/control", dependencies=[Depends(_bearer(control.token))])
+    router.include_router(memory_routes(control.answers))
 
     @router.get("/state")
     async def state() -> dict[str, Any]:

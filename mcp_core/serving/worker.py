@@ -26,23 +26,29 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mcp_core import conflicts, hardware
+from mcp_core import conflicts, hardware, paths
 from mcp_core.errors import InputError, LoadFailed, McpError
 from mcp_core.hardware import Hardware
 from mcp_core.models import catalog, footprint
 from mcp_core.models.architecture import ResolvedModel
+from mcp_core.models.served_load import ServedLoad
 from mcp_core.monitoring.prometheus import WorkerMetrics
 from mcp_core.recipe import Recipe, validation_message
+from mcp_core.results import MemoryAnalysis, Prediction
 from mcp_core.serving.api import create_app
 from mcp_core.serving.control import WorkerControl, control_routes
 from mcp_core.serving.inbox import Inboxes
 from mcp_core.serving.listener import HOST, bind, listen
+from mcp_core.serving.memory_routes import MemoryAnswers
+from mcp_core.serving.memory_timeline import MemoryRecorder, ServingPhases
 from mcp_core.serving.service import Service
-from mcp_core.serving.worker_memory import DeviceCounters, WorkerMemory
+from mcp_core.serving.worker_memory import WorkerMemory
+from mcp_core.workload import Workload
 
 if TYPE_CHECKING:
     from mcp_core.inference.engine import Engine
     from mcp_core.models.loaded import LoadedModel
+    from mcp_core.serving.cuda_memory import CudaCounters
 
 __all__ = ["Channel", "Order", "main"]
 
@@ -133,6 +139,8 @@ class _Worker:
         self._order = order
         self._channel = channel
         self._started_s = started_s
+        self._recorder = MemoryRecorder()
+        self._counters: CudaCounters | None = None
         self._hardware = hardware.detect()
         self._recipe = conflicts.resolve(Recipe.from_dict(order.recipe), self._hardware)
 
@@ -142,7 +150,10 @@ class _Worker:
         listener = bind(self._order.port)
         resolved = catalog.resolve(self._recipe.model, hub_token=self._order.hub_token)
         self._recipe = self._recipe.model_copy(update={"model": resolved.ref})
-        memory = WorkerMemory(_import_heavy(self._recipe, self._hardware))
+        self._recorder.start()
+        self._counters = _import_heavy(self._recipe, self._hardware)
+        memory = WorkerMemory(self._counters)
+        self._recorder.watch(self._counters)
         loaded = self._load(resolved)
         # Not asyncio.run: at its end that waits for threads, such as one that records a trace.
         asyncio.Runner().run(self._serve(loaded, memory, listener))
@@ -150,21 +161,29 @@ class _Worker:
     def _load(self, resolved: ResolvedModel) -> LoadedModel:
         from mcp_core.models import loader
 
-        return loader.load(resolved, self._recipe, self._channel.progress, self._order.hub_token)
+        return loader.load(resolved, self._recipe, self._progress, self._order.hub_token)
+
+    def _progress(self, stage: str, fraction: float | None, message: str) -> None:
+        """A stage of loading is a phase of memory."""
+        self._recorder.phase(stage)
+        self._channel.progress(stage, fraction, message)
 
     async def _serve(self, loaded: LoadedModel, memory: WorkerMemory, listener: socket.socket) -> None:
         from mcp_core.inference.engine import Engine
 
         inboxes = Inboxes(asyncio.get_running_loop())
-        engine = Engine(loaded, self._recipe, inboxes.deliver)
+        phases = ServingPhases(self._recorder, inboxes.deliver)
+        engine = Engine(loaded, self._recipe, phases)
         loaded = self._warm_up(engine, loaded)
         model_id = self._recipe.model.id
         metrics = WorkerMetrics(model_id, engine.stats, memory.read)
         service = Service(model_id, loaded, engine, inboxes, metrics)
         await self._check(engine, service)
-        sizes = footprint.estimate(self._recipe, loaded.resolved, self._hardware)
-        memory.settle(loaded.weights_bytes, sizes.kv_bytes_per_token)
-        await self._answer(service, memory, listener)
+        predictor = footprint.Predictor(self._recipe, loaded.resolved, self._hardware)
+        memory.settle(loaded.weights_bytes, predictor.at().kv_bytes_per_token)
+        phases.begin(lambda: bool((stats := engine.stats()).running or stats.queued))
+        await self._answer(service, memory, self._answers(loaded, predictor), listener)
+        self._recorder.stop()
         await asyncio.to_thread(engine.close)
         await service.close()
 
@@ -172,16 +191,37 @@ class _Worker:
         """The same, knowing which attention kernel ran."""
         compiles = self._recipe.attention == "flex_attention"
         note = " flex_attention is compiled now, which takes up to a minute." if compiles else ""
-        self._channel.progress("warm-up", None, f"Generating the first tokens.{note}")
+        self._progress("warm-up", None, f"Generating the first tokens.{note}")
         ran = {"attention_backend": engine.warm_up()}
         return replace(loaded, effective=loaded.effective.model_copy(update=ran))
 
     async def _check(self, engine: Engine, service: Service) -> None:
         engine.start()
-        self._channel.progress("check", None, "Checking the chat template.")
+        self._progress("check", None, "Checking the chat template.")
         await service.warm_up()
 
-    async def _answer(self, service: Service, memory: WorkerMemory, listener: socket.socket) -> None:
+    def _answers(self, loaded: LoadedModel, predictor: footprint.Predictor) -> MemoryAnswers:
+        """What the control routes tell about memory."""
+        from mcp_core.memory.module_memory import memory_by_module
+
+        modules = memory_by_module(loaded.model)
+        counters = self._counters
+        reason = "" if counters else "torch keeps such a record of NVIDIA devices only; this model is on the CPU."
+
+        def analysis(most: int | None) -> MemoryAnalysis:
+            timeline = self._recorder.timeline(most)
+            return MemoryAnalysis(timeline=timeline, modules=modules, no_snapshot=reason)
+
+        def predict(workload: Workload) -> Prediction:
+            load = ServedLoad.of_workload(workload, self._recipe, loaded.max_context)
+            return predictor.at(load).as_prediction()
+
+        record = (lambda seconds: counters.snapshot(seconds, paths.home("profiles"))) if counters else None
+        return MemoryAnswers(analysis, predict, record, reason)
+
+    async def _answer(
+        self, service: Service, memory: WorkerMemory, answers: MemoryAnswers, listener: socket.socket
+    ) -> None:
         """Serve HTTP until asked to end."""
         ending = asyncio.Event()
         control = WorkerControl(
@@ -192,6 +232,7 @@ class _Worker:
             memory=memory.read,
             reset_peaks=memory.reset_peaks,
             shut_down=ending.set,
+            answers=answers,
         )
         port = listen(listener)
         server = _Server(_config(service, control), lambda: self._channel.ready(port))
@@ -234,7 +275,7 @@ def _config(service: Service, control: WorkerControl) -> uvicorn.Config:
     )
 
 
-def _import_heavy(recipe: Recipe, machine: Hardware) -> DeviceCounters | None:
+def _import_heavy(recipe: Recipe, machine: Hardware) -> CudaCounters | None:
     """Import what takes seconds and memory, before the baseline is read; the device's counters, if it has any."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from mcp_core.memory.host_allocator import bound_kernel_caches, return_large_blocks
