@@ -32,6 +32,7 @@ from mcp_core.evaluation.cores import OthersLoad, pinned
 from mcp_core.evaluation.loadgen import LoadResult, OnProgress, run_load, run_warmup
 from mcp_core.evaluation.metrics import output_tokens, summarize
 from mcp_core.evaluation.prompts import PromptAt, text_prompts, token_prompts
+from mcp_core.evaluation.random_weights import data_dependent_costs
 from mcp_core.generation import EngineStats
 from mcp_core.hardware import Hardware
 from mcp_core.monitoring.nvml import read_devices
@@ -376,6 +377,7 @@ def _reasons(found: _Findings, measurement: Measurement | None, workload: Worklo
         yield "smoke test: too small to decide anything"
     if found.recipe.model.source == "endpoint":
         yield "endpoint: the settings and the machine behind it are not known here"
+    yield from data_dependent_costs(found.recipe)
     if measurement is None or found.load is None:
         return
     lag_ms = measurement.client_lag_p99_ms
