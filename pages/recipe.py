@@ -24,6 +24,7 @@ from pages._ui.model_shelf import model_shelf
 from pages._ui.recipe_document import preset_menu, recipe_json, recipe_upload
 from pages._ui.recipe_form import recipe_form
 from pages._ui.recipe_options import options_of
+from pages._ui.save_panel import save_panel
 from pages._ui.sensitivity_panel import sensitivity_panel
 
 frame.require("recipe")
@@ -117,23 +118,22 @@ def _footprint(recipe: Recipe | None) -> Footprint | None:
 
 
 def _tools(recipe: Recipe | None, footprint: Footprint | None, hardware: Hardware, stored: _Stored) -> None:
-    compare, layers, calibration, document, shelf = st.tabs(
-        ["Compare schemes", "Sensitive layers", "Calibration", "Recipe files", "Models on this machine"]
+    compare, layers, save, document, shelf = st.tabs(
+        ["Compare schemes", "Layers", "Save quantized", "Recipe files", "Models on this machine"]
     )
-    known = recipe is not None and footprint is not None
-    for tab in (compare, layers, calibration):
-        with tab:
-            if not known:
-                st.caption("Known as soon as a model is chosen.")
-    if recipe is not None and footprint is not None:
+    if recipe is None or footprint is None:
+        for tab in (compare, layers, save):
+            tab.caption("Known as soon as a model is chosen.")
+    else:
         with compare:
             effects_panel(recipe, stored.effects(recipe, hardware))
             st.markdown("##### The same model in other schemes", anchors=False)
             draw_scheme_table(_scheme_rows(recipe, hardware))
         with layers:
-            sensitivity_panel(recipe)
-        with calibration:
             calibration_panel(recipe)
+            sensitivity_panel(recipe)
+        with save:
+            save_panel(recipe, hardware)
     with document:
         recipe_json(recipe or session.recipe())
         recipe_upload()

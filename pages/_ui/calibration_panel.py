@@ -16,13 +16,10 @@ __all__ = ["calibration_panel"]
 
 
 def calibration_panel(recipe: Recipe) -> None:
-    """For a static scheme: its text and what calibrating found; for others, that they need none."""
+    """For a static scheme: its text and what calibrating found; nothing for others, which need none."""
     if "calibration" not in options_read_by(recipe.quantization.scheme):
-        st.caption(
-            "Only static schemes are calibrated: choose one under 8-bit + activations. The others find the "
-            "range of activations as they run, or leave them alone."
-        )
         return
+    st.markdown("##### Calibration", anchors=False)
     with st.expander("Calibrate on your own text", icon=":material/upload_file:"):
         added = add_text("calibration-text")
         if added is not None:

@@ -28,6 +28,7 @@ _KL, _MEMORY = "Lose less", "Spend memory"
 
 def sensitivity_panel(recipe: Recipe) -> None:
     """What it is, a way to start it, its progress, and what came out for this model and scheme."""
+    st.markdown("##### Sensitive layers", anchors=False)
     st.caption(
         "Quantizes one group of layers at a time, everything else dense, and measures the KL of each against the "
         "dense model. The worst groups can then be kept dense: a mixed Recipe."

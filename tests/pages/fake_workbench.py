@@ -37,6 +37,7 @@ from mcp_core.results import (
 )
 from mcp_core.text_files import read_documents
 from mcp_core.texts import StoredText, TextSet, text_set
+from mcp_core.token_map import MappedDocument, MappedToken, TokenMap
 from mcp_core.views import BatchItemView, ConversationView, JobView, Message, Progress, ReplyStats, WorkerView
 from mcp_core.workload import Workload, short_chat
 
@@ -326,6 +327,30 @@ def fidelity(recipe: Recipe, kl: float = 0.187, top1: float = 0.7) -> StoredFide
     return StoredFidelity(created=CREATED, recipe=recipe, fidelity=judged)
 
 
+def token_map() -> TokenMap:
+    """A passage of prose, and a reply in which the two models part at the fourth word."""
+    words = ("Anne", " had", " never", " been", " so", " certain", " of", " it", " before", ".")
+    losses = (None, 0.002, 0.05, 0.3, 1.1, 2.6, 0.004, 0.02, 0.6, 0.001)
+    prose = MappedDocument(name="persuasion 3", stratum="prose", tokens=tuple(map(mapped, words, losses)))
+    said = ("Name", " a", " river", ".", "\n", "The", " Seine", " is", " long", ".")
+    context = (None,) * 5
+    tokens = tuple(map(mapped, said, (*context, 0.01, 0.02, 0.005, 0.9, 0.3)))
+    parted = tokens[8].model_copy(update={"candidate_top": ((" wide", 0.4), (" long", 0.3))})
+    tokens = (*tokens[:8], parted, tokens[9])
+    reply = MappedDocument(name="rivers", stratum="own", tokens=tokens, is_reply=True)
+    return TokenMap(documents=(prose, reply))
+
+
+def mapped(text: str, kl: float | None) -> MappedToken:
+    """A token both find likeliest; context where there is no KL."""
+    if kl is None:
+        return MappedToken(id=1, text=text)
+    top = ((text, 0.52), (" other", 0.2), ("\n", 0.1), ("<b>", 0.05), (" x", 0.01))
+    return MappedToken(
+        id=1, text=text, kl=kl, reference_top=top, candidate_top=top, true_p_reference=0.52, true_p_candidate=0.47
+    )
+
+
 def sensitivity() -> Sensitivity:
     """Four layers; the first and the last lose most."""
     losses = {0: 0.08, 1: 0.01, 2: 0.02, 10: 0.05}
@@ -395,6 +420,7 @@ class FakeStudies:
         self._wb = wb
         self.stored: tuple[StoredFidelity, ...] = ()
         self.kept_texts: list[StoredText] = []
+        self.token_maps: dict[str, TokenMap] = {}
         # verb -> what ``latest`` finds for any Recipe.
         self.newest: dict[str, JobView] = {}
 
@@ -426,8 +452,23 @@ class FakeStudies:
     def start_fidelity(self, *arguments: Any, **options: Any) -> str:
         return self._start("fidelity", *arguments, *options.items())
 
+    def token_map(self, key: str) -> TokenMap | None:
+        return self.token_maps.get(key)
+
+    def start_endpoint_fidelity(self, *arguments: Any) -> str:
+        return self._start("endpoint-fidelity", *arguments)
+
+    def start_length_drift(self, *arguments: Any) -> str:
+        return self._start("length-drift", *arguments)
+
+    def start_task_check(self, *arguments: Any) -> str:
+        return self._start("task-check", *arguments)
+
     def start_sensitivity(self, *arguments: Any) -> str:
         return self._start("sensitivity", *arguments)
+
+    def start_quantize(self, *arguments: Any) -> str:
+        return self._start("quantize", *arguments)
 
     def _start(self, verb: str, *arguments: Any) -> str:
         self._wb._call(f"start_{verb}", *arguments)

@@ -263,6 +263,34 @@ def test_a_failed_sensitivity_study_says_why(wb: fakes.FakeWorkbench, page: Page
     assert not at.button(key="sensitivity-start").disabled
 
 
+def test_saving_a_quantized_checkpoint(wb: fakes.FakeWorkbench, page: Page) -> None:
+    at = with_recipe(page("recipe"), NF4).run()
+    assert at.text_input(key="save-name").value == "smollm2-135m-instruct-bnb-nf4"
+    at.text_input(key="save-name").set_value("../elsewhere").run()
+    assert at.button(key="save").disabled
+    at.text_input(key="save-name").set_value("own").run()
+    at.button(key="save").click().run()
+    recipe, out, form, _ = calls(wb, "start_quantize")[0]
+    assert (recipe, out.name, out.parent.name, form) == (NF4, "own", "written", "library")
+    assert not [button for button in at.button if button.key == "save"]
+
+
+def test_a_saved_checkpoint_says_where_it_is_and_is_used(wb: fakes.FakeWorkbench, page: Page) -> None:
+    saved = {"folder": "/x/own", "format": "library", "bytes": 210 * fakes.MB, "files": ["model.safetensors"]}
+    wb.studies.newest["quantize"] = fakes.study_job("quantize", state="done", progress=None, result=saved)
+    at = with_recipe(page("recipe"), NF4).run()
+    assert "**210 MB in** `/x/own`" in texts(at)
+    at.button(key="save-use").click().run()
+    chosen = chosen_recipe(at)
+    assert (chosen.model.source, chosen.model.id, chosen.quantization.scheme) == ("folder", "/x/own", "none")
+
+
+def test_what_cannot_be_saved_says_why(wb: fakes.FakeWorkbench, page: Page) -> None:
+    at = with_recipe(page("recipe"), bundled().replace({"quantization.scheme": "classic-dynamic"})).run()
+    assert "only pickle can write" in texts(at)
+    assert not [button for button in at.button if button.key == "save"]
+
+
 def test_calibration_takes_a_pasted_text_into_the_recipe(wb: fakes.FakeWorkbench, page: Page) -> None:
     at = with_recipe(page("recipe"), bundled().replace({"quantization.scheme": "torchao-int8-static"})).run()
     at.text_area(key="calibration-text-pasted").set_value("A long walk by the sea. " * 40).run()
