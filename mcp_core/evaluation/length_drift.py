@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_core.documents import Document
 from mcp_core.errors import InputError, error_from
-from mcp_core.evaluation.endpoints import Endpoint
 from mcp_core.evaluation.paired import Interval, ratio_of_sums
 from mcp_core.text_files import read_documents
+
+if TYPE_CHECKING:
+    from mcp_core.evaluation.endpoints import Endpoint
 
 __all__ = ["LengthDrift", "Reply", "ReplyPair", "builtin_prompts", "compare", "first_difference", "replies"]
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp_core.errors import McpError, RequestRejected
-from mcp_core.evaluation.endpoints import Endpoint
+
+if TYPE_CHECKING:
+    from mcp_core.evaluation.endpoints import Endpoint
 
 __all__ = ["Dialect", "PromptScores", "Unscorable", "dialect_of", "score"]
 
@@ -75,8 +77,10 @@ class PromptScores:
 
 
 async def dialect_of(endpoint: Endpoint, asked: Sequence[Dialect] = _DIALECTS) -> Dialect:
-    """The first dialect in which the server scores a probe. Raises Unscorable with the server's own words when there
-    is none, and what keeps it from answering at all."""
+    """The first dialect in which the server scores a probe.
+
+    Raises Unscorable with the server's own words when there is none, and what keeps it from answering at all.
+    """
     reason = ""
     for dialect in asked:
         try:

@@ -10,15 +10,17 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mcp_core.errors import InputError
-from mcp_core.evaluation.endpoints import Endpoint
 from mcp_core.evaluation.paired import Interval, mcnemar_p, mean_difference
 from mcp_core.evaluation.prompt_scores import PromptScores, Unscorable, dialect_of, score
 from mcp_core.recipe import validation_message
+
+if TYPE_CHECKING:
+    from mcp_core.evaluation.endpoints import Endpoint
 
 __all__ = ["AnsweredItem", "TaskCheck", "TaskItem", "answers", "builtin_items", "compare", "read_items"]
 

@@ -34,6 +34,7 @@ PAGES: tuple[PageSpec, ...] = (
     PageSpec("recipe", "Recipe", "Choose a model and how it is served."),
     PageSpec("playground", "Playground", "Chat with the loaded model."),
     PageSpec("measure", "Measure", "Run a workload and store the result."),
+    PageSpec("quality", "Quality", "How much a Recipe changes what the model says."),
     PageSpec("monitor", "Monitor", "Live memory, load and speed."),
     PageSpec("runs", "Runs", "Every measurement so far."),
 )

@@ -1,0 +1,110 @@
+"""Every Fidelity that was measured: a picture of KL by Recipe and a table; a row opens it.
+
+This file does not know what is shown of the one that is opened (``fidelity_result.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from mcp_core.results import StoredFidelity
+from pages._ui import charts
+from pages._ui import format as fmt
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+__all__ = ["comparison_figure", "fidelity_table"]
+
+_COLUMNS = ("KL, nats", "× noise floor", "Same top token, %", "Perplexity", "RMS Δp, %")
+
+
+def fidelity_table(stored: Sequence[StoredFidelity]) -> str | None:
+    """Draw all; the key of the row that was clicked in this run."""
+    st.markdown("##### Measured so far", anchors=False)
+    if not stored:
+        st.caption("None yet. They are kept on this machine and survive a restart.")
+        return None
+    _compare(stored)
+    event = st.dataframe(
+        [_row(each) for each in stored],
+        column_config={name: st.column_config.NumberColumn(format="%.3g") for name in _COLUMNS},
+        hide_index=True,
+        placeholder="–",
+        on_select="rerun",
+        selection_mode="single-row",
+        key="fidelities",
+        alt="Measured fidelities, newest first.",
+    )
+    rows = event.selection.rows
+    return stored[rows[0]].fidelity.key if rows else None
+
+
+def comparison_figure(stored: Sequence[StoredFidelity]) -> go.Figure:
+    """A bar of mean KL for each, least first, with its standard error, in the Recipe's colour. KL axis: log."""
+    import plotly.graph_objects as go
+
+    ordered = sorted(stored, key=lambda each: each.fidelity.kl.mean if each.fidelity.kl else 0.0, reverse=True)
+    means = [each.fidelity.kl.mean if each.fidelity.kl else None for each in ordered]
+    errors = [(each.fidelity.kl.mean_se or 0.0) if each.fidelity.kl else 0.0 for each in ordered]
+    bars = go.Bar(
+        orientation="h",
+        y=[fmt.recipe_line(each.recipe) for each in ordered],
+        x=means,
+        error_x={"type": "data", "array": errors},
+        marker={"color": [charts.colour_of(each.recipe.fingerprint) for each in ordered]},
+        hovertemplate="%{y}: KL %{x:.3g} nats<extra></extra>",
+    )
+    return go.Figure(bars).update_layout(
+        height=90 + 34 * len(ordered),
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        xaxis={"title": "mean KL against the reference (nats, log)", "type": "log"},
+        yaxis={"automargin": True},
+    )
+
+
+def _compare(stored: Sequence[StoredFidelity]) -> None:
+    """The newest of each Recipe, on the text and model of the newest of all: others are another question."""
+    alike = _alike([each for each in stored if each.fidelity.kl is not None and each.fidelity.kl.mean > 0])
+    if len(alike) < 2:
+        return
+    st.plotly_chart(
+        comparison_figure(alike),
+        config={"displayModeBar": False},
+        key="fidelity-comparison",
+        alt="Mean KL of each Recipe of one model on one text.",
+    )
+    st.caption(f"{fmt.model_name(alike[0].recipe)} on {alike[0].fidelity.text_name}.")
+
+
+def _alike(stored: Sequence[StoredFidelity]) -> list[StoredFidelity]:
+    if not stored:
+        return []
+    newest = stored[0]
+    same = [each for each in stored if _question(each) == _question(newest)]
+    return list({each.recipe.fingerprint: each for each in reversed(same)}.values())
+
+
+def _question(stored: StoredFidelity) -> tuple[object, ...]:
+    model, fidelity = stored.recipe.model, stored.fidelity
+    return (model.source, model.id, fidelity.text_sha256, fidelity.reference, fidelity.path)
+
+
+def _row(stored: StoredFidelity) -> dict[str, object]:
+    fidelity = stored.fidelity
+    return {
+        "When": fmt.ago(stored.created),
+        "Model": fmt.model_name(stored.recipe),
+        "Recipe": fmt.recipe_line(stored.recipe),
+        "Engine": fidelity.engine,
+        "Text": fidelity.text_name,
+        "Status": fidelity.status,
+        "KL, nats": fidelity.kl.mean if fidelity.kl else None,
+        "× noise floor": fidelity.kl_over_floor,
+        "Same top token, %": 100 * fidelity.top1.mean if fidelity.top1 else None,
+        "Perplexity": fidelity.perplexity.mean if fidelity.perplexity else None,
+        "RMS Δp, %": 100 * fidelity.rms_dp.mean if fidelity.rms_dp else None,
+    }
