@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from mcp_core.errors import Busy, McpError, RecipeError, RequestRejected, WorkerDied
 from mcp_core.generation import EngineStats
 from mcp_core.monitoring.sampler import WorkerProbe
 from mcp_core.recipe import Recipe
 from mcp_core.replies import Server
-from mcp_core.results import Effective, Failure, Memory
+from mcp_core.results import Effective, Failure, Memory, MemoryAnalysis
+from mcp_core.serving.client import ServerClient
 from mcp_core.serving.supervisor import Supervisor, Worker
 from mcp_core.views import WorkerView
 
@@ -22,6 +24,8 @@ __all__ = ["Fleet"]
 
 # How long the end of a process may lag behind the end of its connection, s.
 DEATH_LAG_S = 1.0
+# Points of a memory timeline, of loading and of serving each: what a chart can show.
+_TIMELINE_POINTS = 400
 
 
 class Fleet:
@@ -102,6 +106,14 @@ class Fleet:
         except RequestRejected as error:
             raise RecipeError(error.message, error.hint) from error
 
+    async def memory_analysis(self, worker_id: str) -> MemoryAnalysis:
+        """Where its memory goes. Raises as ``ready``, and McpError when it does not answer."""
+        return await _client_of(self.ready(worker_id)).memory_analysis(_TIMELINE_POINTS)
+
+    async def memory_snapshot(self, worker_id: str, seconds: float) -> Path:
+        """The file of the allocator's snapshot. Raises RequestRejected where there is none."""
+        return await _client_of(self.ready(worker_id)).memory_snapshot(seconds)
+
     async def close(self) -> None:
         """Stop asking."""
         for task in self._asked.values():
@@ -124,6 +136,11 @@ class Fleet:
             self._asked.pop(worker_id).cancel()
             self._stats.pop(worker_id, None)
             self._memory.pop(worker_id, None)
+
+
+def _client_of(worker: Worker) -> ServerClient:
+    assert worker.client is not None
+    return worker.client
 
 
 def _view(worker: Worker, memory: Memory | None, users: int) -> WorkerView:

@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcp_core import conflicts, devices, hardware, paths
@@ -26,7 +27,7 @@ from mcp_core.loop_thread import LoopThread
 from mcp_core.model_lookups import ModelLookups
 from mcp_core.monitoring.sampler import Sample, Sampler
 from mcp_core.recipe import ModelRef, Recipe
-from mcp_core.results import RequestRecord, Run
+from mcp_core.results import MemoryAnalysis, RequestRecord, Run
 from mcp_core.serving.supervisor import WORKER_COMMAND, Supervisor, Worker
 from mcp_core.studies import Studies
 from mcp_core.views import BatchItemView, ConversationView, JobView, WorkerView
@@ -35,7 +36,8 @@ from mcp_core.workload import Workload
 if TYPE_CHECKING:
     from mcp_core.decision.store import Store
     from mcp_core.models.architecture import ResolvedModel
-    from mcp_core.models.footprint import Footprint
+    from mcp_core.models.correction import Error
+    from mcp_core.models.footprint import Footprint, Predictor
     from mcp_core.models.prepared import PreparedModel
 
 __all__ = ["Workbench"]
@@ -93,6 +95,23 @@ class Workbench:
 
         machine = self.hardware()
         return estimate(conflicts.resolve(recipe, machine), self.resolve(recipe.model, hub_token), machine)
+
+    def predictor(self, recipe: Recipe, hub_token: str | None = None, *, corrected: bool = True) -> Predictor:
+        """The Recipe's footprint under any load, corrected by Runs of this machine. Raises as ``resolve``."""
+        from mcp_core.models.correction import NONE, correction_of
+        from mcp_core.models.footprint import Predictor
+
+        machine = self.hardware()
+        correction = correction_of(self.footprint_errors(recipe)) if corrected else NONE
+        resolved = self.resolve(recipe.model, hub_token)
+        return Predictor(conflicts.resolve(recipe, machine), resolved, machine, correction)
+
+    def footprint_errors(self, recipe: Recipe) -> tuple[Error, ...]:
+        """Predicted against measured of Runs here, same kind of device and family of schemes, newest first."""
+        from mcp_core.models.correction import HISTORY_RUNS, errors_of
+
+        machine = self.hardware()
+        return errors_of(self._store.list(HISTORY_RUNS), conflicts.resolve(recipe, machine), machine.host)
 
     def prepared_models(self) -> tuple[PreparedModel, ...]:
         """Models kept on this machine, with their sizes."""
@@ -153,6 +172,14 @@ class Workbench:
     def stats(self, worker_id: str) -> EngineStats | None:
         """The engine's counters, at most about a second old; None before the first look."""
         return self._loop.call(lambda: self._fleet.stats(worker_id))
+
+    def memory_analysis(self, worker_id: str) -> MemoryAnalysis:
+        """Where a worker's memory goes: by phase and by module. Raises Busy, WorkerDied, McpError."""
+        return self._loop.wait_for(self._fleet.memory_analysis(worker_id))
+
+    def memory_snapshot(self, worker_id: str, seconds: float = 5.0) -> Path:
+        """Record the allocator for so long and return its file. Raises RequestRejected with the reason on a CPU."""
+        return self._loop.wait_for(self._fleet.memory_snapshot(worker_id, seconds))
 
     # Conversations
 

@@ -18,6 +18,7 @@ from mcp_core.results import Run
 
 __all__ = [
     "FEWEST",
+    "HISTORY_RUNS",
     "MOST_SHARE",
     "NEWEST",
     "NONE",
@@ -29,6 +30,8 @@ __all__ = [
 ]
 
 FEWEST, NEWEST = 3, 20
+# So many of the newest Runs, of whatever kind, are looked at.
+HISTORY_RUNS = 300
 MOST_SHARE = 0.25
 
 

@@ -1,19 +1,37 @@
-"""The planner's questions: how long a context fits, and how many users at once. Exact against ``Predictor.at``.
+"""The planner's questions: how long a context fits, how many users at once, where the weights go.
 
-This file does not know how memory is computed (``footprint.py``), only that more never takes less.
+The first two are exact against ``Predictor.at``. This file does not know how memory is computed (``footprint.py``),
+only that more never takes less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from mcp_core.models.footprint import Predictor
+from mcp_core.models.packing import ModuleSize
 from mcp_core.models.served_load import ServedLoad
 
-__all__ = ["MOST_USERS", "longest_context", "users_at"]
+__all__ = ["MOST_USERS", "ModuleGroup", "group_modules", "longest_context", "users_at"]
 
 # As many as a Recipe's batching.max_requests lets through.
 MOST_USERS = 4096
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleGroup:
+    """Modules of one name in every layer, such as ``model.layers.*.mlp.up_proj``. ``packed``: all, some or none."""
+
+    name: str
+    count: int
+    parameters: int
+    bytes: int
+    packed: str
+    dense_because: str
 
 
 def longest_context(predictor: Predictor, concurrency: int = 1) -> int:
@@ -30,6 +48,28 @@ def users_at(predictor: Predictor, context_tokens: int) -> int:
     That is what memory lets through; batching mode off still serves them one after the other.
     """
     return _most(lambda users: predictor.at(ServedLoad(context_tokens, users)).fits, MOST_USERS)
+
+
+def group_modules(modules: Iterable[ModuleSize]) -> tuple[ModuleGroup, ...]:
+    """The same module of every layer (and expert) as one row, largest first."""
+    groups: dict[str, list[ModuleSize]] = {}
+    for module in modules:
+        groups.setdefault(_NUMBER.sub("*", module.name), []).append(module)
+    rows = (_group(name, each) for name, each in groups.items())
+    return tuple(sorted(rows, key=lambda row: row.bytes, reverse=True))
+
+
+def _group(name: str, modules: list[ModuleSize]) -> ModuleGroup:
+    packed = {module.packed for module in modules}
+    reasons = {module.dense_because for module in modules} - {""}
+    return ModuleGroup(
+        name=name,
+        count=len(modules),
+        parameters=sum(module.parameters for module in modules),
+        bytes=sum(module.bytes for module in modules),
+        packed="some" if len(packed) > 1 else "all" if True in packed else "none",
+        dense_because="; ".join(sorted(reasons)),
+    )
 
 
 def _most(fits: Callable[[int], bool], limit: int) -> int:
