@@ -14,6 +14,7 @@ from mcp_core.conflicts import options_read_by
 from mcp_core.hardware import Hardware
 from mcp_core.recipe import Calibration, Quantization, Recipe, SchemeName
 from mcp_core.schemes import INT4_GROUP_SIZES, SCHEMES, DeviceKind
+from pages._ui import frame
 from pages._ui.calibration_form import calibration_form
 from pages._ui.recipe_options import Options, describe, options_of, say_refused
 
@@ -63,6 +64,9 @@ def scheme_picker(
     say_refused(Options((), refused, ""), {each: scheme.title for each, scheme in SCHEMES.items()})
     if name is None:
         return Quantization()
+    if name in SCHEMES:
+        row = SCHEMES[name]
+        st.caption(frame.plain(f"Needs: {row.needs} Deploys as: {row.deployable_as}."))
     return Quantization.model_validate({"scheme": name, **_options(recipe, name, hardware, key)})
 
 
