@@ -28,6 +28,8 @@ VERBS: dict[str, str] = {
     "fidelity": "how far a Recipe's predictions are from the unquantized model's",
     "sensitivity": "which layers lose most by a Recipe's scheme",
     "quality": "what a Recipe changes in replies and in answers to small tasks",
+    "handbook": "the article's advice, each tried once on this machine",
+    "quantize": "write a quantized model as a checkpoint that others can serve",
     "runs": "list, show or delete stored Runs",
     "models": "list or delete the models kept on this machine",
     "texts": "list, add or delete the texts that calibration and fidelity read",

@@ -1,0 +1,125 @@
+"""Checkpoint formats: in which a quantized model can be written, which cannot and why, and what was written.
+
+This file does not know how one is written (``memory/quantization/saving.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from shutil import which
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mcp_core.errors import InputError, RecipeError
+from mcp_core.recipe import Recipe, SchemeName
+from mcp_core.schemes import SCHEMES
+
+__all__ = [
+    "FORMATS",
+    "GGUF_CONVERTERS",
+    "CheckpointFormat",
+    "SavedCheckpoint",
+    "require_new_folder",
+    "require_savable",
+    "why_not_saved",
+]
+
+CheckpointFormat = Literal["library", "compressed-tensors", "gguf"]
+
+FORMATS: dict[CheckpointFormat, str] = {
+    "library": "as the scheme's own library writes it (bitsandbytes, torchao): transformers and vLLM load it",
+    "compressed-tensors": "the same int8 or fp8 weights in vLLM's and SGLang's own format",
+    "gguf": "Q8_0 for llama.cpp, by llama.cpp's converter",
+}
+# llama.cpp's converter, as a checkout names it and as packages of it do.
+GGUF_CONVERTERS = ("convert_hf_to_gguf.py", "convert-hf-to-gguf")
+# Schemes whose packed weights are, number for number, what compressed-tensors stores.
+_COMPRESSED: frozenset[SchemeName] = frozenset({"torchao-int8-dynamic", "torchao-fp8-dynamic"})
+
+
+class SavedCheckpoint(BaseModel):
+    """A checkpoint that was written. ``folder`` holds safetensors (or one GGUF), config and tokenizer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str
+    format: CheckpointFormat
+    bytes: int = Field(description="All its files.")
+    files: tuple[str, ...] = Field(description="Their names.")
+    weights_bytes: int | None = Field(default=None, description="The quantized model in memory.")
+    quantized_modules: int = 0
+    skip_reasons: dict[str, str] = Field(default_factory=dict, description="Layers left dense, with the reason.")
+    logit_difference: float | None = Field(
+        default=None,
+        description="Loaded again by transformers, against the model that was written: norm of the difference over "
+        "norm of the logits. compressed-tensors rounds activations its own way; null: not compared.",
+    )
+    deployable_as: str = Field(default="", description="What serves it, with which flag.")
+
+
+def why_not_saved(recipe: Recipe, device_kind: str, fmt: CheckpointFormat) -> tuple[str, str] | None:
+    """(reason, what to do instead) where this Recipe cannot be written in that format; None where it can."""
+    if recipe.model.source == "shape":
+        return "a shape's weights are random; there is nothing to deploy.", "Choose a model with weights."
+    return _REFUSALS[fmt](recipe, device_kind)
+
+
+def require_savable(recipe: Recipe, device_kind: str, fmt: CheckpointFormat) -> None:
+    """Raise RecipeError where ``why_not_saved`` has a reason."""
+    refused = why_not_saved(recipe, device_kind, fmt)
+    if refused is not None:
+        reason, fix = refused
+        raise RecipeError(f"{recipe.quantization.scheme} cannot be written as {fmt}: {reason}", fix)
+
+
+def require_new_folder(folder: Path) -> None:
+    """Raise InputError unless ``folder`` can be made: nothing is overwritten."""
+    if not folder.absolute().parent.is_dir():
+        raise InputError(f"There is no folder {folder.absolute().parent}.", "Make it first, or write elsewhere.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists already.", "Give the name of a folder that is new or empty.")
+
+
+def _library(recipe: Recipe, device_kind: str) -> tuple[str, str] | None:
+    scheme = SCHEMES[recipe.quantization.scheme]
+    if scheme.bits == 0:
+        return "nothing is quantized.", "Set quantization.scheme."
+    if scheme.saved_as is None or (scheme.unsaved_because and device_kind == "cpu"):
+        return scheme.unsaved_because, f"Saved are: {', '.join(each for each in SCHEMES if _is_saved(each))}."
+    return None
+
+
+def _compressed(recipe: Recipe, device_kind: str) -> tuple[str, str] | None:
+    if recipe.quantization.activations != "symmetric":
+        return "its activations are symmetric.", "Set quantization.activations to symmetric."
+    if recipe.quantization.scheme in _COMPRESSED:
+        return None
+    return (
+        "MCP rewrites the weights of some schemes only. llmcompressor would make others, but no release of it "
+        "works beside transformers 5.23 (0.14 needs 5.17 or older).",
+        f"Choose {' or '.join(sorted(_COMPRESSED))}, or run llmcompressor in an environment of its own.",
+    )
+
+
+def _gguf(recipe: Recipe, device_kind: str) -> tuple[str, str] | None:
+    if recipe.quantization.scheme != "none":
+        return "GGUF has types of its own.", "Set quantization.scheme to none."
+    if not any(map(which, GGUF_CONVERTERS)):
+        return (
+            f"llama.cpp's converter ({GGUF_CONVERTERS[0]}) is not on the PATH.",
+            "Clone github.com/ggml-org/llama.cpp and add its folder to PATH.",
+        )
+    return None
+
+
+def _is_saved(name: SchemeName) -> bool:
+    return SCHEMES[name].bits > 0 and SCHEMES[name].saved_as is not None
+
+
+_REFUSALS: dict[CheckpointFormat, Callable[[Recipe, str], tuple[str, str] | None]] = {
+    "library": _library,
+    "compressed-tensors": _compressed,
+    "gguf": _gguf,
+}

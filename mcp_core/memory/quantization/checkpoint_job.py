@@ -1,0 +1,123 @@
+"""The quantize job: load a Recipe's model, write it as a checkpoint, load that again and compare.
+
+This file does not know how a format is written (``saving.py``) or which can be (``checkpoint_formats.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from mcp_core import conflicts, hardware
+from mcp_core.checkpoint_formats import CheckpointFormat, SavedCheckpoint, require_new_folder, require_savable
+from mcp_core.errors import InvalidModel, RecipeError
+from mcp_core.jobs import Job, Outcome
+from mcp_core.memory.quantization import saving
+from mcp_core.models import catalog, loader
+from mcp_core.models.architecture import DTYPE_BYTES, ResolvedModel
+from mcp_core.models.loaded import LoadedModel, Report
+from mcp_core.recipe import Recipe
+from mcp_core.schemes import SCHEMES
+from mcp_core.views import Progress
+
+__all__ = ["run"]
+
+# Norm of the difference over norm of the logits. The library's own format gives the same computation; of
+# compressed-tensors transformers expands the weights and rounds activations by other code, layer after layer.
+_TOLERATED: dict[CheckpointFormat, float] = {"library": 0.0, "compressed-tensors": 0.25}
+
+
+async def run(job: Job) -> Outcome:
+    """Request: recipe, out, format. Secrets: hub_token. The result is a SavedCheckpoint."""
+    return await asyncio.to_thread(_answer, job)
+
+
+def _answer(job: Job) -> Outcome:
+    recipe = conflicts.resolve(Recipe.from_dict(job.request["recipe"]), hardware.detect())
+    fmt, out = job.request["format"], Path(job.request["out"])
+    require_savable(recipe, torch.device(recipe.device).type, fmt)
+    require_new_folder(out)
+    torch.set_num_threads(recipe.threads or 1)
+    token = job.secrets.get("hub_token")
+    resolved = catalog.resolve(recipe.model, hub_token=token)
+    if resolved.quantized is not None:
+        raise RecipeError(f"{resolved.title} is quantized already.", "Choose its original checkpoint.")
+    write = _write_gguf if fmt == "gguf" else _write_quantized
+    return Outcome("done", result=write(job, recipe, resolved, fmt, out).model_dump(mode="json"))
+
+
+def _write_quantized(
+    job: Job, recipe: Recipe, resolved: ResolvedModel, fmt: CheckpointFormat, out: Path
+) -> SavedCheckpoint:
+    loaded = loader.load(resolved, recipe, _reporter(job), job.secrets.get("hub_token"))
+    with saving.staged(out, loaded.weights_bytes) as folder:
+        _tell(job, "save", f"Writing {out.name}.")
+        if fmt == "library":
+            saving.write_library(loaded, folder)
+        else:
+            saving.write_compressed(loaded, recipe.quantization.scheme, folder)
+        saved = _described(folder, out, fmt, loaded, recipe)
+        if fmt == "compressed-tensors" and find_spec("compressed_tensors") is None:
+            return saved  # transformers could not load it here
+        written, dtype = saving.logits_of(loaded.model), loaded.model.get_input_embeddings().weight.dtype
+        del loaded  # both at once might not fit
+        gc.collect()
+        _tell(job, "check", "Loading it again and comparing logits.")
+        again = saving.logits_of(saving.reload(folder, dtype, recipe.device, recipe.attention))
+        difference = float((again - written).norm() / written.norm())
+        if not difference <= _TOLERATED[fmt]:  # NaN too
+            raise InvalidModel(f"Loaded again, its logits differ by {difference:.2%}.", "Nothing was kept.")
+    return saved.model_copy(update={"logit_difference": difference})
+
+
+def _write_gguf(
+    job: Job, recipe: Recipe, resolved: ResolvedModel, fmt: CheckpointFormat, out: Path
+) -> SavedCheckpoint:
+    fetched = loader.fetch(resolved, _reporter(job), job.secrets.get("hub_token"))
+    assert fetched.folder is not None, "a model with weights has been fetched"
+    with saving.staged(out, fetched.architecture.parameters * DTYPE_BYTES["bf16"]) as folder:
+        _tell(job, "save", f"Converting {fetched.title} with llama.cpp.")
+        saving.write_gguf(fetched.folder, folder, out.name)
+        return _described(folder, out, fmt, None, recipe)
+
+
+def _described(
+    folder: Path, out: Path, fmt: CheckpointFormat, loaded: LoadedModel | None, recipe: Recipe
+) -> SavedCheckpoint:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    saved = SavedCheckpoint(
+        folder=str(out.absolute()),
+        format=fmt,
+        bytes=sum(path.stat().st_size for path in files),
+        files=tuple(str(path.relative_to(folder)) for path in files),
+        deployable_as=_DEPLOYABLE.get(fmt) or SCHEMES[recipe.quantization.scheme].deployable_as,
+    )
+    if loaded is None:
+        return saved
+    facts = {
+        "weights_bytes": loaded.weights_bytes,
+        "quantized_modules": loaded.effective.quantized_modules,
+        "skip_reasons": loaded.effective.skip_reasons,
+    }
+    return saved.model_copy(update=facts)
+
+
+_DEPLOYABLE: dict[CheckpointFormat, str] = {
+    "compressed-tensors": "vLLM, SGLang: the folder as it is",
+    "gguf": "llama.cpp: llama-server -m FILE",
+}
+
+
+def _reporter(job: Job) -> Report:
+    def report(stage: str, fraction: float | None, message: str) -> None:
+        job.report(Progress(stage, fraction, message, elapsed_s=0))
+
+    return report
+
+
+def _tell(job: Job, stage: str, message: str) -> None:
+    job.report(Progress(stage, None, message, elapsed_s=0))

@@ -1,0 +1,65 @@
+"""compressed-tensors: torchao's int8 and fp8 layers written in vLLM's and SGLang's own checkpoint format.
+
+Only names and configuration change; every weight and scale is the number that was measured here. This file does
+not know where a checkpoint is written (``saving.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from mcp_core.recipe import SchemeName
+
+__all__ = ["compressed_config", "compressed_tensors"]
+
+# Per scheme: the format's name, and what its weights and activations are.
+_FORMATS: dict[SchemeName, tuple[str, str]] = {
+    "torchao-int8-dynamic": ("int-quantized", "int"),
+    "torchao-fp8-dynamic": ("float-quantized", "float"),
+}
+
+
+def compressed_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor by its checkpoint name: a packed layer as ``weight`` and ``weight_scale``, the rest as is."""
+    tied = model.config.get_text_config(decoder=True).tie_word_embeddings
+    output = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if tied and module is output:
+            continue
+        for own, parameter in module.named_parameters(recurse=False):
+            yield from _parts(f"{name}.{own}", parameter)
+
+
+def compressed_config(model: PreTrainedModel, scheme: SchemeName, kept_dense: tuple[str, ...]) -> dict[str, Any]:
+    """The ``quantization_config`` of config.json; ``kept_dense`` are names of layers that are not packed."""
+    name, kind = _FORMATS[scheme]
+    numbers = {"num_bits": 8, "type": kind, "symmetric": True}
+    group = {
+        "targets": ["Linear"],
+        "weights": numbers | {"strategy": "channel", "dynamic": False},
+        "input_activations": numbers | {"strategy": "token", "dynamic": True},
+        "output_activations": None,
+    }
+    linears = [layer for layer in kept_dense if isinstance(model.get_submodule(layer), nn.Linear)]
+    return {
+        "quant_method": "compressed-tensors",
+        "format": name,
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": linears,
+        "kv_cache_scheme": None,
+    }
+
+
+def _parts(name: str, parameter: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    packed: Any = parameter
+    if hasattr(packed, "qdata"):
+        yield name, packed.qdata
+        yield f"{name}_scale", packed.scale.reshape(packed.qdata.shape[0], 1)
+    else:
+        yield name, parameter.data

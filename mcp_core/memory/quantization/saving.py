@@ -1,0 +1,119 @@
+"""Saving: a quantized model written as a checkpoint that loads again, here and elsewhere: safetensors, no pickle.
+
+It is written beside the asked folder and moved there when it is whole. This file does not know which Recipes can
+be saved (``checkpoint_formats.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import which
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from mcp_core.checkpoint_formats import GGUF_CONVERTERS
+from mcp_core.errors import InvalidModel, UnsafeModel
+from mcp_core.memory.quantization.compressed import compressed_config, compressed_tensors
+from mcp_core.models.load_errors import foreign_errors
+from mcp_core.models.loaded import LoadedModel
+from mcp_core.models.prepared import disk_full, require_space
+from mcp_core.recipe import SchemeName
+
+__all__ = ["logits_of", "reload", "staged", "write_compressed", "write_gguf", "write_library"]
+
+# What a checkpoint carries beside weights and config.json.
+_TEXT_FILES = ("tokenizer*", "*.jinja", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt")
+# What torch.save writes: loading it can run code.
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
+_PROBE_TOKENS = 32
+
+
+@contextmanager
+def staged(folder: Path, needed_bytes: int) -> Iterator[Path]:
+    """A folder to write in, which becomes ``folder`` at the end, or is gone when something is raised.
+
+    Raises DiskFull, and UnsafeModel when a pickle was written.
+    """
+    folder = folder.absolute()
+    require_space(folder.parent, needed_bytes, folder.name)
+    beside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        with disk_full(folder.parent, folder.name):
+            yield beside
+        for pattern in _PICKLES:
+            if any(beside.glob(pattern)):
+                raise UnsafeModel(f"The library wrote a pickle ({pattern}).", "Nothing was kept.")
+        if folder.exists():
+            folder.rmdir()  # an empty one, or this fails
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_library(loaded: LoadedModel, folder: Path) -> None:
+    """As transformers writes it, with the library's own quantization_config."""
+    loaded.model.save_pretrained(folder)
+    _copy_texts(loaded.resolved.folder, folder)
+
+
+def write_compressed(loaded: LoadedModel, scheme: SchemeName, folder: Path) -> None:
+    """In the layout of compressed-tensors; config.json says so."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in compressed_tensors(loaded.model)}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = loaded.model.config.to_diff_dict()
+    config["architectures"] = [type(loaded.model).__name__]
+    config["quantization_config"] = compressed_config(loaded.model, scheme, loaded.effective.skipped_modules)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    loaded.model.generation_config.save_pretrained(folder)
+    _copy_texts(loaded.resolved.folder, folder)
+
+
+def write_gguf(source: Path, folder: Path, title: str) -> None:
+    """By llama.cpp's converter, as Q8_0. Raises InvalidModel with its last words when it fails."""
+    converter = next(filter(None, map(which, GGUF_CONVERTERS)))
+    target = folder / f"{title}-Q8_0.gguf"
+    command = [converter, str(source), "--outtype", "q8_0", "--outfile", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode or not target.is_file():
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise InvalidModel(f"llama.cpp's converter failed: {said[-1] if said else done.returncode}", "")
+
+
+def reload(folder: Path, dtype: torch.dtype, device: str, attention: str) -> PreTrainedModel:
+    """The checkpoint as transformers alone loads it. Raises InvalidModel or OutOfMemory."""
+    with foreign_errors(folder.name, "loading it again"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation=attention,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    return model.eval()
+
+
+@torch.inference_mode()
+def logits_of(model: PreTrainedModel) -> torch.Tensor:
+    """Logits of a fixed text of random tokens, fp32, on the host."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(vocabulary, (1, _PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
+    logits: torch.Tensor = model(ids.to(model.device), use_cache=False).logits
+    return logits.float().cpu()
+
+
+def _copy_texts(source: Path | None, folder: Path) -> None:
+    assert source is not None, "a model with weights has a folder"
+    for pattern in _TEXT_FILES:
+        for path in source.glob(pattern):
+            if path.is_file() and not (folder / path.name).exists():
+                shutil.copyfile(path, folder / path.name)

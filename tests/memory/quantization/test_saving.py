@@ -1,0 +1,163 @@
+"""Checkpoints written by the quantize job, loaded again by transformers and by MCP's own catalog and loader."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from mcp_core.checkpoint_formats import SavedCheckpoint, why_not_saved
+from mcp_core.errors import InputError, InvalidModel, RecipeError, UnsafeModel
+from mcp_core.jobs import Job
+from mcp_core.memory.quantization import checkpoint_job, saving
+from mcp_core.models import catalog, loader
+from mcp_core.recipe import ModelRef, Quantization, Recipe, ShapeSpec
+from mcp_core.schemes import SCHEMES
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tiny_llama import build_tiny_llama
+
+pytestmark = pytest.mark.filterwarnings("ignore:MatMul8bitLt")
+
+SAVED_ON_CPU = [
+    scheme.name
+    for scheme in SCHEMES.values()
+    if scheme.saved_as and not scheme.unsaved_because and scheme.bits and "cpu" in scheme.devices
+]
+
+
+@pytest.fixture(autouse=True)
+def _silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Job, "report", lambda *_: None)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelRef:
+    """The tiny Llama, inside this test's model roots."""
+    return ModelRef(source="folder", id=str(build_tiny_llama(tmp_path / "tiny")))
+
+
+def recipe_for(model: ModelRef, scheme: str, dtype: str = "bf16", **options: Any) -> Recipe:
+    quantization = Quantization(scheme=scheme, **options)
+    return Recipe(model=model, device="cpu", threads=1, dtype=dtype, quantization=quantization)
+
+
+def write(recipe: Recipe, out: Path, fmt: str = "library") -> SavedCheckpoint:
+    request = {"recipe": recipe.model_dump(mode="json"), "out": str(out), "format": fmt}
+    outcome = asyncio.run(checkpoint_job.run(Job(out.parent, request, {})))
+    return SavedCheckpoint.model_validate(outcome.result)
+
+
+@torch.inference_mode()
+def logits(recipe: Recipe) -> torch.Tensor:
+    loaded = loader.load(catalog.resolve(recipe.model), recipe, lambda *_: None)
+    return saving.logits_of(loaded.model)
+
+
+@pytest.mark.parametrize("scheme", SAVED_ON_CPU)
+def test_a_saved_model_loads_from_the_catalog_with_identical_logits(scheme: str, model: ModelRef, tmp_path) -> None:
+    recipe = recipe_for(model, scheme, skip=("model.layers.0.*",), double_quant=SCHEMES[scheme].double_quant)
+    saved = write(recipe, tmp_path / "out")
+    assert saved.logit_difference == 0.0
+    assert saved.quantized_modules == 7
+    assert saved.skip_reasons["model.layers.0.mlp.up_proj"] == "quantization.skip"
+    assert saved.bytes == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+    assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= set(saved.files)
+    again = recipe_for(ModelRef(source="folder", id=saved.folder), "none")
+    assert torch.equal(logits(again), logits(recipe))
+
+
+def test_compressed_tensors_holds_the_very_weights_that_were_loaded(model: ModelRef, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    recipe = recipe_for(model, "torchao-int8-dynamic", dtype="fp32", skip=("*.o_proj",))
+    saved = write(recipe, tmp_path / "out", "compressed-tensors")
+    assert saved.logit_difference is not None
+    assert saved.logit_difference < 0.1
+    name = "model.layers.1.mlp.up_proj"
+    loaded = loader.load(catalog.resolve(model), recipe, lambda *_: None).model
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        expanded = file.get_tensor(f"{name}.weight") * file.get_tensor(f"{name}.weight_scale")
+        dense = file.get_tensor("model.layers.1.self_attn.o_proj.weight")
+    assert torch.equal(expanded, loaded.get_submodule(name).weight.dequantize())
+    assert dense.dtype == torch.float32
+    plain = saving.reload(tmp_path / "out", torch.float32, "cpu", "sdpa")
+    saving.logits_of(plain)  # it is expanded at the first use
+    assert torch.equal(plain.get_submodule(name).weight, expanded)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "fmt", "reason"),
+    [
+        ("torchao-int4-weight-only", "library", "CPU layout"),
+        ("classic-dynamic", "library", "pickle"),
+        ("none", "library", "nothing is quantized"),
+        ("bnb-nf4", "compressed-tensors", "llmcompressor"),
+        ("bnb-nf4", "gguf", "types of its own"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_by_name(scheme: str, fmt: str, reason: str, model, tmp_path) -> None:
+    with pytest.raises(RecipeError, match=f"{scheme} cannot be written as {fmt}: .*{reason}") as caught:
+        write(recipe_for(model, scheme), tmp_path / "out", fmt)
+    assert caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_int4_can_be_saved_on_a_gpu_and_random_weights_nowhere(model: ModelRef) -> None:
+    assert why_not_saved(recipe_for(model, "torchao-int4-weight-only"), "cuda", "library") is None
+    spec = ShapeSpec(layers=1, hidden=64, intermediate=64, heads=2, kv_heads=1, vocab=300)
+    shape = ModelRef(source="shape", id="custom", shape=spec)
+    refused = why_not_saved(recipe_for(shape, "bnb-nf4"), "cpu", "library")
+    assert refused is not None
+    assert "random" in refused[0]
+
+
+def test_a_folder_in_use_is_left_alone(model: ModelRef, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        write(recipe_for(model, "bnb-nf4"), tmp_path / "out")
+    with pytest.raises(InputError, match="no folder"):
+        write(recipe_for(model, "bnb-nf4"), tmp_path / "no" / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_a_checkpoint_that_loads_differently_is_not_kept(model: ModelRef, tmp_path, monkeypatch) -> None:
+    seen = iter((torch.ones(1, 2), torch.full((1, 2), 1.5)))
+    monkeypatch.setattr(saving, "logits_of", lambda _: next(seen))
+    with pytest.raises(InvalidModel, match=r"differ by 50\.00%"):
+        write(recipe_for(model, "bnb-nf4"), tmp_path / "out")
+    assert not any(path.name.lstrip(".").startswith("out") for path in tmp_path.iterdir())
+
+
+def test_a_pickle_is_never_kept(tmp_path: Path) -> None:
+    with pytest.raises(UnsafeModel, match="pickle"), saving.staged(tmp_path / "out", 0) as folder:
+        (folder / "pytorch_model.bin").write_bytes(b"")
+    assert not any(path.name.lstrip(".").startswith("out") for path in tmp_path.iterdir())
+
+
+def test_gguf_is_made_by_the_converter_on_the_path(model: ModelRef, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RecipeError, match=r"converter .* is not on the PATH"):
+        write(recipe_for(model, "none"), tmp_path / "out", "gguf")
+    converter = tmp_path / "convert_hf_to_gguf.py"
+    converter.write_text(f"#!{sys.executable}\n" + STAND_IN)
+    converter.chmod(0o755)
+    saved = write(recipe_for(model, "none"), tmp_path / "out", "gguf")
+    assert saved.files == ("out-Q8_0.gguf",)
+    assert (tmp_path / "out" / "out-Q8_0.gguf").read_text() == f"{model.id} q8_0"
+    converter.write_text(f"#!{sys.executable}\nraise SystemExit('no such architecture')")
+    with pytest.raises(InvalidModel, match="no such architecture"):
+        write(recipe_for(model, "none"), tmp_path / "again", "gguf")
+    assert not (tmp_path / "again").exists()
+
+
+STAND_IN = """
+import sys
+folder, _, outtype, _, outfile = sys.argv[1:]
+open(outfile, "w").write(f"{folder} {outtype}")
+"""
