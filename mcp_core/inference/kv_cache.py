@@ -78,17 +78,25 @@ def extend(model: Any, tokens: torch.Tensor, cache: Any, logits_to_keep: int = 0
     """
     if isinstance(cache, NoCache):
         return cache.recompute(model, tokens, logits_to_keep)
-    arguments = {_cache_argument(type(model)): cache, "use_cache": True, "logits_to_keep": logits_to_keep}
+    arguments: dict[str, Any] = {
+        _cache_argument(model): cache,
+        "use_cache": True,
+        "logits_to_keep": logits_to_keep,
+    }
     if isinstance(cache, SlidingCache):
         arguments["attention_mask"] = cache.mask(model, tokens)
     logits: torch.Tensor = model(tokens, **arguments).logits
     return logits
 
 
-@functools.cache
-def _cache_argument(model_class: type) -> str:
+def _cache_argument(model: Any) -> str:
     """transformers 5.24 renames the argument."""
-    return "cache" if "cache" in inspect.signature(model_class.forward).parameters else "past_key_values"
+    return "cache" if "cache" in _parameters(type(model).forward) else "past_key_values"
+
+
+@functools.lru_cache(maxsize=8)
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 class NoCache:
