@@ -29,6 +29,7 @@ VERBS: dict[str, str] = {
     "sensitivity": "which layers lose most by a Recipe's scheme",
     "quality": "what a Recipe changes in replies and in answers to small tasks",
     "handbook": "the article's advice, each tried once on this machine",
+    "calibrate": "watch a model on a text, for the static schemes",
     "quantize": "write a quantized model as a checkpoint that others can serve",
     "runs": "list, show or delete stored Runs",
     "models": "list or delete the models kept on this machine",

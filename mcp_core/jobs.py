@@ -72,6 +72,7 @@ VERBS: dict[str, str] = {
     "endpoint-fidelity": "mcp_core.evaluation.endpoint_job:run",
     "length-drift": "mcp_core.evaluation.quality_jobs:drift",
     "task-check": "mcp_core.evaluation.quality_jobs:tasks",
+    "calibrate": "mcp_core.memory.calibrate_job:run",
     "quantize": "mcp_core.memory.quantization.checkpoint_job:run",
     "sensitivity": "mcp_core.evaluation.sensitivity:run",
     "experiment": "mcp_core.evaluation.experiment_job:run",

@@ -138,6 +138,34 @@ SCHEMES: dict[SchemeName, Scheme] = {
             saved_as="torchao checkpoint (safetensors)",
         ),
         Scheme(
+            name="torchao-int8-static",
+            title="torchao int8 static (W8A8)",
+            about="One activation scale a layer, found on a text. Outlier channels use up its range: large loss.",
+            needs="As int8 dynamic; and memory for the dense model while loading.",
+            bits=8,
+            library="torchao",
+            devices=("cpu", "cuda"),
+            min_capability=(7, 5),
+            lossless=False,
+            deployable_as="transformers only; for vLLM calibrate with llmcompressor (compressed-tensors W8A8)",
+            convert="mcp_core.memory.quantization.torchao_static:pack_static",
+            unsaved_because="transformers' torchao configuration has no place for a scale of each layer.",
+        ),
+        Scheme(
+            name="torchao-int8-static-smoothquant",
+            title="torchao int8 static, SmoothQuant",
+            about="As static, after outliers were moved into the weights: usually a tenth of its loss.",
+            needs="As int8 static; alpha is given or searched.",
+            bits=8,
+            library="torchao",
+            devices=("cpu", "cuda"),
+            min_capability=(7, 5),
+            lossless=False,
+            deployable_as="transformers only; for vLLM calibrate with llmcompressor (compressed-tensors W8A8)",
+            convert="mcp_core.memory.quantization.torchao_static:pack_smoothquant",
+            unsaved_because="transformers' torchao configuration has no place for a scale of each layer.",
+        ),
+        Scheme(
             name="torchao-int4-weight-only",
             title="torchao int4 weight-only",
             about="A quarter of bf16's weight memory, a scale and zero point a group. The fastest decode on a CPU.",
@@ -225,7 +253,7 @@ def _divisibility(
         case (("bnb-nf4" | "bnb-fp4"), "cpu"):
             # With AVX512-BF16 bitsandbytes lays weights out anew at their first use, and stops at other shapes.
             return (*inputs, 64, "the CPU kernel"), (*outputs, 32, "the CPU kernel")
-        case "torchao-int8-dynamic", "cuda":
+        case (("torchao-int8-dynamic" | "torchao-int8-static" | "torchao-int8-static-smoothquant"), "cuda"):
             # Other shapes are computed on the host, silently.
             return (*inputs, 8, "the int8 kernel"), (*outputs, 8, "the int8 kernel")
         case "torchao-fp8-dynamic", _:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mcp_core import conflicts, hardware
+from mcp_core.calibration_report import require_calibrated
 from mcp_core.checkpoint_formats import CheckpointFormat, require_new_folder, require_savable
 from mcp_core.evaluation import experiment_results
 from mcp_core.evaluation.endpoint_recipe import require_url
@@ -119,6 +120,15 @@ class Studies:
         request = _about(recipe) | {"name": name, "items": given}
         return self._submit("task-check", f"task check of {_name(recipe)}", request, recipe, hub_token)
 
+    def start_calibration(self, recipe: Recipe, hub_token: str | None = None) -> str:
+        """Find activation ranges for a static scheme ahead of loading, and SmoothQuant's alpha; the job's id.
+
+        Loading the Recipe later finds them kept. The answer is a CalibrationReport. Raises RecipeError, also for a
+        scheme that is not calibrated, InputError when the text is not kept here, and Busy.
+        """
+        require_calibrated(recipe)
+        return self._submit("calibrate", f"calibration of {_name(recipe)}", _about(recipe), recipe, hub_token)
+
     def start_quantize(
         self, recipe: Recipe, out: Path, fmt: CheckpointFormat = "library", hub_token: str | None = None
     ) -> str:
@@ -177,7 +187,7 @@ class Studies:
         what = experiment(name)
         _, changed = what.recipes(recipe)
         request = _about(recipe) | {"name": name}
-        return self._submit("experiment", f"{what.title} on {recipe.model.id}", request, changed, hub_token)
+        return self._submit("experiment", what.job_title(recipe), request, changed, hub_token)
 
     def experiments(self) -> dict[str, ExperimentResult]:
         """The latest result of each experiment on this machine's devices, by its name."""

@@ -8,7 +8,7 @@ from mcp_core.hardware import Device, Hardware
 from mcp_core.recipe import Quantization, Recipe, SchemeName
 from mcp_core.schemes import SCHEMES, reason_to_keep_dense
 
-NOT_OF_TRANSFORMERS = {"gguf", "torchao-int8-static", "torchao-int8-static-smoothquant"}
+NOT_OF_TRANSFORMERS = {"gguf"}
 
 
 def machine(capability: tuple[int, int] | None = None, **changes: object) -> Hardware:

@@ -216,6 +216,14 @@ def _torchao_int8(matrix: _Matrix) -> int:
     return matrix.weights + matrix.rows * (4 + 1)  # an fp32 scale and an int8 zero point a row
 
 
+def _torchao_int8_static(matrix: _Matrix) -> int:
+    return _torchao_int8(matrix) + 4  # and the inputs' fp32 scale
+
+
+def _torchao_smoothquant(matrix: _Matrix) -> int:
+    return _torchao_int8_static(matrix) + matrix.columns * 4  # and 1/s by input channel, fp32
+
+
 def _torchao_fp8(matrix: _Matrix) -> int:
     return matrix.weights + matrix.rows * 4
 
@@ -243,6 +251,8 @@ _PACKED_BYTES: dict[SchemeName, Callable[[_Matrix], int]] = {
     "bnb-fp4": _bnb_four_bit,
     "torchao-int8-weight-only": _torchao_int8,
     "torchao-int8-dynamic": _torchao_int8,
+    "torchao-int8-static": _torchao_int8_static,
+    "torchao-int8-static-smoothquant": _torchao_smoothquant,
     "torchao-int4-weight-only": _torchao_int4,
     "torchao-fp8-weight-only": _torchao_fp8,
     "torchao-fp8-dynamic": _torchao_fp8,
