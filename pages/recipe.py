@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import streamlit as st
 
@@ -10,7 +10,7 @@ from mcp_core.decision.effects import Effects, baseline_of
 from mcp_core.errors import McpError
 from mcp_core.hardware import Hardware
 from mcp_core.models.footprint import Footprint
-from mcp_core.recipe import Recipe, SchemeName
+from mcp_core.recipe import ModelRef, Recipe, SchemeName
 from mcp_core.results import Run, StoredFidelity
 from mcp_core.schemes import SCHEMES
 from pages._ui import frame, session, workbench
@@ -56,10 +56,11 @@ def draw() -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """What was measured so far."""
+    """What was measured so far; what that says of a model on a device is worked out once."""
 
     runs: tuple[Run, ...] = ()
     fidelities: tuple[StoredFidelity, ...] = ()
+    known: dict[tuple[ModelRef, str, str], Effects] = field(default_factory=dict)
 
     @classmethod
     def read(cls) -> _Stored:
@@ -70,7 +71,10 @@ class _Stored:
         return cls()
 
     def effects(self, recipe: Recipe, hardware: Hardware) -> Effects:
-        return Effects(recipe, hardware, self.runs, self.fidelities)
+        key = (recipe.model, recipe.device, recipe.engine)
+        if key not in self.known:
+            self.known[key] = Effects(recipe, hardware, self.runs, self.fidelities)
+        return self.known[key]
 
 
 def _edited(hardware: Hardware, stored: _Stored) -> Recipe | None:
@@ -85,10 +89,12 @@ def _edited(hardware: Hardware, stored: _Stored) -> Recipe | None:
 def _came(recipe: Recipe) -> str:
     """How the checkpoint's weights are stored where it came quantized; empty where it did not, or is not known."""
     try:
-        quantized = workbench.get_workbench().resolve(recipe.model, current_token()).quantized
+        resolved = workbench.get_workbench().resolve(recipe.model, current_token())
     except McpError:  # the footprint says why
         return ""
-    return f"The checkpoint comes quantized ({quantized.label}) and is loaded so." if quantized else ""
+    machine = workbench.get_workbench().hardware()
+    device = machine.device(recipe.device)
+    return resolved.comes_as(recipe, device, machine) if device else ""
 
 
 def _measured(recipe: Recipe, hardware: Hardware, stored: _Stored) -> dict[str, str]:

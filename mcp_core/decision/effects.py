@@ -74,50 +74,42 @@ class Effects:
         in the same way of one text.
         """
         self._hardware = hardware
-        self._fidelities = _of_one_text([each for each in fidelities if _same_model(each.recipe, recipe)])
+        judged = _of_one_text([each for each in fidelities if _same_model(each.recipe, recipe)])
+        self._fidelities = {_numerics(each.recipe, hardware): each.fidelity for each in reversed(judged)}
         fitting = [run for run in runs if _is_good(run) and _same_model(run.recipe, recipe)]
         device = _device_name(recipe, hardware)
         here = [run for run in fitting if _device_name(run.recipe, run.hardware) == device]
-        self.workload_name, self._runs = _of_one_workload(here)
+        keyed = [(_load_key(run.recipe, run.hardware), run) for run in here]
+        self.workload_name, of_workload = _of_one_workload(keyed)
+        self._runs = dict(reversed(of_workload))
 
     def of(self, recipe: Recipe) -> Effect:
         """What was measured of this Recipe; its own Run's Fidelity counts before one judged apart."""
-        key = _load_key(recipe, self._hardware)
-        run = next((each for each in self._runs if _load_key(each.recipe, each.hardware) == key), None)
-        fidelity = run.fidelity if run and run.fidelity else self._fidelity_of(recipe)
-        return Effect(recipe, run, fidelity)
+        run = self._runs.get(_load_key(recipe, self._hardware))
+        judged = self._fidelities.get(_numerics(recipe, self._hardware))
+        return Effect(recipe, run, run.fidelity if run and run.fidelity else judged)
 
     def all(self) -> tuple[Effect, ...]:
         """Every configuration of this model that has a Run, newest first."""
-        newest: dict[str, Recipe] = {}
-        for run in self._runs:
-            newest.setdefault(_load_key(run.recipe, run.hardware), run.recipe)
-        return tuple(self.of(recipe) for recipe in newest.values())
+        newest_first = sorted(self._runs.values(), key=lambda run: run.created, reverse=True)
+        return tuple(self.of(run.recipe) for run in newest_first)
 
     def complete(self) -> tuple[Effect, ...]:
         """Those whose memory, speed and KL are all measured."""
         return tuple(each for each in self.all() if None not in (each.peak_bytes, each.output_tok_s, each.kl))
-
-    def _fidelity_of(self, recipe: Recipe) -> Fidelity | None:
-        key = _numerics(recipe, self._hardware)
-        return next(
-            (each.fidelity for each in self._fidelities if _numerics(each.recipe, self._hardware) == key), None
-        )
 
 
 def _is_good(run: Run) -> bool:
     return run.status == "ok" and run.measurement is not None and run.memory is not None
 
 
-def _of_one_workload(runs: Sequence[Run]) -> tuple[str | None, list[Run]]:
-    configurations = {(run.workload.fingerprint, _load_key(run.recipe, run.hardware)) for run in runs}
-    counts = Counter(workload for workload, _ in configurations)
+def _of_one_workload(keyed: Sequence[tuple[str, Run]]) -> tuple[str | None, list[tuple[str, Run]]]:
+    counts = Counter(workload for workload, _ in {(run.workload.fingerprint, key) for key, run in keyed})
     most = max(counts.values(), default=0)
-    for run in runs:
-        if counts[run.workload.fingerprint] == most:
-            same = [each for each in runs if each.workload.fingerprint == run.workload.fingerprint]
-            return run.workload.name, same
-    return None, []
+    chosen = next((run.workload for _, run in keyed if counts[run.workload.fingerprint] == most), None)
+    if chosen is None:
+        return None, []
+    return chosen.name, [each for each in keyed if each[1].workload.fingerprint == chosen.fingerprint]
 
 
 def _of_one_text(judged: Sequence[StoredFidelity]) -> list[StoredFidelity]:
