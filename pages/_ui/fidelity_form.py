@@ -17,6 +17,7 @@ from pages._ui.job_panel import ACTIVE
 
 __all__ = ["fidelity_form", "server_form", "text_choice"]
 
+_BUILTIN = "builtin"
 _BUILTIN_TITLE = "Built-in: six kinds of text (25 documents)"
 
 
@@ -47,22 +48,22 @@ def fidelity_form(recipe: Recipe, jobs: tuple[JobView, ...]) -> None:
 
 def text_choice(key: str) -> str | None:
     """The built-in set (None) or one of the user's texts, with a way to add one."""
-    titles: dict[str, str] = {}
+    titles = {_BUILTIN: _BUILTIN_TITLE}
     with frame.errors_shown():
         stored = workbench.get_workbench().studies.texts()
-        titles = {each.sha256: f"{each.name} · {fmt.count(each.documents, 'document')}" for each in stored}
+        titles |= {each.sha256: f"{each.name} · {fmt.count(each.documents, 'document')}" for each in stored}
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     chosen = left.selectbox(
         "Text",
-        (None, *titles),
-        format_func=lambda each: _BUILTIN_TITLE if each is None else titles[each],
+        tuple(titles),
+        format_func=lambda each: titles[each],
         key=f"{key}-text",
         help="Best is text like what your users send; not the text that a static scheme was calibrated on.",
     )
     with right.popover("Add a text", icon=":material/add:", width="stretch"):
         if add_text(f"{key}-own") is not None:
             st.rerun()
-    return chosen
+    return None if chosen == _BUILTIN else chosen
 
 
 def server_form(recipe: Recipe, jobs: tuple[JobView, ...]) -> None:

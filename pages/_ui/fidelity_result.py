@@ -99,28 +99,37 @@ def as_csv(fidelity: Fidelity) -> str:
 
 
 def mean_words(mean: Mean | None, *, percent: bool = False) -> str:
-    """ "0.187 ± 0.01", "69.2 % ± 0.5 %"."""
+    """ "0.187 ± 0.01", "69.2% ± 0.5%"; one standard error."""
     if mean is None:
         return fmt.NOT_MEASURED
     if percent:
         return f"{mean.mean:.1%}" + ("" if mean.se is None else f" ± {mean.se:.1%}")
-    return fmt.number(mean.mean) + ("" if mean.se is None else f" ± {fmt.number(mean.se)}")
+    return fmt.number(mean.mean) + ("" if mean.se is None else f" ± {mean.se:.1g}")
 
 
 def _figures(fidelity: Fidelity) -> None:
     kl = fidelity.kl
-    reference = fidelity.reference_perplexity
     cards = (
-        ("KL, mean", f"{mean_words(Mean(mean=kl.mean, se=kl.mean_se))} nats" if kl else fmt.NOT_MEASURED, "kl"),
+        ("KL, nats", mean_words(Mean(mean=kl.mean, se=kl.mean_se) if kl else None), "kl"),
         ("Same top token", mean_words(fidelity.top1, percent=True), "top1"),
         ("Perplexity", mean_words(fidelity.perplexity), "perplexity"),
-        ("Reference's perplexity", mean_words(reference), "perplexity"),
+        ("Reference's", mean_words(fidelity.reference_perplexity), "perplexity"),
         ("RMS Δp", mean_words(fidelity.rms_dp, percent=True), "rms_dp"),
-        ("Noise floor", _floor_words(fidelity.noise_floor), "floor"),
+        ("Floor, nats", mean_words(fidelity.noise_floor), "floor"),
     )
     with st.container(horizontal=True):
-        for label, value, name in cards:
-            st.metric(label, value, help=DEFINITIONS[name], border=True, width=210)
+        for label, words, name in cards:
+            value, _, error = words.partition(" ± ")
+            st.metric(
+                label,
+                value,
+                delta=f"± {error}" if error else None,
+                delta_color="off",
+                delta_arrow="off",
+                help=DEFINITIONS[name],
+                border=True,
+                width=150,  # two beside each other on a phone of 390
+            )
     if kl is not None:
         p99 = "too few tokens" if kl.p99 is None else f"{fmt.number(kl.p99)} nats"
         st.caption(
@@ -128,10 +137,6 @@ def _figures(fidelity: Fidelity) -> None:
             f"{fmt.count(fidelity.documents, 'document')}, {fmt.count(fidelity.tokens, 'token')} of "
             f"{frame.plain(fidelity.text_name)} · ± is one standard error, by bootstrap over documents"
         )
-
-
-def _floor_words(floor: Mean | None) -> str:
-    return fmt.NOT_MEASURED if floor is None else f"{fmt.number(floor.mean)} nats"
 
 
 def _notes(fidelity: Fidelity) -> None:

@@ -70,20 +70,21 @@ def drift_result(drift: LengthDrift) -> None:
     """Ratio with its interval, capped shares, and where each pair of replies parts."""
     st.markdown(f"#### {_capital(drift.verdict)}", anchors=False)
     figures = (
-        (
-            "Length ratio",
-            _interval_words(drift.ratio),
-            "Candidate's output tokens over the reference's, with its 95 % "
-            "interval by bootstrap over prompts. 1 is no change.",
-        ),
+        ("Length ratio", _value(drift.ratio), "This Recipe's output tokens over the reference's. 1 is no change."),
         (
             "Reached the limit",
-            f"{drift.candidate_capped:.0%} (reference {drift.reference_capped:.0%})",
-            f"Share of replies still going at {drift.max_tokens} tokens: their natural length is not known.",
+            f"{drift.candidate_capped:.0%} vs {drift.reference_capped:.0%}",
+            f"Share of replies still going at {drift.max_tokens} tokens, this Recipe's and the reference's: "
+            "how long they would have become is not known.",
         ),
         ("Same text", f"{drift.identical:.0%}", "Share of prompts that both answered with the same words."),
     )
     _cards(figures)
+    count = fmt.count(len(drift.pairs), "prompt")
+    st.caption(
+        f"Length ratio: 95 % interval {_ends(drift.ratio)}, by bootstrap over {count} · "
+        f"reference: {frame.plain(drift.reference)} · this Recipe: {frame.plain(drift.candidate)}"
+    )
     st.dataframe(
         [_pair_row(pair) for pair in drift.pairs],
         hide_index=True,
@@ -108,7 +109,11 @@ def task_result(check: TaskCheck) -> None:
         (
             ("This Recipe", f"{check.candidate_accuracy:.1%}", f"Share right; guessing gets {check.chance:.0%}."),
             ("Reference", f"{check.reference_accuracy:.1%}", "The same model in its native dtype."),
-            ("Difference", _interval_words(check.difference), "With its 95 % interval by bootstrap over items."),
+            (
+                "Difference",
+                f"{100 * check.difference.value:+.1f} points",
+                "This Recipe's share minus the reference's.",
+            ),
             ("p", fmt.number(check.p), "Exact McNemar test: how likely so uneven flips are by chance."),
         )
     )
@@ -117,7 +122,10 @@ def task_result(check: TaskCheck) -> None:
         st.table(
             [_flip_row(each) for each in flips], hide_index=True, border="horizontal", alt="Items that flipped."
         )
-    st.caption(f"{frame.plain(check.name)}. So few items show large losses only.")
+    st.caption(
+        f"{frame.plain(check.name)} · difference: 95 % interval {_ends(check.difference, 100)} points, by "
+        f"bootstrap over {fmt.count(len(check.items), 'item')} · so few items show large losses only"
+    )
     _download("task-check.json", check.model_dump(mode="json"))
 
 
@@ -143,15 +151,18 @@ def _followed(job: JobView | None) -> dict[str, object] | None:
 def _cards(figures: tuple[tuple[str, str, str], ...]) -> None:
     with st.container(horizontal=True):
         for label, value, meaning in figures:
-            st.metric(label, value, help=meaning, border=True, width=230)
+            st.metric(label, value, help=meaning, border=True, width=170)
 
 
-def _interval_words(interval: Interval | None) -> str:
-    if interval is None:
-        return fmt.NOT_MEASURED
-    if interval.low is None or interval.high is None:
-        return f"{interval.value:.2f}"
-    return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+def _value(interval: Interval | None) -> str:
+    return fmt.NOT_MEASURED if interval is None else f"{interval.value:.2f}"
+
+
+def _ends(interval: Interval | None, scale: float = 1) -> str:
+    if interval is None or interval.low is None or interval.high is None:
+        return "not known"
+    digits = 2 if scale == 1 else 1
+    return f"{scale * interval.low:.{digits}f} to {scale * interval.high:.{digits}f}"
 
 
 def _task_verdict(check: TaskCheck) -> str:

@@ -38,7 +38,7 @@ _CSS = """
 .l4 { background: rgb(217 99 30 / 58%); box-shadow: inset 0 -4px 0 rgb(217 99 30); }
 .t:hover { outline: 1px solid var(--st-text-color); }
 .chosen { outline: 2px solid var(--st-text-color); outline-offset: 1px; }
-.fork::before { content: "⑂"; font-weight: 700; margin-right: 2px; }
+.fork::before { content: "≠"; font-weight: 700; margin-right: 2px; }
 """
 _JS = """
 export default function ({ data, parentElement, setStateValue }) {
@@ -157,7 +157,7 @@ def _legend(document: MappedDocument, shown: int) -> None:
     st.html(f'<div style="display:flex;flex-wrap:wrap;gap:.4em;font-size:.85rem">KL, nats: {shades}</div>')
     notes = ["Click a token, or use the arrow keys in the text. Faded tokens are context and are not scored."]
     if document.diverges_at is not None:
-        notes.append("⑂ marks the first word that a greedy reply of this Recipe would say differently.")
+        notes.append("≠ marks the first word that a greedy reply of this Recipe would say differently.")
     if shown < len(document.tokens):
         notes.append(f"The first {shown:,} of {len(document.tokens):,} tokens are shown.")
     st.caption(" ".join(notes))

@@ -92,7 +92,8 @@ def test_the_answer_comes_first_and_the_worst_text_before_the_others(wb: fakes.F
     at = opened(page, judged())
     assert not at.exception
     assert "150× the noise floor (KL 0.187 nats); the likeliest next token stays the same 70.0%" in texts(at)
-    assert [metric.value for metric in at.metric][:3] == ["0.187 ± 0.0187 nats", "70.0% ± 1.0%", "12.5 ± 0.4"]
+    assert [metric.value for metric in at.metric][:3] == ["0.187", "70.0%", "12.5"]
+    assert [metric.delta for metric in at.metric][:3] == ["± 0.02", "± 1.0%", "± 0.4"]
     assert "##### Worst on code" in texts(at)
     assert list(at.table[0].value["Kind of text"]) == ["code", "prose"]
     assert "Screening only\\: 12 documents" in at.warning[0].value
@@ -223,7 +224,8 @@ def test_length_drift_starts_and_shows_where_replies_part(wb: fakes.FakeWorkbenc
     at = page("quality").run()
     assert not at.exception
     assert "#### The candidate says more" in texts(at)
-    assert "1.67 (1.67 to 1.67)" in [metric.value for metric in at.metric]
+    assert [metric.value for metric in at.metric] == ["1.67", "0% vs 0%", "0%"]
+    assert "95 % interval 1.67 to 1.67, by bootstrap over 6 prompts" in texts(at)
     assert "one two **:orange[\\<b\\>four\\</b\\>]** five" in texts(at)
 
 
@@ -239,6 +241,7 @@ def test_the_task_check_shows_flips(wb: fakes.FakeWorkbench, page: Page) -> None
     assert not at.exception
     assert "#### 8 lost, 0 won of 20: this Recipe answers worse" in texts(at)
     assert len(at.table[-1].value) == 8
+    assert "-40.0 points" in [metric.value for metric in at.metric]
 
 
 def test_random_weights_say_nothing(wb: fakes.FakeWorkbench, page: Page) -> None:
