@@ -42,6 +42,8 @@ HEAVY = {
     "models.synthetic_tokenizer",
     "memory",
     "inference",
+    "evaluation.experiment_arms",
+    "evaluation.experiment_job",
     "serving.worker",
     "serving.cuda_memory",
     "evaluation.fidelity",

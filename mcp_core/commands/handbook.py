@@ -54,7 +54,7 @@ def _try(options: argparse.Namespace, recipe: Recipe, machine: Hardware) -> Expe
     resolved = conflicts.resolve(recipe, machine)
     answer = run_job(
         "experiment",
-        f"{what.title} on {recipe.model.id}",
+        what.job_title(recipe),
         {"name": what.name, "recipe": resolved.model_dump(mode="json")},
         device=resolved.device,
         secrets={"hub_token": hub_token()},

@@ -50,6 +50,14 @@ class Experiment:
         )
         return plain.replace(self.baseline), plain.replace(self.changed)
 
+    def job_title(self, recipe: Recipe) -> str:
+        """As "TF32 on smollm2-135m-instruct"."""
+        return f"{self.title} on {recipe.model.id}"
+
+    def is_title(self, title: str) -> bool:
+        """Whether a job of that title tries this."""
+        return title.startswith(f"{self.title} on ")
+
 
 EXPERIMENTS: dict[str, Experiment] = {
     each.name: each
@@ -157,7 +165,7 @@ def why_not(name: str, recipe: Recipe, hardware: Hardware) -> str | None:
     """Why this machine cannot do it with this model; None where it can."""
     for each in experiment(name).recipes(recipe):
         for conflict in each.conflicts(hardware):
-            return conflict.reason[:1].upper() + conflict.reason[1:]
+            return conflict.reason
     return None
 
 

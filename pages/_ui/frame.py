@@ -37,6 +37,7 @@ PAGES: tuple[PageSpec, ...] = (
     PageSpec("quality", "Quality", "How much a Recipe changes what the model says."),
     PageSpec("monitor", "Monitor", "Live memory, load and speed."),
     PageSpec("runs", "Runs", "Every measurement so far."),
+    PageSpec("handbook", "Handbook", "The article's advice, tried on this machine."),
 )
 
 # What the theme cannot say. Streamlit writes the chosen segment and tab in primaryColor, which white button labels

@@ -1,0 +1,113 @@
+"""One piece of the article's advice as a card: what it says, what it was worth here, one button.
+
+This file does not know how an experiment is run or what its figures mean (``evaluation/experiments.py``).
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from mcp_core.evaluation.experiment_values import Agreement, Comparison, ExperimentResult
+from mcp_core.evaluation.experiments import Experiment, verdict, why_not
+from mcp_core.recipe import Recipe
+from mcp_core.views import JobView
+from pages._ui import format as fmt
+from pages._ui import frame, workbench
+from pages._ui.hub_token import current_token
+from pages._ui.job_panel import ACTIVE, job_panel
+
+__all__ = ["experiment_card"]
+
+_RATIO_HELP = (
+    "Median of the pairs' time ratios: the other way's time divided by the usual way's, measured in turn in one "
+    "process. In brackets the interval that holds the true median with the chance given below."
+)
+_MEMORY_HELP = Comparison.model_fields["baseline_peak_bytes"].description
+_TIME_HELP = "Median time of this way."
+_TOP1_HELP = Agreement.model_fields["top1"].description
+_KL_HELP = Agreement.model_fields["kl_mean"].description
+
+
+def experiment_card(what: Experiment, recipe: Recipe, result: ExperimentResult | None, job: JobView | None) -> None:
+    """``result`` is the latest on this machine, ``job`` the newest of this experiment."""
+    with st.container(border=True):
+        st.markdown(f"**{what.title}**")
+        st.caption(f"The article: {what.advice} {what.expectation}")
+        if result is not None:
+            _figures(result)
+        if job is not None and (job.state in ACTIVE or _ended_badly_since(job, result)):
+            job_panel(job)
+        if job is None or job.state not in ACTIVE:
+            _button(what, recipe, again=result is not None)
+
+
+def _figures(result: ExperimentResult) -> None:
+    st.markdown(verdict(result))
+    for each in result.comparisons:
+        _comparison(each)
+    _agreement(result)
+    if result.notes:
+        st.caption(" ".join(result.notes))
+    shares = {f"{each.ratio.coverage:.0%}" for each in result.comparisons}
+    st.caption(
+        f"{result.model} in {result.dtype} on {result.device_name}, {fmt.count(result.threads, 'thread')}, "
+        f"{fmt.count(result.comparisons[0].repeats, 'pair')}, intervals of {' and '.join(sorted(shares))}, "
+        f"{fmt.ago(result.created)}"
+    )
+
+
+def _comparison(each: Comparison) -> None:
+    ratio = each.ratio
+    st.dataframe(
+        [
+            {
+                each.what: way,
+                "Time": fmt.ms(time_ms),
+                "Ratio": words,
+                "Peak memory": fmt.size(peak),
+            }
+            for way, time_ms, words, peak in (
+                (each.baseline, each.baseline_ms, "1", each.baseline_peak_bytes),
+                (
+                    each.changed,
+                    each.changed_ms,
+                    f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})",
+                    each.changed_peak_bytes,
+                ),
+            )
+        ],
+        column_config={
+            "Time": st.column_config.TextColumn(help=_TIME_HELP),
+            "Ratio": st.column_config.TextColumn(help=_RATIO_HELP),
+            "Peak memory": st.column_config.TextColumn(help=_MEMORY_HELP),
+        },
+        hide_index=True,
+        alt=f"{each.what}, both ways.",
+    )
+
+
+def _agreement(result: ExperimentResult) -> None:
+    found = result.agreement
+    if result.random_weights:
+        st.caption("Random weights: how far answers differ would mean nothing.")
+    if found is None or found.top1 is None or found.kl_mean is None:
+        return
+    with st.container(horizontal=True):
+        st.metric("Same likeliest token", f"{found.top1:.1%}", help=_TOP1_HELP, width="content")
+        st.metric("Mean KL", f"{fmt.number(found.kl_mean)} nats", help=_KL_HELP, width="content")
+        st.metric("Judged on", fmt.count(found.tokens, "token"), help="Positions scored.", width="content")
+
+
+def _button(what: Experiment, recipe: Recipe, *, again: bool) -> None:
+    reason = why_not(what.name, recipe, workbench.get_workbench().hardware())
+    if reason is not None:
+        st.caption(f":material/block: Cannot be tried here: {frame.plain(reason)}")
+        return
+    if st.button("Try again" if again else "Try it", key=f"try-{what.name}", icon=":material/science:"):
+        with frame.errors_shown():
+            workbench.get_workbench().studies.start_experiment(what.name, recipe, current_token())
+            st.rerun()
+
+
+def _ended_badly_since(job: JobView, result: ExperimentResult | None) -> bool:
+    return job.state != "done" and (result is None or job.created > result.created)
