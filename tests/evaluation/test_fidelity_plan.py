@@ -1,0 +1,102 @@
+"""What a Recipe is compared with, and what is answered without measuring."""
+
+from __future__ import annotations
+
+import pytest
+
+from mcp_core import hardware, texts
+from mcp_core.errors import InputError
+from mcp_core.evaluation.fidelity_plan import make_plan
+from mcp_core.evaluation.fidelity_text import builtin_evaluation
+from mcp_core.presets import bundled, recipe_preset
+
+MACHINE = hardware.detect()
+PROSE = "It was a quiet evening, and nobody in the village expected anything to happen. " * 20
+
+
+def plan(changes=None, **options):
+    return make_plan(bundled().replace({"device": "cpu", "dtype": "bf16", **(changes or {})}), MACHINE, **options)
+
+
+def test_the_reference_is_the_same_model_unquantized_in_its_native_dtype():
+    made = plan({"quantization.scheme": "bnb-nf4", "dtype": "fp32", "attention": "eager", "kv.kind": "static"})
+    reference = made.reference
+    assert (reference.quantization.scheme, reference.dtype, reference.kv.kind) == ("none", "bf16", "dynamic")
+    assert (reference.attention, reference.device) == ("eager", "cpu")
+    assert "dequantized from GGUF, bf16, unquantized, eager" in made.reference_title
+    assert plan(reference_dtype="fp32").reference.dtype == "fp32"
+
+
+def test_kv_kinds_are_judged_while_decoding():
+    assert plan().path == "prefill"
+    assert (plan({"kv.kind": "static"}).path, plan({"kv.kind": "static"}).prefill_tokens) == ("decode", 128)
+    sliding = plan({"kv.kind": "sliding", "kv.window": 300})
+    assert (sliding.path, sliding.prefill_tokens) == ("decode", 300)
+    assert plan({"kv.kind": "sliding"}).prefill_tokens == 512
+
+
+def test_the_key_is_of_model_numerics_reference_and_text():
+    same = plan({"quantization.scheme": "bnb-nf4", "dtype": "bf16"}).key
+    assert same == plan({"quantization.scheme": "bnb-nf4", "dtype": "bf16", "threads": 1}).key  # changes no logits
+    kept = texts.add("mine.txt", PROSE.encode())
+    others = (
+        plan({"quantization.scheme": "bnb-fp4", "dtype": "bf16"}).key,
+        plan({"quantization.scheme": "bnb-nf4", "dtype": "bf16"}, reference_dtype="fp32").key,
+        plan({"quantization.scheme": "bnb-nf4", "dtype": "bf16"}, text_sha256=kept.sha256).key,
+    )
+    assert len({same, *others}) == 4
+
+
+def test_every_candidate_shares_the_reference_s_noise_floor():
+    assert plan({"quantization.scheme": "bnb-nf4"}).floor_key == plan({"quantization.scheme": "bnb-int8"}).floor_key
+    assert plan().floor_key != plan(reference_dtype="fp32").floor_key
+    assert plan().floor_key != plan({"kv.kind": "static"}).floor_key  # another path
+
+
+def test_random_weights_cannot_be_judged():
+    made = make_plan(recipe_preset("llama-2-7b-shape").replace({"device": "cpu"}), MACHINE)
+    told = made.without_measuring()
+    assert told.status == "not-measurable"
+    assert "random weights" in told.reason
+    assert told.kl is None
+    assert told.key
+
+
+def test_a_recipe_that_loses_nothing_says_by_which_test():
+    told = plan({"kv.kind": "off", "dtype": "bf16"}).without_measuring()
+    assert told.status == "lossless-by-test"
+    assert "test_lossless_kv_kinds_predict_as_dynamic_does" in told.reason
+    assert plan({"dtype": "bf16"}).without_measuring() is None
+    quantized = plan({"kv.kind": "off", "quantization.scheme": "bnb-nf4", "dtype": "bf16"})
+    assert quantized.without_measuring() is None
+    assert (quantized.path, quantized.candidate.kv.kind) == ("prefill", "dynamic")
+    assert any("scored with kv.kind dynamic" in note for note in quantized.notes(25))
+
+
+def test_notes_say_what_the_figures_do_not():
+    few = plan().notes(12)
+    assert few[0] == "screening only: 12 documents"
+    assert any("proves the instrument and not the scheme" in note for note in few)
+    assert not any("screening" in note for note in plan().notes(20))
+    artefact = plan({"quantization.scheme": "torchao-int4-weight-only", "quantization.group_size": 32})
+    assert any("Q4_1" in note for note in artefact.notes(25))
+    other = plan({"quantization.scheme": "torchao-int4-weight-only", "quantization.group_size": 64})
+    assert not any("Q4_1" in note for note in other.notes(25))
+    assert any("to check the instrument" in note for note in plan(reference_dtype="fp32").notes(25))
+
+
+def test_text_that_the_scheme_was_calibrated_on_is_refused():
+    emma = texts.builtin_calibration().documents[3].text
+    kept = texts.add("emma.txt", emma.encode())
+    static = {"quantization.scheme": "torchao-int8-static", "dtype": "bf16"}
+    if bundled().replace({"device": "cpu", **static}).conflicts(MACHINE):
+        pytest.skip("the scheme cannot run here")
+    with pytest.raises(InputError, match="stand in the calibration text"):
+        plan(static, text_sha256=kept.sha256)
+    assert plan(static).text == builtin_evaluation()
+    assert plan(text_sha256=kept.sha256).text == kept  # nothing was calibrated
+
+
+def test_an_unknown_text_is_refused():
+    with pytest.raises(InputError, match="no text"):
+        plan(text_sha256="0" * 64)
