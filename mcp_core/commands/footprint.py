@@ -66,6 +66,8 @@ def run(options: argparse.Namespace) -> int:
         emit(model | dataclasses.asdict(estimate) | answers | lists)
         return 0
     say(f"{resolved.title}, {recipe.dtype}, {recipe.quantization.scheme}, on {estimate.device}\n")
+    if comes_as := resolved.comes_as(recipe, predictor.device, machine):
+        say(f"{comes_as}\n")
     _show(estimate)
     _show_answers(load, **answers)
     _show_modules(predictor)

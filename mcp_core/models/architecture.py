@@ -12,11 +12,15 @@ from pathlib import Path
 
 from mcp_core.hardware import Device, Hardware
 from mcp_core.models.stored_quantization import StoredQuantization
-from mcp_core.recipe import DType, ModelRef, Quantization
+from mcp_core.recipe import DType, ModelRef, Quantization, Recipe
 from mcp_core.schemes import SCHEMES
 
-__all__ = ["DTYPE_BYTES", "LINEAR_EXPERTS", "Architecture", "ResolvedModel", "TensorInfo"]
+__all__ = ["DTYPE_BYTES", "LINEAR_EXPERTS", "PACKED_GGUF", "Architecture", "ResolvedModel", "TensorInfo"]
 
+# llama.cpp's architectures whose GGUF transformers 5.23 can keep packed, with kernels from the Hub; none of them is
+# loaded here (headers.py), so that every GGUF is dequantized.
+PACKED_GGUF = ("lfm2", "qwen35", "qwen35moe")
+_DENSE_GGUF_TYPES = ("F32", "F16", "BF16")
 DTYPE_BYTES: dict[DType, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 # Mixtures of experts that are loaded with linear layers for experts when a scheme is to pack them. transformers
 # fuses the experts of a layer into one parameter, which no scheme packs; in other models they stay so, and dense.
@@ -100,7 +104,7 @@ class ResolvedModel:
     ``folder`` holds dense safetensors, config.json and tokenizer once everything is on this machine; None for
     a random-weight shape, a Hub model not yet downloaded and a GGUF not yet prepared. ``gguf_file`` is the
     source of a GGUF. ``ref.sha256`` is filled in wherever the content is on this machine. ``quantized`` is set
-    where the checkpoint came quantized.
+    where the checkpoint came quantized; ``gguf_type`` is the type of a GGUF's weights, as Q4_1.
     """
 
     ref: ModelRef
@@ -111,6 +115,7 @@ class ResolvedModel:
     download_bytes: int = 0
     prepare_bytes: int = 0
     quantized: StoredQuantization | None = None
+    gguf_type: str | None = None
 
     def as_loaded(self, quantization: Quantization, device: Device, hardware: Hardware) -> Architecture:
         """The architecture with its tensors as this device will hold them, before a scheme packs them.
@@ -124,6 +129,19 @@ class ResolvedModel:
         if self.architecture.model_type in LINEAR_EXPERTS and scheme and scheme.apply:
             tensors = tuple(part for each in tensors for part in _taken_apart(each))
         return replace(self.architecture, tensors=tensors)
+
+    def comes_as(self, recipe: Recipe, device: Device, hardware: Hardware) -> str:
+        """What becomes of the weights' own quantization here, in words; empty where they are not quantized."""
+        if self.gguf_type is not None and self.gguf_type not in _DENSE_GGUF_TYPES:
+            return (
+                f"A GGUF of {self.gguf_type}: its weights are expanded to {recipe.dtype}, since transformers keeps "
+                f"only {' and '.join(PACKED_GGUF)} packed."
+            )
+        if self.quantized is None:
+            return ""
+        why = self.quantized.why_expanded(device, hardware.libraries)
+        becomes = f"expanded to {recipe.dtype}: {why}" if why else "loaded so"
+        return f"The checkpoint comes quantized ({self.quantized.label}) and is {becomes}."
 
     @property
     def random_weights(self) -> bool:

@@ -38,10 +38,11 @@ _SCALARS = {
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """One tensor: llama.cpp's name of it, and its shape in rows x columns order (GGUF stores it reversed)."""
+    """One tensor: llama.cpp's name of it and of its type, its shape as rows x columns (GGUF stores it reversed)."""
 
     name: str
     shape: tuple[int, ...]
+    type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,10 @@ class _Cursor:
         if dimensions > 8:
             raise ValueError(f"{name} has {dimensions} dimensions")
         shape = tuple(reversed([int(self.scalar("<Q")) for _ in range(dimensions)]))
-        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(self.scalar("<I"))]
+        kind = GGMLQuantizationType(self.scalar("<I"))
+        block, block_bytes = GGML_QUANT_SIZES[kind]
         begins = self.scalar("<Q")
-        return GgufTensor(name, shape), begins + math.prod(shape) // block * block_bytes
+        return GgufTensor(name, shape, kind.name), begins + math.prod(shape) // block * block_bytes
 
     def _value(self, kind: GGUFValueType) -> Any:
         if kind == GGUFValueType.STRING:

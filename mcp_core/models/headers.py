@@ -57,9 +57,11 @@ class GgufHeader:
     """What a GGUF says of itself. Tensors carry transformers' names and dense shapes.
 
     ``architecture.native_dtype`` is bf16, what it is dequantized to where its own values are the reference.
+    ``type`` is llama.cpp's name of the type that most weights have.
     """
 
     title: str
+    type: str
     architecture: Architecture
     chat_template: str | None
 
@@ -174,7 +176,14 @@ def _read_gguf(path: Path, size: int, mtime_ns: int) -> GgufHeader:
         architecture = _gguf_architecture(file, name)
     except KeyError as error:
         raise InvalidModel(f"{path} does not state its {error.args[0]}.", _DOWNLOAD_AGAIN) from error
-    return GgufHeader(title, architecture, template if isinstance(template, str) else None)
+    return GgufHeader(title, _most_common_type(file), architecture, template if isinstance(template, str) else None)
+
+
+def _most_common_type(file: GgufFile) -> str:
+    weights: Counter[str] = Counter()
+    for tensor in file.tensors:
+        weights[tensor.type] += math.prod(tensor.shape)
+    return weights.most_common(1)[0][0] if weights else "F32"
 
 
 # llama.cpp's architecture -> transformers' model_type.

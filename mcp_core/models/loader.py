@@ -115,7 +115,7 @@ def _settle_scheme(config: PretrainedConfig, resolved: ResolvedModel, recipe: Re
     stored, machine = resolved.quantized, hardware.detect()
     device = machine.device(recipe.device)
     if stored is None or device is None:
-        return recipe.quantization.scheme, True
+        return _unstored_scheme(resolved, recipe), True
     packed = not stored.why_expanded(device, machine.libraries)
     quantized_loading.configure(config, stored, packed=packed)
     return quantized_loading.scheme_name(stored, recipe.dtype, packed=packed), packed
@@ -144,6 +144,14 @@ def _read_config(resolved: ResolvedModel) -> PretrainedConfig:
             "Choose a text-only causal language model.",
         )
     return config
+
+
+def _unstored_scheme(resolved: ResolvedModel, recipe: Recipe) -> str:
+    """The Recipe's; where that is none, a GGUF says that its own was expanded."""
+    scheme = recipe.quantization.scheme
+    if scheme != "none" or not resolved.gguf_type:
+        return scheme
+    return f"gguf {resolved.gguf_type}, expanded to {recipe.dtype}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ def prepare_gguf(resolved: ResolvedModel, report: Report) -> Path:
     assert source is not None, "only a GGUF is prepared"
     with prepared.staging(sha256, resolved.prepare_bytes, title=resolved.title, source=str(source)) as folder:
         if folder is not None:
-            report("prepare", None, f"Dequantizing {source.name}, once; it is kept for the next time.")
+            kept = "it is kept for the next time; transformers cannot keep this architecture packed"
+            report("prepare", None, f"Dequantizing {source.name} ({resolved.gguf_type}), once; {kept}.")
             with redirect_stderr(StringIO()):  # two progress bars, one of them without a switch
                 _dequantize(source, folder)
     return prepared.folder_for(sha256)

@@ -15,6 +15,7 @@ from typing import Any
 
 from mcp_core.conflicts import require_runnable
 from mcp_core.errors import McpError
+from mcp_core.evaluation.experiment_values import ExperimentResult
 from mcp_core.evaluation.sensitivity_values import GroupSensitivity, Sensitivity
 from mcp_core.generation import EngineStats, Sampling
 from mcp_core.hardware import Device, Hardware
@@ -30,6 +31,11 @@ from mcp_core.results import (
     Mean,
     Measurement,
     Memory,
+    MemoryAnalysis,
+    MemoryPhase,
+    MemoryPoint,
+    MemoryTimeline,
+    ModuleMemory,
     Quantiles,
     RequestRecord,
     Run,
@@ -421,6 +427,7 @@ class FakeStudies:
         self.stored: tuple[StoredFidelity, ...] = ()
         self.kept_texts: list[StoredText] = []
         self.token_maps: dict[str, TokenMap] = {}
+        self.tried: dict[str, ExperimentResult] = {}
         # verb -> what ``latest`` finds for any Recipe.
         self.newest: dict[str, JobView] = {}
 
@@ -467,6 +474,12 @@ class FakeStudies:
     def start_sensitivity(self, *arguments: Any) -> str:
         return self._start("sensitivity", *arguments)
 
+    def start_experiment(self, *arguments: Any) -> str:
+        return self._start("experiment", *arguments)
+
+    def experiments(self) -> dict[str, ExperimentResult]:
+        return self.tried
+
     def start_quantize(self, *arguments: Any) -> str:
         return self._start("quantize", *arguments)
 
@@ -492,8 +505,12 @@ class FakeWorkbench:
         self.conversations: dict[str, ConversationView] = {}
         self.batches: dict[str, tuple[BatchItemView, ...]] = {}
         self.models: tuple[Any, ...] = ()
-        self.resolved: Any = SimpleNamespace(quantized=None)
+        self.resolved: Any = SimpleNamespace(quantized=None, comes_as=lambda *_: "")
         self.footprint_value: Any = None
+        self.correction: Any = None
+        self.errors_before: tuple[Any, ...] = ()
+        self.analysis = memory_analysis()
+        self.snapshot: Any = None
         self.other: tuple[Any, ...] = ()
         self.studies = FakeStudies(self)
         self.errors: dict[str, McpError] = {}
@@ -529,6 +546,21 @@ class FakeWorkbench:
     def footprint(self, recipe: Recipe, hub_token: str | None = None) -> Any:
         self._call("footprint", recipe, hub_token)
         return self.footprint_value or footprint()
+
+    def predictor(self, recipe: Recipe, hub_token: str | None = None, *, corrected: bool = True) -> Any:
+        self._call("predictor", recipe, corrected)
+        return predictor(recipe, self.correction if corrected else None, self.machine)
+
+    def footprint_errors(self, recipe: Recipe) -> tuple[Any, ...]:
+        return self.errors_before
+
+    def memory_analysis(self, worker_id: str) -> MemoryAnalysis:
+        self._call("memory_analysis", worker_id)
+        return self.analysis
+
+    def memory_snapshot(self, worker_id: str, seconds: float = 5.0) -> Any:
+        self._call("memory_snapshot", worker_id, seconds)
+        return self.snapshot
 
     def load(self, recipe: Recipe, *, hub_token: str | None = None, force: bool = False) -> str:
         self._call("load", recipe, hub_token, force)
@@ -665,6 +697,37 @@ class FakeWorkbench:
         self.calls.append((method, *arguments))
         if method in self.errors:
             raise self.errors[method]
+
+
+def memory_analysis(no_snapshot: str = "This model is on the CPU.") -> MemoryAnalysis:
+    """A worker that loaded for 4 s, was idle, and answered one request."""
+    life = (("imports", 0.4), ("load", 1.2), ("idle", 0.9), ("prefill", 1.1), ("decode", 1.0))
+    points = [
+        MemoryPoint(at_s=float(2 * at + more), phase=name, resident_bytes=round(gigabytes * GB))
+        for at, (name, gigabytes) in enumerate(life)
+        for more in (1, 2)
+    ]
+    phases = [
+        MemoryPhase(name=name, seconds=2.0, samples=2, resident_bytes=round(gigabytes * GB))
+        for name, gigabytes in life
+    ]
+    modules = [ModuleMemory(name="model.embed_tokens", kind="Embedding", bytes=113 * MB, dtype="float32")]
+    modules += [
+        ModuleMemory(name=f"model.layers.{layer}.mlp.up_proj", kind="Linear", bytes=4 * MB, dtype="float32")
+        for layer in range(30)
+    ]
+    timeline = MemoryTimeline(phases=tuple(phases), points=tuple(points))
+    return MemoryAnalysis(timeline=timeline, modules=tuple(modules), no_snapshot=no_snapshot)
+
+
+def predictor(recipe: Recipe, correction: Any, machine: Hardware) -> Any:
+    """A real one of a known shape, on the example machine."""
+    from mcp_core.models.catalog import resolve
+    from mcp_core.models.correction import NONE
+    from mcp_core.models.footprint import Predictor
+
+    shape = recipe.replace({"model": {"source": "shape", "id": "llama-3.1-8b"}, "device": "cpu"})
+    return Predictor(shape, resolve(shape.model), machine, correction or NONE)
 
 
 def footprint(**changes: Any) -> Any:

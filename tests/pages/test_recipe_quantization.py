@@ -101,9 +101,10 @@ def test_leaving_a_scheme_leaves_its_options_behind(wb: fakes.FakeWorkbench, pag
 
 
 def test_a_checkpoint_that_comes_quantized_is_said_under_none(wb: fakes.FakeWorkbench, page: Page) -> None:
-    wb.resolved.quantized = type("Stored", (), {"label": "gptq w4a16"})()
+    said = "The checkpoint comes quantized (gptq w4a16) and is loaded so."
+    wb.resolved.comes_as = lambda *_: said
     at = page("recipe").run()
-    assert "The checkpoint comes quantized (gptq w4a16) and is loaded so." in texts(at)
+    assert said in texts(at)
 
 
 def test_kv_kinds_have_their_own_fields(wb: fakes.FakeWorkbench, page: Page) -> None:
