@@ -10,7 +10,7 @@ import streamlit as st
 
 from mcp_core.monitoring.nvml import nvml_reason
 from mcp_core.monitoring.sampler import Sample
-from pages._ui import charts, frame, session, telemetry, workbench
+from pages._ui import charts, frame, memory_panel, session, telemetry, workbench
 
 frame.require("monitor")
 
@@ -24,6 +24,9 @@ def _draw() -> None:
         _draw_no_worker()
     seconds = _draw_controls()
     st.fragment(_draw_charts, run_every=None if session.paused_at_s() else 1.0)(seconds)
+    worker = workbench.current_worker()
+    if worker is not None and worker.state == "ready":
+        st.fragment(memory_panel.draw_memory_analysis)(worker)
 
 
 def _draw_no_worker() -> None:

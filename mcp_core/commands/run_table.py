@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mcp_core.commands.output import say, size, table
 from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
+from mcp_core.models.correction import error_of
 from mcp_core.results import Measurement, Quantiles, Run
 
 __all__ = ["HEADING", "row_of", "show"]
@@ -44,6 +45,9 @@ def show(run: Run) -> None:
         parts = {"weights": run.memory.weights_bytes, "peak": run.memory.peak_bytes}
         parts["process peak"] = run.memory.process_peak_bytes
         say(f"memory: {', '.join(f'{name} {size(count)}' for name, count in parts.items())}")
+    if (error := error_of(run)) is not None:
+        figures = f"predicted {size(error.predicted_bytes)}, measured {size(error.measured_bytes)}"
+        say(f"peak memory: {figures} ({error.share:+.1%})")
     if run.energy_j_per_token is not None:
         say(f"energy: {run.energy_j_per_token:.3f} J per output token")
     if not run.comparable.ok:

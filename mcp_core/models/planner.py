@@ -14,7 +14,7 @@ from mcp_core.models.footprint import Predictor
 from mcp_core.models.packing import ModuleSize
 from mcp_core.models.served_load import ServedLoad
 
-__all__ = ["MOST_USERS", "ModuleGroup", "group_modules", "longest_context", "users_at"]
+__all__ = ["MOST_USERS", "ModuleGroup", "group_modules", "longest_context", "users_at", "without_numbers"]
 
 # As many as a Recipe's batching.max_requests lets through.
 MOST_USERS = 4096
@@ -54,9 +54,14 @@ def group_modules(modules: Iterable[ModuleSize]) -> tuple[ModuleGroup, ...]:
     """The same module of every layer (and expert) as one row, largest first."""
     groups: dict[str, list[ModuleSize]] = {}
     for module in modules:
-        groups.setdefault(_NUMBER.sub("*", module.name), []).append(module)
+        groups.setdefault(without_numbers(module.name), []).append(module)
     rows = (_group(name, each) for name, each in groups.items())
     return tuple(sorted(rows, key=lambda row: row.bytes, reverse=True))
+
+
+def without_numbers(name: str) -> str:
+    """``model.layers.7.mlp`` as ``model.layers.*.mlp``."""
+    return _NUMBER.sub("*", name)
 
 
 def _group(name: str, modules: list[ModuleSize]) -> ModuleGroup:

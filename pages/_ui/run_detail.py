@@ -11,6 +11,7 @@ from mcp_core.errors import McpError
 from mcp_core.results import Effective, Measurement, Memory, Quantiles, Run
 from pages._ui import charts, frame, session, workbench
 from pages._ui import format as fmt
+from pages._ui.memory_panel import draw_run_memory
 from pages._ui.run_table import STATUS_WORDS
 
 __all__ = ["draw", "draw_counts", "draw_headline", "draw_latencies", "draw_worth"]
@@ -35,6 +36,7 @@ def draw(run: Run) -> None:
         _draw_requests(run)
     if run.memory is not None:
         _draw_memory(run.memory)
+        draw_run_memory(run)
     _draw_settings(run)
     _draw_documents(run)
 

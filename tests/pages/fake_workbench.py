@@ -480,6 +480,9 @@ class FakeStudies:
     def experiments(self) -> dict[str, ExperimentResult]:
         return self.tried
 
+    def start_calibration(self, *arguments: Any) -> str:
+        return self._start("calibrate", *arguments)
+
     def start_quantize(self, *arguments: Any) -> str:
         return self._start("quantize", *arguments)
 
@@ -721,12 +724,14 @@ def memory_analysis(no_snapshot: str = "This model is on the CPU.") -> MemoryAna
 
 
 def predictor(recipe: Recipe, correction: Any, machine: Hardware) -> Any:
-    """A real one of a known shape, on the example machine."""
+    """A real one of a shape of 1.5 B parameters, on the example machine."""
     from mcp_core.models.catalog import resolve
     from mcp_core.models.correction import NONE
     from mcp_core.models.footprint import Predictor
 
-    shape = recipe.replace({"model": {"source": "shape", "id": "llama-3.1-8b"}, "device": "cpu"})
+    sizes = {"layers": 16, "hidden": 2048, "intermediate": 8192, "heads": 32, "kv_heads": 8, "vocab": 128_256}
+    model = {"source": "shape", "id": "custom", "shape": sizes | {"context": 131_072}}
+    shape = recipe.replace({"model": model, "device": "cpu", "dtype": "bf16"})
     return Predictor(shape, resolve(shape.model), machine, correction or NONE)
 
 

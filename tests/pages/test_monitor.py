@@ -52,7 +52,12 @@ def test_every_counter_of_worker_device_and_host_has_a_chart(page: OpenPage, wb:
     wb.add(worker).samples = fakes.samples(30, worker=worker, gpu=True)
     at = page("monitor").run()
     assert not at.exception
-    assert [header.value for header in at.header] == ["Worker", "GPU 0: NVIDIA H100 80GB HBM3", "Host"]
+    assert [header.value for header in at.header] == [
+        "Worker",
+        "GPU 0: NVIDIA H100 80GB HBM3",
+        "Host",
+        "Where memory goes",
+    ]
     headlines = _headlines(at)
     assert list(headlines) == [
         "Output speed",
