@@ -34,11 +34,13 @@ def checkpointing(model: PreTrainedModel, *, on: bool) -> Iterator[None]:
     if not on:
         yield
         return
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    # transformers 5.23 says activation where earlier versions say gradient.
+    prefix = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{prefix}_checkpointing_enable")({"use_reentrant": False})
     try:
         yield
     finally:
-        model.gradient_checkpointing_disable()
+        getattr(model, f"{prefix}_checkpointing_disable")()
 
 
 def training_step(model: PreTrainedModel, ids: torch.Tensor) -> float:
