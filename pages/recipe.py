@@ -21,6 +21,7 @@ from pages._ui.footprint_chart import SchemeRow, draw_footprint, draw_scheme_tab
 from pages._ui.hub_token import current_token
 from pages._ui.load_panel import load_panel
 from pages._ui.model_shelf import model_shelf
+from pages._ui.planner_panel import draw_planner
 from pages._ui.recipe_document import preset_menu, recipe_json, recipe_upload
 from pages._ui.recipe_form import recipe_form
 from pages._ui.recipe_options import options_of
@@ -124,17 +125,19 @@ def _footprint(recipe: Recipe | None) -> Footprint | None:
 
 
 def _tools(recipe: Recipe | None, footprint: Footprint | None, hardware: Hardware, stored: _Stored) -> None:
-    compare, layers, save, document, shelf = st.tabs(
-        ["Compare schemes", "Layers", "Save quantized", "Recipe files", "Models on this machine"]
+    compare, planner, layers, save, document, shelf = st.tabs(
+        ["Compare schemes", "Planner", "Layers", "Save quantized", "Recipe files", "Models on this machine"]
     )
     if recipe is None or footprint is None:
-        for tab in (compare, layers, save):
+        for tab in (compare, planner, layers, save):
             tab.caption("Known as soon as a model is chosen.")
     else:
         with compare:
             effects_panel(recipe, stored.effects(recipe, hardware))
             st.markdown("##### The same model in other schemes", anchors=False)
             draw_scheme_table(_scheme_rows(recipe, hardware))
+        with planner:
+            draw_planner(recipe, current_token())
         with layers:
             calibration_panel(recipe)
             sensitivity_panel(recipe)

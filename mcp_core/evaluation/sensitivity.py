@@ -33,7 +33,6 @@ from mcp_core.memory.quantization import Conversion
 from mcp_core.models import catalog, loader
 from mcp_core.models.load_errors import is_out_of_memory
 from mcp_core.models.loaded import LoadedModel
-from mcp_core.models.text_codec import TextCodec
 from mcp_core.recipe import Recipe
 from mcp_core.schemes import SCHEMES
 from mcp_core.views import Progress
@@ -269,16 +268,6 @@ def _memory_watched(title: str) -> Iterator[None]:
             raise
         hint = "Free memory on the device, or ask for fewer tokens."
         raise OutOfMemory(f"Memory ran out while quantizing {title} a group at a time.", hint) from error
-
-
-def _codec_of(loaded: LoadedModel) -> TextCodec:
-    return TextCodec(
-        tokenizer=loaded.tokenizer,
-        chat_template=loaded.chat_template,
-        template_tokens=loaded.template_tokens,
-        eos_ids=loaded.eos_ids,
-        special_ids=loaded.special_ids,
-    )
 
 
 def _encoder(loaded: LoadedModel) -> Callable[[str], Sequence[int]]:

@@ -5,16 +5,17 @@ This file does not know where rows come from. Colours and symbols are those of `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pages._ui.charts import PALETTE, colour_of, symbol_of
+from pages._ui.charts import PALETTE, SYMBOLS, colour_of, symbol_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["Bubble", "effects_figure", "groups_figure"]
+__all__ = ["Bubble", "alpha_figure", "effects_figure", "groups_figure", "ranges_figure"]
 
 # Marker diameters, pixels: the area grows with the value.
 _SMALLEST_PX, _LARGEST_PX = 12.0, 54.0
@@ -71,6 +72,74 @@ def groups_figure(names: Sequence[str], losses: Sequence[float], kept: Sequence[
         xaxis={"title": None, "type": "category", "categoryorder": "array", "categoryarray": list(names)},
         yaxis={"title": "mean KL (nats)", "rangemode": "tozero"},
     )
+
+
+def ranges_figure(layers: Sequence[tuple[str, float]]) -> go.Figure:
+    """(layer name, largest input magnitude) as a line for each kind of module over the decoder layers."""
+    import plotly.graph_objects as go
+
+    kinds = list(dict.fromkeys(_kind(name) for name, _ in layers))
+    figure = go.Figure([_range_line(kind, position, layers) for position, kind in enumerate(kinds)])
+    return figure.update_layout(
+        height=340,
+        margin=_MARGIN,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        xaxis={"title": "decoder layer"},
+        yaxis={"title": "largest input magnitude (logarithmic)", "type": "log", "dtick": 1},
+    )
+
+
+def alpha_figure(tried: Sequence[tuple[float, float]], chosen: float | None) -> go.Figure:
+    """KL over alpha; the chosen alpha is marked."""
+    import plotly.graph_objects as go
+
+    ordered = sorted(tried)
+    marked = [(alpha, kl) for alpha, kl in ordered if alpha == chosen]
+    figure = go.Figure([_curve("tried", ordered, "lines+markers", 7), _curve("chosen", marked, "markers", 14)])
+    return figure.update_layout(
+        height=240,
+        margin=_MARGIN,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        xaxis={"title": "alpha"},
+        yaxis={"title": "mean KL (nats)", "rangemode": "tozero"},
+    )
+
+
+def _curve(label: str, points: Sequence[tuple[float, float]], mode: str, size: int) -> go.Scatter:
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        name=label,
+        mode=mode,
+        x=[alpha for alpha, _ in points],
+        y=[kl for _, kl in points],
+        marker={"size": size, "color": PALETTE[1 if label == "chosen" else 0]},
+        hovertemplate="alpha %{x}: KL %{y:.3g} nats<extra></extra>",
+    )
+
+
+def _range_line(kind: str, position: int, layers: Sequence[tuple[str, float]]) -> go.Scatter:
+    import plotly.graph_objects as go
+
+    own = [(name, largest) for name, largest in layers if _kind(name) == kind]
+    return go.Scatter(
+        name=kind,
+        mode="lines+markers",
+        x=[_layer_number(name, index) for index, (name, _) in enumerate(own)],
+        y=[largest for _, largest in own],
+        marker={"symbol": SYMBOLS[position % len(SYMBOLS)], "color": PALETTE[position % len(PALETTE)]},
+        line={"color": PALETTE[position % len(PALETTE)]},
+        hovertemplate=f"{kind} of layer %{{x}}: %{{y:.3g}}<extra></extra>",
+    )
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _layer_number(name: str, otherwise: int) -> int:
+    number = re.search(r"\.(\d+)\.", name)
+    return int(number.group(1)) if number else otherwise
 
 
 def _bubble(bubble: Bubble, fastest: float, floor: float) -> go.Scatter:

@@ -179,9 +179,19 @@ def test_the_job_answers_a_sensitivity_worst_first(
     assert events[-1]["fraction"] == 1.0
 
 
-@pytest.mark.parametrize(
-    ("scheme", "reason"), [("none", "quantizes nothing"), ("gguf", "quantized already")]
-)
+@pytest.mark.parametrize("scheme", ["torchao-int8-static-smoothquant", "torchao-int8-dynamic", "classic-dynamic"])
+def test_schemes_that_change_a_dense_model_are_tried_a_group_at_a_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.setenv("MCP_HOME", str(tmp_path / "home"))
+    outcome = asyncio.run(study.run(job(tmp_path, own_recipe(folder, monkeypatch, scheme))))
+    answer = Sensitivity.model_validate(outcome.result)
+    assert len(answer.groups) == 2
+    assert 0 < answer.groups[0].kl_mean < answer.together.kl_mean * 2
+    assert answer.together.packed_bytes != answer.together.dense_bytes
+
+
+@pytest.mark.parametrize(("scheme", "reason"), [("none", "quantizes nothing"), ("gguf", "quantized already")])
 def test_a_scheme_that_cannot_be_tried_on_a_group_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, reason: str
 ) -> None:

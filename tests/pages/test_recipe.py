@@ -209,7 +209,7 @@ def test_a_malformed_recipe_names_the_field(wb: fakes.FakeWorkbench, page: Page)
     document = json.dumps({"quantization": {"scheme": "bnb-nf5"}}).encode()
     at.file_uploader(key="recipe-upload").upload("recipe.json", document, "application/json").run()
     at.button(key="recipe-use").click().run()
-    assert "quantization.scheme" in at.error[0].value.replace("\\", "")
+    assert any("quantization.scheme" in error.value.replace("\\", "") for error in at.error)
     assert chosen_recipe(at) == bundled()
 
 
