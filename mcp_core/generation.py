@@ -47,7 +47,8 @@ class GenerationRequest:
 
     ``logprobs``: None for none, else how many alternatives to report per generated token (0 = the token only).
     ``prompt_logprobs``: the same for the prompt's own tokens (completions' echo). ``max_tokens`` may be 0 only
-    with ``prompt_logprobs``. ``arrived_s`` is time.perf_counter() when the request was accepted.
+    with ``prompt_logprobs``. ``arrived_s`` is time.perf_counter() when the request was accepted. Prefixes are shared
+    among requests of one ``tenant`` only.
     """
 
     id: str
@@ -59,6 +60,7 @@ class GenerationRequest:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     arrived_s: float = 0.0
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,12 @@ class TokenEvent:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Counters since start, and what is going on now."""
+    """Counters since start, and what is going on now.
+
+    ``batch_size`` is the number of sequences in the newest step. Pages are those of a paged KV pool: used by
+    sequences, or kept because their prefix may be asked for again; 0 in modes without a pool. ``drafted`` and
+    ``accepted`` tokens are those of speculative decoding.
+    """
 
     running: int = 0
     queued: int = 0
@@ -107,3 +114,11 @@ class EngineStats:
     cancelled_total: int = 0
     failed_total: int = 0
     cached_prompt_tokens_total: int = 0
+    batch_size: int = 0
+    kv_pages_used: int = 0
+    kv_pages_kept: int = 0
+    kv_pages_total: int = 0
+    kv_evictions_total: int = 0
+    preemptions_total: int = 0
+    drafted_tokens_total: int = 0
+    accepted_tokens_total: int = 0

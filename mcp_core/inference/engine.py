@@ -1,6 +1,7 @@
 """Engine: requests in by a queue, token events out once a step, one thread that owns the model's forward.
 
-This file does not know about HTTP, text or how a model was loaded.
+How requests share the model is the mode's affair (``batching.py``). This file does not know about HTTP, text or how
+a model was loaded.
 """
 
 from __future__ import annotations
@@ -10,28 +11,34 @@ import threading
 import time
 import uuid
 from collections import deque
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 
 from mcp_core.errors import ContextTooLong, LoadFailed, McpError, OutOfMemory, QueueFull, RequestRejected
 from mcp_core.generation import EngineStats, FinishReason, GenerationRequest, Sampling, TokenEvent
-from mcp_core.inference.decoding import Decoder, Step
+from mcp_core.inference.batching import Parts, build_mode
+from mcp_core.inference.decoding import Decoder
 from mcp_core.inference.kv_cache import cache_factory
+from mcp_core.inference.ledger import Ledger
+from mcp_core.inference.mode import Mode
 from mcp_core.inference.tracing import trace_to
 from mcp_core.memory.attention import backend_in, backend_words
 from mcp_core.models.load_errors import first_line, is_out_of_memory
-from mcp_core.models.loaded import LoadedModel
+from mcp_core.models.loaded import LoadedModel, Report
 from mcp_core.recipe import Recipe
 from mcp_core.results import Failure
 
 __all__ = ["Engine", "Sink"]
 
-Outcome = Literal["finished", "cancelled", "failed"]
-
 _log = logging.getLogger(__name__)
+
+# How long running requests may take to end before another mode takes over; s.
+SWAP_S = 30.0
+_CHECK_TOKENS = 4
 
 
 class Sink(Protocol):
@@ -41,32 +48,58 @@ class Sink(Protocol):
         """Take the events."""
 
 
-class Engine:
-    """Serves one request at a time, in order of arrival (batching mode off).
+@dataclass(slots=True, eq=False)
+class _Swap:
+    """Another mode that was asked for. ``done`` is set when it serves, or ``error`` why the old one still does."""
 
-    Every accepted request ends in exactly one event with ``finish`` set.
+    recipe: Recipe
+    timeout_s: float
+    asked_s: float
+    done: threading.Event = field(default_factory=threading.Event)
+    error: McpError | None = None
+
+
+class Engine:
+    """Serves requests as the Recipe's batching says.
+
+    Every accepted request ends in exactly one event with ``finish`` set. ``report`` hears how far compiling is.
     """
 
-    def __init__(self, loaded: LoadedModel, recipe: Recipe, sink: Sink) -> None:
+    def __init__(
+        self, loaded: LoadedModel, recipe: Recipe, sink: Sink, report: Report = lambda _stage, _part, _text: None
+    ) -> None:
         self._loaded = loaded
+        self._recipe = recipe
         self._sink = sink
+        self._report = report
         self._decoder = Decoder(loaded.model, loaded.eos_ids, loaded.max_context)
         self._new_cache = cache_factory(
             recipe.kv.kind, loaded.model.config, loaded.max_context, window=recipe.kv.window, bits=recipe.kv.bits
         )
         self._changed = threading.Condition()
         self._queue: deque[GenerationRequest] = deque()
-        self._running: GenerationRequest | None = None
-        self._cancelled = False
+        self._in_mode: set[str] = set()
+        self._cancelling: set[str] = set()
         self._draining = False
         self._closed = False
         self._traces: dict[str, Path] = {}
-        self._stats = EngineStats(max_requests=recipe.batching.max_requests, kv_capacity_tokens=loaded.max_context)
+        self._swap: _Swap | None = None
+        self._check: list[int] = []
+        try:
+            self._mode: Mode = self._build(recipe)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            raise _as_error(error) from error
+        self._ledger = Ledger(recipe.batching.max_requests, self._mode.figures())
         self._thread = threading.Thread(target=self._serve_forever, name="engine", daemon=True)
 
     def start(self) -> None:
         """Begin serving."""
         self._thread.start()
+
+    @property
+    def mode_name(self) -> str:
+        """How requests share the model now."""
+        return self._mode.name
 
     def warm_up(self) -> str | None:
         """Decode a few tokens before ``start``, so that the first request is not the slow one; the attention
@@ -75,32 +108,27 @@ class Engine:
         Raises LoadFailed when the model's log-probabilities are not finite, OutOfMemory when it does not fit,
         and McpError with the cause when it cannot compute at all.
         """
-        request = GenerationRequest(
-            "warm-up", self._probe_prompt(), 4, Sampling(temperature=0), 4, True, logprobs=0
-        )
+        request = self._check_request(logprobs=0)
         try:
             running = self._decoder.steps(request, self._new_cache(), lambda: False)
             first, prefill = backend_in(lambda: next(running), self._loaded.model)
             rest, decode = backend_in(lambda: list(running), self._loaded.model)
+            steps = (first, *rest)
+            self._check = [step.token for step in steps if step.token is not None]
+            self._require_finite([step.logprob.logprob for step in steps if step.logprob])
+            self._check_mode(self._mode)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             raise _as_error(error) from error
-        steps = (first, *rest)
-        logprobs = [step.logprob.logprob for step in steps if step.logprob and step.logprob.logprob is not None]
-        if not all(-1e30 < logprob <= 1e-3 for logprob in logprobs):
-            raise LoadFailed(
-                f"The loaded model computes no usable probabilities in {self._loaded.effective.dtype}.",
-                "Choose bf16 or fp32, or another quantization scheme.",
-            )
         return backend_words(prefill, decode)
 
     def submit(self, request: GenerationRequest) -> None:
         """Accept a request. Raises RequestRejected or ContextTooLong for one that cannot be served, QueueFull."""
         self._validate(request)
         with self._changed:
-            held = len(self._queue) + (self._running is not None)
+            held = len(self._queue) + len(self._in_mode)
             if self._draining or self._closed:
                 raise QueueFull("The worker is shutting down.", "Send the request to another worker.")
-            if held >= self._stats.max_requests:
+            if held >= self._ledger.max_requests:
                 raise QueueFull(f"The queue is full: {held} requests are held.", "Try again in a moment.")
             self._queue.append(request)
             self._changed.notify_all()
@@ -108,43 +136,62 @@ class Engine:
     def cancel(self, request_id: str) -> None:
         """Stop a queued or running request; it ends with finish "cancelled". Unknown ids are ignored."""
         with self._changed:
-            if self._running is not None and self._running.id == request_id:
-                self._cancelled = True
+            if request_id in self._in_mode:
+                self._cancelling.add(request_id)
+                self._changed.notify_all()
                 return
             queued = next((request for request in self._queue if request.id == request_id), None)
             if queued is None:
                 return
             self._queue.remove(queued)
-            self._count("cancelled")
-        self._sink([_ending(queued, "cancelled")])
+            event = self._ledger.end(queued, "cancelled", time.perf_counter())
+        self._sink([event])
 
     def stats(self) -> EngineStats:
         """Counters and what is going on now."""
         with self._changed:
-            return replace(self._stats, running=int(self._running is not None), queued=len(self._queue))
+            stats = self._ledger.stats()
+            # What the mode was given since its last step it does not count yet.
+            return replace(stats, queued=len(self._queue) + max(0, len(self._in_mode) - stats.running))
 
-    def set_max_requests(self, max_requests: int) -> None:
-        """Change how many requests may be held at once; those already held stay."""
+    def apply_live(self, recipe: Recipe, timeout_s: float = SWAP_S) -> None:
+        """Serve as ``recipe``'s live fields say from now on; the weights stay.
+
+        Another batching mode or prefix cache is a swap: new requests wait, running ones end first, and those that
+        have not after ``timeout_s`` are failed with the reason. Returns when the new mode has passed its check.
+        Raises the error that it met; then the old mode serves on.
+        """
+        if _mode_of(recipe) != _mode_of(self._recipe):
+            self._swap_to(recipe, timeout_s)
         with self._changed:
-            self._stats = replace(self._stats, max_requests=max_requests)
+            self._ledger.max_requests = recipe.batching.max_requests
+            self._mode.set_limits(recipe.batching)
+            self._recipe = recipe
+
+    def _swap_to(self, recipe: Recipe, timeout_s: float) -> None:
+        swap = _Swap(recipe, timeout_s, time.monotonic())
+        with self._changed:
+            self._swap = swap
+            self._changed.notify_all()
+        swap.done.wait()
+        if swap.error is not None:
+            raise swap.error
 
     def drain(self, timeout_s: float) -> bool:
         """Accept nothing more and wait for what is held; whether all of it ended in time."""
         with self._changed:
             self._draining = True
-            return self._changed.wait_for(lambda: self._running is None and not self._queue, timeout_s)
+            return self._changed.wait_for(lambda: not self._in_mode and not self._queue, timeout_s)
 
     def close(self) -> None:
         """End everything held as cancelled and stop the thread."""
         with self._changed:
-            self._closed = self._cancelled = True
-            queued = list(self._queue)
+            self._closed = True
+            queued = [self._ledger.end(request, "cancelled", time.perf_counter()) for request in self._queue]
             self._queue.clear()
-            for _ in queued:
-                self._count("cancelled")
             self._changed.notify_all()
         if queued:
-            self._sink([_ending(request, "cancelled") for request in queued])
+            self._sink(queued)
         if self._thread.is_alive():
             self._thread.join(timeout=30)
 
@@ -170,6 +217,173 @@ class Engine:
             raise McpError("The trace was not recorded.", "Try fewer steps while the worker is idle.")
         return path
 
+    # On the engine's thread
+
+    def _serve_forever(self) -> None:
+        while self._wait_for_work():
+            self._swap_if_asked()
+            traced = self._feed()
+            if traced is None:
+                self._step()
+            else:
+                self._step_traced(traced)
+        self._end_all("cancelled")
+
+    def _wait_for_work(self) -> bool:
+        """Until there is a request, a swap or a cancellation to look at; False when closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._queue or self._in_mode or self._swap)
+            pause_s = self._mode.wait_s
+            if pause_s > 0 and not self._closed:
+                self._changed.wait(pause_s)
+            return not self._closed
+
+    def _feed(self) -> GenerationRequest | None:
+        """Give the mode what it has room for; one of them that is to be traced."""
+        traced = None
+        with self._changed:
+            while self._queue and self._swap is None and self._mode.room > 0:
+                request = self._queue.popleft()
+                self._mode.add(request)
+                self._in_mode.add(request.id)
+                if request.id in self._traces:
+                    traced = request
+        return traced
+
+    def _step(self) -> None:
+        """One step of the mode; whatever happens, each request that ends does so in exactly one event."""
+        self._drop_cancelled()
+        began_s = time.perf_counter()
+        try:
+            outcome = self._mode.step()
+        except Exception as error:  # noqa: BLE001 - the thread's boundary: requests may fail, the engine goes on
+            self._fail(self._mode.at_work(), _as_error(error))
+            return
+        with self._changed:
+            events = self._ledger.take(outcome, began_s, time.perf_counter())
+            self._settle(events)
+        if events:
+            self._sink(events)
+
+    def _step_traced(self, request: GenerationRequest) -> None:
+        """Every step until that request has ended, recorded."""
+        try:
+            with trace_to(self._traces.get(request.id)):
+                while request.id in self._in_mode and not self._closed:
+                    self._step()
+        except Exception as error:  # noqa: BLE001 - the request has ended; only its trace could not be written
+            _log.warning("a trace was not written: %s", first_line(error))
+        with self._changed:
+            self._traces.pop(request.id, None)
+            self._changed.notify_all()
+
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            asked, self._cancelling = self._cancelling, set()
+            dropped = [request for each in asked if (request := self._mode.drop(each)) is not None]
+            events = [self._ledger.end(request, "cancelled", time.perf_counter()) for request in dropped]
+            self._settle(events)
+        if events:
+            self._sink(events)
+
+    def _fail(self, requests: Sequence[GenerationRequest], error: McpError) -> None:
+        _log.warning("%d requests failed: %s", len(requests), error.message)
+        if isinstance(error, OutOfMemory) and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        failure = Failure.of(error)
+        with self._changed:
+            for request in requests:
+                self._mode.drop(request.id)
+            events = [self._ledger.end(request, "error", time.perf_counter(), failure) for request in requests]
+            self._settle(events)
+        self._sink(events)
+
+    def _end_all(self, finish: FinishReason, failure: Failure | None = None) -> None:
+        """Everything in the mode ends now."""
+        with self._changed:
+            requests = self._mode.held()
+            for request in requests:
+                self._mode.drop(request.id)
+            events = [self._ledger.end(request, finish, time.perf_counter(), failure) for request in requests]
+            self._settle(events)
+        if events:
+            self._sink(events)
+
+    def _settle(self, events: Sequence[TokenEvent]) -> None:
+        """Called with the lock held: what has ended is held no more; the figures are those of now."""
+        ended = {event.request_id for event in events if event.finish is not None}
+        self._in_mode -= ended
+        self._cancelling -= ended
+        self._ledger.show(self._mode.figures(), len(self._queue))
+        if ended:
+            self._changed.notify_all()
+
+    def _is_cancelled(self, request_id: str) -> bool:
+        return self._closed or request_id in self._cancelling
+
+    # Modes
+
+    def _build(self, recipe: Recipe) -> Mode:
+        parts = Parts(self._loaded, recipe, self._decoder, self._new_cache, self._is_cancelled, self._report)
+        return build_mode(parts)
+
+    def _swap_if_asked(self) -> None:
+        swap = self._swap
+        if swap is None:
+            return
+        if self._in_mode:
+            if time.monotonic() - swap.asked_s < swap.timeout_s:
+                return
+            cause = McpError("The batching mode was changed while this request ran.", "Send it again.")
+            self._end_all("error", Failure.of(cause))
+        self._change_mode(swap)
+        with self._changed:
+            self._swap = None
+            self._ledger.show(self._mode.figures(), len(self._queue))
+            self._changed.notify_all()
+        swap.done.set()
+
+    def _change_mode(self, swap: _Swap) -> None:
+        """The old mode's memory is given back first: both pools may not fit."""
+        before = self._recipe
+        self._mode.close()
+        try:
+            mode = self._build(swap.recipe)
+            self._check_mode(mode)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the old mode serves on and the asker is told
+            swap.error = _as_error(error)
+            mode = self._build(before)
+        else:
+            self._recipe = swap.recipe
+        self._mode = mode
+
+    def _check_mode(self, mode: Mode) -> None:
+        """A fixed prompt's tokens; in fp32 they have to be the plain decoder's. Raises LoadFailed."""
+        request = self._check_request()
+        mode.add(request)
+        tokens: list[int] = []
+        while any(held.id == request.id for held in mode.held()):
+            tokens += [each.token for each in mode.step().outcomes if each.token is not None]
+            time.sleep(mode.wait_s)
+        exact = self._loaded.effective.dtype == "fp32" and self._check
+        if len(tokens) != _CHECK_TOKENS or (exact and tokens != self._check):
+            raise LoadFailed(
+                f"Batching mode {mode.name} does not give this model's own tokens.", "Choose another batching mode."
+            )
+
+    def _check_request(self, logprobs: int | None = None) -> GenerationRequest:
+        greedy = Sampling(temperature=0)
+        return GenerationRequest(
+            "warm-up", self._probe_prompt(), _CHECK_TOKENS, greedy, _CHECK_TOKENS, True, logprobs
+        )
+
+    def _require_finite(self, logprobs: Sequence[float | None]) -> None:
+        if not all(-1e30 < logprob <= 1e-3 for logprob in logprobs if logprob is not None):
+            raise LoadFailed(
+                f"The loaded model computes no usable probabilities in {self._loaded.effective.dtype}.",
+                "Choose bf16 or fp32, or another quantization scheme.",
+            )
+
     def _probe_prompt(self, tokens: int = 16) -> tuple[int, ...]:
         """A fixed prompt of ordinary tokens that fits any context."""
         ordinary = [token for token in range(self._loaded.vocab_size) if token not in self._loaded.special_ids]
@@ -177,12 +391,13 @@ class Engine:
         return tuple(ordinary[(7 * index + 5) % len(ordinary)] for index in range(length))
 
     def _validate(self, request: GenerationRequest) -> None:
+        longest = min(self._loaded.max_context, self._mode.longest)
         if not request.prompt:
             raise RequestRejected("The prompt is empty.", "Send at least one token.", param="prompt")
-        if len(request.prompt) >= self._loaded.max_context + (request.max_tokens == 0):
+        if len(request.prompt) >= longest + (request.max_tokens == 0):
             raise ContextTooLong(
-                f"The prompt has {len(request.prompt)} tokens; the context holds {self._loaded.max_context}.",
-                "Shorten it, or raise kv.max_context in the Recipe.",
+                f"The prompt has {len(request.prompt)} tokens; the context holds {longest}.",
+                "Shorten it, or raise kv.max_context (or batching.kv_blocks) in the Recipe.",
                 param="prompt",
             )
         if min(request.prompt) < 0 or max(request.prompt) >= self._loaded.vocab_size:
@@ -190,118 +405,10 @@ class Engine:
                 f"Token ids go from 0 to {self._loaded.vocab_size - 1}.", "Check the tokenizer.", param="prompt"
             )
 
-    def _serve_forever(self) -> None:
-        while (request := self._take()) is not None:
-            self._serve(request)
-            with self._changed:
-                self._traces.pop(request.id, None)
-                self._changed.notify_all()
 
-    def _take(self) -> GenerationRequest | None:
-        """The next request, waiting for one; None when closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or bool(self._queue))
-            if self._closed:
-                return None
-            self._running, self._cancelled = self._queue.popleft(), False
-            return self._running
-
-    def _serve(self, request: GenerationRequest) -> None:
-        """Run one request to its end; whatever happens, exactly one event says how it ended."""
-        clock = _Clock(request)
-        try:
-            with trace_to(self._traces.get(request.id)):
-                for step in self._decoder.steps(request, self._new_cache(), lambda: self._cancelled):
-                    self._emit(request, step, clock)
-        except Exception as error:  # noqa: BLE001 - the thread's boundary: a request may fail, the engine goes on
-            failure = _as_error(error)
-            _log.warning("request %s failed: %s", request.id, failure.message)
-            if self._running is request:  # else it has ended, and only its trace could not be written
-                self._fail(request, failure)
-
-    def _emit(self, request: GenerationRequest, step: Step, clock: _Clock) -> None:
-        with self._changed:
-            self._stats = clock.count(step, self._stats)
-            if step.finish is not None:
-                self._end("cancelled" if step.finish == "cancelled" else "finished")
-        event = TokenEvent(
-            request.id,
-            clock.now_s,
-            token=step.token,
-            finish=step.finish,
-            logprob=step.logprob,
-            prompt_logprobs=step.prompt_logprobs,
-            timing=clock.timing() if step.finish else None,
-        )
-        self._sink([event])
-
-    def _fail(self, request: GenerationRequest, error: McpError) -> None:
-        if isinstance(error, OutOfMemory) and torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        with self._changed:
-            self._end("failed")
-        self._sink([replace(_ending(request, "error"), failure=Failure.of(error))])
-
-    def _end(self, outcome: Outcome) -> None:
-        """Called with the lock held: count the running request's end."""
-        self._running = None
-        self._stats = replace(self._stats, kv_tokens=0)
-        self._count(outcome)
-        self._changed.notify_all()
-
-    def _count(self, outcome: Outcome) -> None:
-        """Called with the lock held: one more request ended that way."""
-        total = f"{outcome}_total"
-        self._stats = replace(self._stats, **{total: getattr(self._stats, total) + 1})
-
-
-class _Clock:
-    """The engine's own clock of one request, in seconds of time.perf_counter()."""
-
-    def __init__(self, request: GenerationRequest) -> None:
-        self._prompt_tokens = len(request.prompt)
-        self.now_s = time.perf_counter()
-        self._queue_s = max(0.0, self.now_s - request.arrived_s) if request.arrived_s else 0.0
-        self._prefill_s: float | None = None
-        self._decode_s = 0.0
-        self._tokens = 0
-
-    def count(self, step: Step, stats: EngineStats) -> EngineStats:
-        """Take a step's time and tokens: the first step is prefill, later ones are decode. Returns the counters."""
-        self.now_s = time.perf_counter()
-        token = int(step.token is not None)
-        self._tokens += token
-        stats = replace(
-            stats,
-            kv_tokens=self._prompt_tokens + self._tokens,
-            output_tokens_total=stats.output_tokens_total + token,
-        )
-        if self._prefill_s is None:
-            self._prefill_s = step.seconds
-            prompt_tokens = 0 if step.finish == "cancelled" else self._prompt_tokens  # it was not computed whole
-            return replace(
-                stats,
-                prompt_tokens_total=stats.prompt_tokens_total + prompt_tokens,
-                prefill_s_total=stats.prefill_s_total + step.seconds,
-            )
-        self._decode_s += step.seconds
-        return replace(
-            stats,
-            decode_s_total=stats.decode_s_total + step.seconds,
-            decode_steps_total=stats.decode_steps_total + token,
-        )
-
-    def timing(self) -> dict[str, float]:
-        """ms, for usage.timing."""
-        return {
-            "queue_ms": self._queue_s * 1e3,
-            "prefill_ms": (self._prefill_s or 0.0) * 1e3,
-            "decode_ms": self._decode_s * 1e3,
-        }
-
-
-def _ending(request: GenerationRequest, finish: FinishReason) -> TokenEvent:
-    return TokenEvent(request.id, time.perf_counter(), finish=finish)
+def _mode_of(recipe: Recipe) -> tuple[str, bool]:
+    """What needs another mode when it changes."""
+    return recipe.batching.mode, recipe.prefix_cache
 
 
 def _as_error(error: Exception) -> McpError:

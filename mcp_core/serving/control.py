@@ -71,7 +71,7 @@ class WorkerControl:
         for name in _differences(self.recipe.model_dump(), asked.model_dump()):
             if name not in _LIVE_FIELDS:
                 raise RequestRejected(f"{name} cannot change in a running worker.", "Load it anew.", param=name)
-        self.service.engine.set_max_requests(asked.batching.max_requests)
+        self.service.engine.apply_live(asked)
         self.recipe = asked
 
     def hold(self, hold: Hold) -> None:
@@ -90,8 +90,7 @@ class WorkerControl:
         return await asyncio.to_thread(self.service.engine.drain, timeout_s)
 
 
-# max_wait_ms is of batching mode static, which reads it at every batch; in mode off it has nothing to change.
-_LIVE_FIELDS = frozenset({"batching.max_requests", "batching.max_wait_ms"})
+_LIVE_FIELDS = frozenset({"batching.mode", "batching.max_requests", "batching.max_wait_ms", "prefix_cache"})
 
 
 class _Body(BaseModel):
@@ -128,7 +127,8 @@ def control_routes(control: WorkerControl) -> APIRouter:
 
     @router.post("/recipe")
     async def recipe(request: Request) -> dict[str, Any]:
-        control.apply(Recipe.from_json(await request.body()))
+        asked = Recipe.from_json(await request.body())
+        await asyncio.to_thread(control.apply, asked)  # another batching mode waits for what runs
         return control.state()
 
     @router.post("/hold")

@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from mcp_core.errors import QueueFull
 from mcp_core.generation import EngineStats, FinishReason, GenerationRequest, TokenEvent, TokenLogprob
+from mcp_core.recipe import Recipe
 from mcp_core.results import Effective, Failure
 
 __all__ = ["FakeEngine", "FakeModel", "byte_tokenizer"]
@@ -133,10 +134,10 @@ class FakeEngine:
             running = sum(held.count > 0 for held in self._held.values())
             return replace(self._stats, running=running, queued=len(self._held) - running)
 
-    def set_max_requests(self, max_requests: int, /) -> None:
+    def apply_live(self, recipe: Recipe, /) -> None:
         """Change how many requests may be held."""
         with self._changed:
-            self._stats = replace(self._stats, max_requests=max_requests)
+            self._stats = replace(self._stats, max_requests=recipe.batching.max_requests)
 
     def drain(self, timeout_s: float, /) -> bool:
         """Accept nothing more and wait for what is held; whether all of it ended in time."""

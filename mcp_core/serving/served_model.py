@@ -12,6 +12,7 @@ from typing import Protocol
 from tokenizers import Tokenizer
 
 from mcp_core.generation import EngineStats, GenerationRequest
+from mcp_core.recipe import Recipe
 from mcp_core.results import Effective
 
 __all__ = ["ServedModel", "ServingEngine"]
@@ -77,8 +78,8 @@ class ServingEngine(Protocol):
     def stats(self) -> EngineStats:
         """Counters and what is going on."""
 
-    def set_max_requests(self, max_requests: int, /) -> None:
-        """Change how many requests may be held."""
+    def apply_live(self, recipe: Recipe, /) -> None:
+        """Serve as its live fields say from now on. Blocks while running requests end; raises what it met."""
 
     def drain(self, timeout_s: float, /) -> bool:
         """Accept nothing more and wait for what is held; whether all of it ended in time."""

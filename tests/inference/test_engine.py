@@ -9,6 +9,7 @@ import torch
 
 from mcp_core.errors import ContextTooLong, LoadFailed, McpError, QueueFull, RequestRejected
 from mcp_core.generation import Sampling
+from mcp_core.recipe import Recipe
 from tests.inference.conftest import Gate
 
 
@@ -176,7 +177,7 @@ def test_full_queue_and_live_limit(make_engine, request_of):
     engine.submit(request_of("b"))
     with pytest.raises(QueueFull, match="2 requests"):
         engine.submit(request_of("c"))
-    engine.set_max_requests(3)
+    engine.apply_live(Recipe(dtype="fp32").replace({"batching.max_requests": 3}))
     engine.submit(request_of("c"))
     assert engine.stats().queued == 3
 

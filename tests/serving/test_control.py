@@ -98,10 +98,12 @@ def test_every_route_needs_the_token(serve: Serve, headers: dict[str, str], meth
 def test_a_live_field_changes_and_the_state_shows_it(serve: Serve, auth: dict[str, str]) -> None:
     server = serve()
     url = server.url + "/control/recipe"
-    asked = RECIPE.replace({"batching.max_requests": 3, "device": "auto", "threads": None})
+    live = {"batching.max_requests": 3, "batching.mode": "continuous", "prefix_cache": True}
+    asked = RECIPE.replace(live | {"device": "auto", "threads": None})
     status, state = ask(url, auth, asked.model_dump(mode="json"))
     assert status == 200
     assert state["recipe"]["batching"]["max_requests"] == 3
+    assert (state["recipe"]["batching"]["mode"], state["recipe"]["prefix_cache"]) == ("continuous", True)
     assert (state["recipe"]["device"], state["recipe"]["threads"]) == ("cpu", 1)
     assert server.engine.stats().max_requests == 3
 
@@ -112,8 +114,7 @@ def test_a_live_field_changes_and_the_state_shows_it(serve: Serve, auth: dict[st
         ({"dtype": "bf16"}, "dtype"),
         ({"quantization.scheme": "bnb-nf4"}, "quantization.scheme"),
         ({"kv.max_context": 64}, "kv.max_context"),
-        ({"batching.mode": "continuous"}, "batching.mode"),
-        ({"prefix_cache": True}, "prefix_cache"),
+        ({"compile": True}, "compile"),
         ({"model.id": "other"}, "model.id"),
     ],
 )

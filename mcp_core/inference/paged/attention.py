@@ -57,7 +57,10 @@ def _attend(
     paged: tuple[PagedCache, PagedBatch],
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """``query [1, heads, t, head_dim]``, ``key`` and ``value`` alike with kv_heads; returns ``[1, t, heads, head_dim]``."""
+    """``query [1, heads, t, head_dim]``, ``key`` and ``value`` alike with kv_heads.
+
+    Returns ``[1, t, heads, head_dim]``.
+    """
     cache, batch = paged
     keys, values = cache.keys[module.layer_idx], cache.values[module.layer_idx]
     keys.flatten(0, 1).index_copy_(0, batch.slots, key[0].transpose(0, 1).to(keys.dtype))

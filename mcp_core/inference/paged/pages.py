@@ -1,8 +1,8 @@
 """PagePool: which page of the key/value pool holds which tokens: free, in use, or kept for a shared prefix.
 
-A full page is known by the digest of its tokens and all tokens before it, so equal prefixes share pages. Pages that
-nobody uses are kept until their place is needed, the longest unused first. Pure bookkeeping: this file does not know
-tensors, requests or time.
+A full page is known by the digest of its tokens and all tokens before it, so equal prefixes share pages. Pages
+that nobody uses are kept until their place is needed, the longest unused first. Pure bookkeeping: this file does
+not know tensors, requests or time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Scheduler: which sequences take part in the next step, and with how many tokens each.
 
-Running sequences come first, a token each; what is left of the step's budget goes to prompts, in order of arrival, in
-chunks. When the pool is full the youngest running sequence gives up its pages and is computed again later: nothing
-is lost. Pure bookkeeping: this file does not know models, tensors or time.
+Running sequences come first, a token each; what is left of the step's budget goes to prompts, in order of arrival,
+in chunks. When the pool is full the youngest running sequence gives up its pages and is computed again later:
+nothing is lost. Pure bookkeeping: this file does not know models, tensors or time.
 """
 
 from __future__ import annotations
@@ -61,6 +61,10 @@ class Scheduler:
     def longest(self) -> int:
         """The longest sequence that the pool can hold, tokens."""
         return self.pool.capacity * self.pool.page_size
+
+    def requests(self) -> tuple[GenerationRequest, ...]:
+        """Every request that has not ended: running ones first, oldest first."""
+        return tuple(sequence.request for sequence in (*self._running, *self._waiting))
 
     def add(self, request: GenerationRequest) -> None:
         """Queue a request; it must fit the pool (``longest``)."""

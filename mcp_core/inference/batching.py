@@ -1,0 +1,120 @@
+"""Batching: from a Recipe to the Mode that serves it, and how large its pool of keys and values is.
+
+Adding a mode is one class and one row in ``_MODES``. This file does not know how a mode works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from mcp_core.errors import RecipeError
+from mcp_core.inference.continuous import Continuous
+from mcp_core.inference.decoding import Decoder
+from mcp_core.inference.kv_cache import CacheFactory
+from mcp_core.inference.mode import Mode
+from mcp_core.inference.one_by_one import OneByOne
+from mcp_core.inference.paged.pages import PagePool
+from mcp_core.inference.paged.runner import PagedRunner
+from mcp_core.inference.paged.scheduler import Scheduler
+from mcp_core.inference.static_batch import StaticBatch
+from mcp_core.models.kv_pool import MOST_RUNNING, PAGE_TOKENS, pool_pages
+from mcp_core.models.loaded import LoadedModel, Report
+from mcp_core.recipe import Recipe
+
+__all__ = ["Parts", "build_mode"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What every mode is made from. ``is_cancelled`` is asked between the forward passes of a long prompt."""
+
+    loaded: LoadedModel
+    recipe: Recipe
+    decoder: Decoder
+    new_cache: CacheFactory
+    is_cancelled: Callable[[str], bool]
+    report: Report
+
+
+def build_mode(parts: Parts) -> Mode:
+    """The mode that this Recipe asks for, ready to serve. Raises RecipeError, OutOfMemory's causes."""
+    recipe = parts.recipe
+    paged = recipe.batching.mode == "off" and (recipe.prefix_cache or recipe.compile)
+    return _paged(parts, most_running=1) if paged else _MODES[recipe.batching.mode](parts)
+
+
+def _off(parts: Parts) -> Mode:
+    return OneByOne(parts.decoder, parts.new_cache, parts.loaded.max_context, parts.is_cancelled)
+
+
+def _static(parts: Parts) -> Mode:
+    loaded, batching = parts.loaded, parts.recipe.batching
+    return StaticBatch(
+        loaded.model,
+        parts.decoder,
+        parts.new_cache,
+        loaded.eos_ids,
+        loaded.max_context,
+        size=min(batching.max_requests, MOST_RUNNING),
+        max_wait_s=batching.max_wait_ms / 1e3,
+    )
+
+
+def _continuous(parts: Parts) -> Mode:
+    return _paged(parts, min(parts.recipe.batching.max_requests, MOST_RUNNING))
+
+
+def _paged(parts: Parts, most_running: int) -> Mode:
+    loaded, recipe = parts.loaded, parts.recipe
+    _require_plain_attention(loaded.model)
+    device = loaded.model.get_input_embeddings().weight.device
+    pages = pool_pages(recipe, loaded.resolved.architecture, loaded.max_context, device.type, _free_bytes(device))
+    pool = PagePool(pages + 1, PAGE_TOKENS, share=recipe.prefix_cache)  # page 0 takes padding
+    runner = PagedRunner(loaded.model, pages + 1, PAGE_TOKENS)
+    name: str = recipe.batching.mode
+    if recipe.compile:
+        _record(runner, parts, most_running)
+        name = f"{name}, compiled"
+    return Continuous(
+        Scheduler(pool, max(recipe.batching.step_tokens, most_running), most_running),
+        runner,
+        parts.decoder,
+        parts.new_cache,
+        loaded.eos_ids,
+        loaded.max_context,
+        device,
+        name=name,
+    )
+
+
+def _record(runner: PagedRunner, parts: Parts, most_running: int) -> None:
+    def on_size(done: int, total: int) -> None:
+        parts.report("compile", done / total, f"Recording decode steps: {done} of {total} batch sizes.")
+
+    parts.report("compile", 0.0, "Compiling the decode step; the first time takes a minute or more.")
+    runner.record(most_running, -(-parts.loaded.max_context // PAGE_TOKENS), on_size=on_size)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
+
+
+def _require_plain_attention(model: Any) -> None:
+    """Raise RecipeError for layers that see a window only, or keep something other than keys and values."""
+    kinds = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise RecipeError(
+            f"batching.mode: this model has layers of {', '.join(sorted(kinds - {'full_attention'}))}; pages hold "
+            "full attention only.",
+            "Set batching.mode to static or off, and prefix_cache and compile to false.",
+        )
+
+
+_MODES: dict[str, Callable[[Parts], Mode]] = {"off": _off, "static": _static, "continuous": _continuous}

@@ -1,0 +1,269 @@
+"""Every batching mode gives the model's own tokens, ends every request once, and can be changed live."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+import pytest
+import torch
+
+from mcp_core.errors import ContextTooLong, McpError
+from mcp_core.generation import Sampling
+from mcp_core.recipe import Recipe
+from tests.inference.test_engine import greedy
+
+MODES = {
+    "off": {},
+    "static": {"batching.mode": "static", "batching.max_requests": 8, "batching.max_wait_ms": 20},
+    "continuous": {"batching.mode": "continuous"},
+    "small pool": {"batching.mode": "continuous", "batching.kv_blocks": 14, "batching.step_tokens": 32},
+    "prefix cache": {"batching.mode": "continuous", "prefix_cache": True},
+    "off with prefix cache": {"prefix_cache": True},
+}
+EACH_MODE = pytest.mark.parametrize("changes", MODES.values(), ids=MODES.keys())
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    draw = random.Random(5)
+    return [tuple(draw.randrange(3, 320) for _ in range(length)) for length in (40, 7, 100, 33, 65, 1, 90, 16)]
+
+
+@pytest.fixture(scope="module")
+def expected(model, prompts):
+    """What ``generate`` gives; computed before any engine's thread uses the model."""
+    return [greedy(model, prompt, 24) for prompt in prompts]
+
+
+@EACH_MODE
+def test_greedy_equals_generate(make_engine, recorder, request_of, prompts, expected, changes):
+    limits = {"batching.max_requests": 64} | changes
+    engine = make_engine({**limits, "batching.max_requests": 64})
+    for again in range(2):
+        for index, prompt in enumerate(prompts):
+            engine.submit(request_of(f"{again}-{index}", prompt=prompt))
+    for again in range(2):
+        for index in range(len(prompts)):
+            assert recorder.wait_end(f"{again}-{index}").finish == "length"
+            assert recorder.tokens(f"{again}-{index}") == expected[index]
+    stats = engine.stats()
+    assert (stats.finished_total, stats.output_tokens_total, stats.kv_pages_used) == (16, 16 * 24, 0)
+    assert (stats.running, stats.queued) == (0, 0)
+
+
+def test_a_known_prefix_is_counted_and_changes_no_token(model, make_engine, recorder, request_of, prompt):
+    long = prompt * 2  # 80 tokens, five pages, of which the last token's is computed
+    alone = greedy(model, long, 24)
+    engine = make_engine({"batching.mode": "continuous", "prefix_cache": True})
+    for name in ("cold", "warm"):
+        engine.submit(request_of(name, prompt=long))
+        recorder.wait_end(name)
+    assert recorder.tokens("cold") == recorder.tokens("warm") == alone
+    assert engine.stats().cached_prompt_tokens_total == 64
+    engine.submit(request_of("stranger", prompt=long, tenant="other"))
+    recorder.wait_end("stranger")
+    assert engine.stats().cached_prompt_tokens_total == 64
+
+
+def test_a_small_pool_loses_nothing(make_engine, recorder, request_of, prompts):
+    engine = make_engine(MODES["small pool"])
+    for index, prompt in enumerate(prompts):
+        engine.submit(request_of(str(index), prompt=prompt, max_tokens=60, ignore_eos=True))
+    for index in range(len(prompts)):
+        assert recorder.wait_end(str(index)).finish == "length"
+    assert engine.stats().preemptions_total > 0
+
+
+def test_a_prompt_that_the_pool_cannot_hold_is_refused(make_engine, request_of):
+    engine = make_engine({"batching.mode": "continuous", "batching.kv_blocks": 4})
+    with pytest.raises(ContextTooLong, match="holds 64"):
+        engine.submit(request_of("r", prompt=tuple(range(3, 103))))
+
+
+@EACH_MODE
+def test_a_seed_gives_the_same_text_alone_and_in_company(make_engine, recorder, request_of, prompts, changes):
+    engine = make_engine(changes)
+    sampling = Sampling(temperature=0.8, top_p=0.9, top_k=40, seed=11)
+    engine.submit(request_of("alone", sampling=sampling))
+    alone = recorder.wait_end("alone") and recorder.tokens("alone")
+    for index, prompt in enumerate(prompts[:5]):
+        engine.submit(request_of(f"other-{index}", prompt=prompt, sampling=Sampling(temperature=1.0, seed=index)))
+    engine.submit(request_of("in company", sampling=sampling))
+    recorder.wait_end("in company")
+    assert recorder.tokens("in company") == alone
+
+
+@EACH_MODE
+def test_stop_ids_min_tokens_and_logprobs(model, make_engine, recorder, request_of, prompt, changes):
+    expected = greedy(model, prompt, 24)
+    engine = make_engine(changes, eos_ids=frozenset({expected[5]}))
+    engine.submit(request_of("stops"))
+    engine.submit(request_of("goes on", ignore_eos=True, logprobs=2))
+    engine.submit(request_of("longer", min_tokens=10))
+    assert recorder.wait_end("stops").finish == "stop"
+    assert recorder.tokens("stops") == expected[: expected.index(expected[5]) + 1]
+    recorder.wait_end("goes on")
+    assert recorder.tokens("goes on") == expected
+    with torch.inference_mode():
+        reference = model(torch.tensor([[*prompt, *expected]])).logits[0].log_softmax(-1)
+    for index, event in enumerate(recorder.of("goes on")):
+        row = reference[len(prompt) + index - 1]
+        assert event.logprob.logprob == pytest.approx(float(row[event.token]), abs=1e-4)
+    recorder.wait_end("longer")
+    assert expected[5] not in recorder.tokens("longer")[:10]
+
+
+@EACH_MODE
+def test_prompts_are_scored_beside_others(make_engine, recorder, request_of, prompt, changes):
+    engine = make_engine(changes)
+    engine.submit(request_of("running", max_tokens=30))
+    engine.submit(request_of("score", max_tokens=0, prompt_logprobs=1))
+    end = recorder.wait_end("score")
+    assert (end.token, end.finish, len(end.prompt_logprobs)) == (None, "length", len(prompt))
+    assert recorder.wait_end("running").finish == "length"
+
+
+@EACH_MODE
+def test_requests_that_come_and_go_end_once_each(make_engine, recorder, request_of, changes):
+    engine = make_engine(changes | {"batching.max_requests": 1000})
+    draw = random.Random(1)
+    for index in range(100):
+        engine.submit(request_of(str(index), prompt=(5,) * draw.randrange(1, 40), max_tokens=draw.randrange(1, 4)))
+        if draw.random() < 0.5:
+            engine.cancel(str(draw.randrange(index + 1)))
+    for index in range(100):
+        recorder.wait_end(str(index))
+    ends = [event.request_id for event in recorder.events if event.finish]
+    assert len(ends) == len(set(ends)) == 100
+    stats = engine.stats()
+    assert stats.finished_total + stats.cancelled_total == 100
+    assert (stats.running, stats.queued, stats.kv_pages_used) == (0, 0, 0)
+
+
+def test_continuous_requests_join_while_others_run(make_engine, recorder, request_of):
+    engine = make_engine({"batching.mode": "continuous"})
+    engine.submit(request_of("first", max_tokens=300))
+    recorder.wait(lambda: len(recorder.of("first")) >= 3)
+    engine.submit(request_of("second", max_tokens=5))
+    recorder.wait_end("second")
+    assert not any(event.finish for event in recorder.of("first"))
+    recorder.wait_end("first")
+
+
+def test_static_waits_for_a_full_batch_and_runs_it_together(make_engine, recorder, request_of):
+    changes = {"batching.mode": "static", "batching.max_requests": 3, "batching.max_wait_ms": 60_000}
+    engine = make_engine(changes)
+    engine.submit(request_of("a", max_tokens=2))
+    engine.submit(request_of("b", max_tokens=30))
+    time.sleep(0.1)
+    assert recorder.events == []
+    engine.submit(request_of("c", max_tokens=5))
+    recorder.wait_end("b")
+    order = [event.request_id for event in recorder.events]
+    assert order[:3] == ["a", "b", "c"]
+
+
+def test_static_starts_a_part_batch_after_its_wait(make_engine, recorder, request_of):
+    engine = make_engine({"batching.mode": "static", "batching.max_wait_ms": 150})
+    began_s = time.monotonic()
+    engine.submit(request_of("a", max_tokens=1))
+    recorder.wait_end("a")
+    assert time.monotonic() - began_s >= 0.15
+
+
+class TestSwap:
+    def recipe(self, changes):
+        return Recipe(dtype="fp32").replace(changes)
+
+    def test_the_mode_changes_under_load_and_no_request_is_lost(
+        self, make_engine, recorder, request_of, prompts, expected
+    ):
+        engine = make_engine()
+        names = []
+        for number, changes in enumerate([*MODES.values(), {}]):
+            for index, prompt in enumerate(prompts):
+                names.append((f"{number}-{index}", expected[index]))
+                engine.submit(request_of(names[-1][0], prompt=prompt))
+            engine.apply_live(self.recipe({"batching.max_requests": 64} | changes | {"batching.max_requests": 64}))
+        for name, tokens in names:
+            assert recorder.wait_end(name).finish == "length"
+            assert recorder.tokens(name) == tokens
+
+    def test_what_does_not_end_in_time_is_failed_with_the_reason(self, make_engine, recorder, request_of):
+        engine = make_engine()
+        engine.submit(request_of("long", max_tokens=400))
+        recorder.wait(lambda: len(recorder.of("long")) > 1)
+        engine.apply_live(self.recipe({"batching.mode": "continuous"}), timeout_s=0.01)
+        end = recorder.wait_end("long")
+        assert end.finish in {"error", "length"}
+        assert end.finish == "length" or "batching mode was changed" in end.failure.message
+        engine.submit(request_of("next"))
+        assert recorder.wait_end("next").finish == "length"
+        assert engine.mode_name == "continuous"
+
+    def test_a_mode_that_cannot_be_built_leaves_the_old_one(self, make_engine, recorder, request_of, monkeypatch):
+        engine = make_engine()
+        build = engine._build
+
+        def broken(recipe):
+            if recipe.batching.mode == "continuous":
+                raise torch.OutOfMemoryError
+            return build(recipe)
+
+        monkeypatch.setattr(engine, "_build", broken)
+        with pytest.raises(McpError, match="Memory"):
+            engine.apply_live(self.recipe({"batching.mode": "continuous"}))
+        assert engine.mode_name == "off"
+        engine.submit(request_of("r"))
+        assert recorder.wait_end("r").finish == "length"
+
+
+def test_lack_of_memory_in_a_step_loses_nothing(make_engine, recorder, request_of, prompts, expected):
+    engine = make_engine({"batching.mode": "continuous"}, start=False)
+    run, left = engine._mode._runner.run, [2]
+
+    def short_of_memory(parts):
+        if left[0] and sum(part.count for part in parts) > 50:
+            left[0] -= 1
+            raise torch.OutOfMemoryError
+        return run(parts)
+
+    engine._mode._runner.run = short_of_memory
+    for index, prompt in enumerate(prompts):
+        engine.submit(request_of(str(index), prompt=prompt))
+    engine.start()
+    for index in range(len(prompts)):
+        assert recorder.wait_end(str(index)).finish == "length"
+        assert recorder.tokens(str(index)) == expected[index]
+    assert left == [0]
+
+
+def test_memory_that_never_suffices_fails_the_step_s_requests_by_name(make_engine, recorder, request_of):
+    engine = make_engine({"batching.mode": "continuous"}, start=False)
+
+    def broken(parts):
+        raise torch.OutOfMemoryError
+
+    run, engine._mode._runner.run = engine._mode._runner.run, broken
+    engine.submit(request_of("bad"))
+    engine.start()
+    end = recorder.wait_end("bad")
+    assert (end.finish, end.failure.kind) == ("error", "oom")
+    engine._mode._runner.run = run
+    engine.submit(request_of("good"))
+    assert recorder.wait_end("good").finish == "length"
+
+
+@EACH_MODE
+def test_cancel_while_queued_prefilling_and_decoding(make_engine, recorder, request_of, changes):
+    engine = make_engine(changes)
+    engine.submit(request_of("running", max_tokens=160))
+    recorder.wait(lambda: len(recorder.of("running")) >= 2)
+    engine.submit(request_of("late", prompt=tuple(range(3, 183)), max_tokens=200))
+    threading.Timer(0.02, engine.cancel, ["late"]).start()
+    assert recorder.wait_end("late").finish == "cancelled"
+    engine.cancel("running")
+    assert recorder.wait_end("running").finish == "cancelled"
+    assert engine.stats().cancelled_total == 2
