@@ -41,6 +41,7 @@ def checkpointing(model: PreTrainedModel, *, on: bool) -> Iterator[None]:
         yield
     finally:
         getattr(model, f"{prefix}_checkpointing_disable")()
+        model.disable_input_require_grads()  # left on by transformers, and every later loss would want gradients
 
 
 def training_step(model: PreTrainedModel, ids: torch.Tensor) -> float:
