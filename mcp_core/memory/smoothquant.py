@@ -6,6 +6,7 @@ s = max|x|^alpha / max|W|^(1-alpha). This file does not know how the two are the
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,7 +21,7 @@ from mcp_core.results import AlphaLoss
 __all__ = ["ALPHAS", "AlphaJudge", "best_alpha", "search", "smoothing_factors"]
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-# Judging looks at the last positions of each passage, which have context, and keeps their log-probabilities.
+# Judging looks at the last positions of each passage, which have context, and keeps their logits.
 _POSITIONS = 128
 
 # (layer, its name, alpha) -> the weight to compute with.
@@ -63,21 +64,25 @@ class AlphaJudge:
     ) -> None:
         self._model, self._names, self._quantize = model, names, quantize
         self._batch = torch.tensor(token_ids, device=model.device)
-        self._dense = self._log_probabilities()
+        self._dense = self._logits()
 
     def loss(self, alpha: float) -> float:
         """Mean KL(dense || quantized) in nats."""
         with _computing(self._model, self._names, self._quantize, alpha):
-            now = self._log_probabilities()
-        pairs = zip(self._dense, now, strict=True)  # one passage at a time: a vocabulary is wide
-        return sum(functional.kl_div(q, p, reduction="sum", log_target=True).item() for p, q in pairs) / (
-            now.shape[0] * now.shape[1]
-        )
+            now = self._logits()
+        # One passage at a time in fp32: a vocabulary is wide.
+        return statistics.fmean(_divergence(p, q) for p, q in zip(self._dense, now, strict=True))
 
     @torch.inference_mode()
-    def _log_probabilities(self) -> torch.Tensor:
+    def _logits(self) -> torch.Tensor:
         logits: torch.Tensor = self._model(input_ids=self._batch, use_cache=False, logits_to_keep=_POSITIONS).logits
-        return logits.float().log_softmax(-1)
+        return logits
+
+
+def _divergence(dense: torch.Tensor, quantized: torch.Tensor) -> float:
+    """Mean KL in nats over the positions ``[position, vocabulary]`` of one passage."""
+    p, q = dense.float().log_softmax(-1), quantized.float().log_softmax(-1)
+    return functional.kl_div(q, p, reduction="batchmean", log_target=True).item()
 
 
 class _Computing(nn.Module):
