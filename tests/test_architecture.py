@@ -48,6 +48,7 @@ HEAVY = {
     "serving.cuda_memory",
     "evaluation.fidelity",
     "evaluation.fidelity_job",
+    "evaluation.fidelity_memory",
     "evaluation.fidelity_passages",
     "evaluation.fidelity_scoring",
     "evaluation.sensitivity",

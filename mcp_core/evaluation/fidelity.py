@@ -8,8 +8,6 @@ not know what is averaged (``fidelity_metrics.py``) or where results are kept (`
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +19,7 @@ import torch
 from mcp_core import hardware
 from mcp_core.errors import Cancelled, OutOfMemory
 from mcp_core.evaluation.fidelity_map import token_map
+from mcp_core.evaluation.fidelity_memory import memory_watched, release, reuse_freed_blocks
 from mcp_core.evaluation.fidelity_metrics import figures, over_floor, strata_of, stratum
 from mcp_core.evaluation.fidelity_passages import fresh_cache, make_passages
 from mcp_core.evaluation.fidelity_plan import Plan
@@ -37,7 +36,6 @@ from mcp_core.evaluation.fidelity_text import Passage
 from mcp_core.generation import PREFILL_CHUNK_TOKENS
 from mcp_core.models import footprint, loader
 from mcp_core.models.architecture import DTYPE_BYTES
-from mcp_core.models.load_errors import is_out_of_memory
 from mcp_core.models.loaded import LoadedModel, Report
 from mcp_core.recipe import Recipe
 from mcp_core.results import Fidelity, Mean
@@ -318,10 +316,11 @@ class _Judge:
         Its memory is free once nobody holds it any more: what an earlier block left is released at the beginning.
         """
         self._work.check()
-        _release()
-        with _memory_watched(f"loading {role}" if recipe.quantization.scheme == "none" else f"quantizing {role}"):
+        release()
+        with memory_watched(f"loading {role}" if recipe.quantization.scheme == "none" else f"quantizing {role}"):
             loaded = loader.load(self._plan.resolved, recipe, self._work.report, self._hub_token)
-        with _memory_watched(f"scoring with {role}"):
+        with memory_watched(f"scoring with {role}"):
+            reuse_freed_blocks()
             yield loaded
 
     def _count_work(self) -> None:
@@ -329,27 +328,3 @@ class _Judge:
         tokens = sum(len(each.ids) for each in self._passages)
         reads = 2 + (self._floor is None) + (2 if self._plan.path == "decode" else 0)
         self._work.total = tokens * reads
-
-
-@contextmanager
-def _memory_watched(doing: str) -> Iterator[None]:
-    """Say what was being done when memory ran out."""
-    hint = "Choose another scheme or a smaller model, or free memory on this device."
-    try:
-        yield
-    except OutOfMemory as error:
-        raise OutOfMemory(f"Memory ran out while {doing}.", hint) from error
-    except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise OutOfMemory(f"Memory ran out while {doing}.", hint) from error
-        raise
-
-
-def _release() -> None:
-    """Freed tensors go back to the device and to the system."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

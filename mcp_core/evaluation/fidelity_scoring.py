@@ -23,7 +23,7 @@ from mcp_core.token_map import TOP
 __all__ = ["Feed", "PassageScores", "decode_feeds", "prefill_feeds", "read", "score", "windows"]
 
 # Positions compared at once: a few float64 copies of WINDOW x vocabulary.
-WINDOW = 64
+WINDOW = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,7 @@ def test_decoding_takes_single_steps_after_the_prefill():
 @pytest.mark.parametrize("sizes", [[200], [1] * 200, [64, 64, 64, 8], [63, 2, 100, 35], [64, 64]])
 def test_windows_align_however_rows_come(sizes):
     rows = torch.arange(sum(sizes)).reshape(-1, 1)
-    got = list(windows(rows.split(sizes)))
+    got = list(windows(rows.split(sizes), 64))
     assert [len(each) for each in got[:-1]] == [64] * (len(got) - 1)
     assert torch.equal(torch.cat(got), rows)
 
