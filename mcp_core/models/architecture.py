@@ -135,13 +135,16 @@ class ResolvedModel:
         if self.gguf_type is not None and self.gguf_type not in _DENSE_GGUF_TYPES:
             return (
                 f"A GGUF of {self.gguf_type}: its weights are expanded to {recipe.dtype}, since transformers keeps "
-                f"only {' and '.join(PACKED_GGUF)} packed."
+                f"only {', '.join(PACKED_GGUF)} packed. Deploys as llama.cpp: this file as it is."
             )
         if self.quantized is None:
             return ""
         why = self.quantized.why_expanded(device, hardware.libraries)
         becomes = f"expanded to {recipe.dtype}: {why}" if why else "loaded so"
-        return f"The checkpoint comes quantized ({self.quantized.label}) and is {becomes}."
+        return (
+            f"The checkpoint comes quantized ({self.quantized.label}) and is {becomes}. "
+            f"Deploys as {self.quantized.deployable_as}."
+        )
 
     @property
     def random_weights(self) -> bool:

@@ -64,3 +64,32 @@ def test_experts_are_packed_as_they_are_drawn(scheme, monkeypatch):
 def test_the_instrument_sees_a_dense_model():
     loaded, peak = load_and_measure(ModelRef(source="shape", id="custom", shape=SIZES), "none")
     assert peak >= loaded.weights_bytes > 3e9
+
+
+@pytest.mark.parametrize("library", ["bitsandbytes", "torchao"])
+def test_a_checkpoint_that_comes_quantized_loads_on_the_device(library, tmp_path, monkeypatch):
+    """Saved by its own library from a dense model on the device; the same logits after it was read back."""
+    from tiny_llama import build_tiny_llama
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
+
+    configs = {
+        "bitsandbytes": lambda: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16),
+        "torchao": lambda: TorchAoConfig(Int8WeightOnlyConfig(set_inductor_config=False)),
+    }
+    monkeypatch.setenv("MCP_MODEL_ROOTS", str(tmp_path))
+    folder = build_tiny_llama(tmp_path / "tiny")
+    saved = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, quantization_config=configs[library](), device_map="cuda:0"
+    )
+    (folder / "model.safetensors").unlink()
+    saved.save_pretrained(folder)
+    ref = ModelRef(source="folder", id=str(folder))
+    machine = hardware.detect()
+    recipe = conflicts.resolve(Recipe(model=ref, device="cuda:0"), machine)
+    loaded = loader.load(catalog.resolve(ref), recipe, lambda *_: None)
+    assert loaded.effective.scheme.startswith(f"checkpoint:{library}")
+    assert loaded.effective.quantized_modules == 14
+    ids = torch.tensor([[104, 101, 108]], device="cuda")
+    with torch.inference_mode():
+        assert torch.equal(loaded.model(ids).logits, saved(ids).logits)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GptOssConfig, GptOssForCausalLM, TorchAoConfig
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from mcp_core import hardware
@@ -189,6 +190,65 @@ def test_fp8_in_blocks_is_expanded_on_a_cpu(tiny_llama: Path, tmp_path: Path) ->
     assert loaded.effective.quantized_modules == 0
     assert torch.equal(loaded.model.get_parameter(name), expected[name])
     assert loaded.weights_bytes == pytest.approx(predicted_bytes(folder), rel=0.01)
+
+
+FP4_VALUES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def test_mxfp4_experts_are_expanded_on_a_cpu(tiny_llama: Path, tmp_path: Path) -> None:
+    """gpt-oss as it is published, tiny: blocks of 32 four-bit codes with a power of two each."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "mxfp4")
+    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 32, "num_local_experts": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 300}
+    torch.manual_seed(0)
+    model = GptOssForCausalLM(GptOssConfig(**sizes, **heads, sliding_window=16)).to(BF16)
+    model.save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    expected: dict[str, torch.Tensor] = {}
+    for name in [each for each in tensors if each.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        codes = torch.randint(0, 256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8)
+        scales = torch.randint(122, 128, (experts, outputs, inputs // 32), dtype=torch.uint8)
+        tensors |= {f"{name}_blocks": codes, f"{name}_scales": scales}
+        pairs = torch.stack([FP4_VALUES[(codes & 15).long()], FP4_VALUES[(codes >> 4).long()]], dim=-1)
+        values = pairs.flatten(-2) * torch.exp2(scales.float() - 127)[..., None]
+        expected[name] = values.flatten(-2).transpose(1, 2).to(BF16)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": "mxfp4"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = load(folder, attention="eager")
+    assert loaded.effective.scheme == "checkpoint:mxfp4 w4a16, expanded to bf16"
+    assert len(expected) == 4
+    for name, values in expected.items():
+        assert torch.equal(loaded.model.get_parameter(name), values), name
+    assert loaded.effective.parameters == loaded.model.num_parameters()
+    assert loaded.weights_bytes == pytest.approx(predicted_bytes(folder), rel=0.02)
+    assert logits(loaded.model).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("label", "part"),
+    [
+        ("bitsandbytes nf4", "up_proj.weight.absmax"),
+        ("bitsandbytes nf4", "up_proj.weight"),
+        ("bitsandbytes int8", "up_proj.SCB"),
+        ("torchao Int8WeightOnly", "up_proj._weight_qdata"),
+        ("torchao Int8WeightOnly", "up_proj._weight_scale"),
+    ],
+)
+def test_a_checkpoint_that_lacks_a_part_is_refused(label: str, part: str, tiny_llama: Path, tmp_path: Path) -> None:
+    saved = AutoModelForCausalLM.from_pretrained(
+        tiny_llama, dtype=BF16, quantization_config=LIBRARIES[label](), device_map="cpu"
+    )
+    saved.save_pretrained(tmp_path / "saved")
+    folder = with_tokenizer(tmp_path / "saved", tiny_llama)
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = file.metadata()
+    del tensors[f"model.layers.1.mlp.{part}"]
+    save_file(tensors, folder / "model.safetensors", metadata=metadata)
+    with pytest.raises(InvalidModel):
+        load(folder)
 
 
 def quantized_folder(tiny_llama: Path, tmp_path: Path, *, packed: bool = True, **document: Any) -> Path:
