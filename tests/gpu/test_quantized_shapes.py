@@ -69,9 +69,10 @@ def test_the_instrument_sees_a_dense_model():
 @pytest.mark.parametrize("library", ["bitsandbytes", "torchao"])
 def test_a_checkpoint_that_comes_quantized_loads_on_the_device(library, tmp_path, monkeypatch):
     """Saved by its own library from a dense model on the device; the same logits after it was read back."""
-    from tiny_llama import build_tiny_llama
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
+
+    from tests.tiny_llama import build_tiny_llama
 
     configs = {
         "bitsandbytes": lambda: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16),
