@@ -297,16 +297,35 @@ def _autocast(recipe: Recipe) -> Iterator[Conflict]:
         yield Conflict(field, f"keys and values then differ in type, and a {recipe.kv.kind} cache needs one.", off)
 
 
+def _batching(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    mode = recipe.batching.mode
+    if recipe.kv.kind != "dynamic" and (mode != "off" or recipe.prefix_cache or recipe.compile):
+        yield Conflict(
+            "kv.kind",
+            f"{recipe.kv.kind} holds one sequence; batching, prefix_cache and compile keep many.",
+            "Choose dynamic, or batching.mode off without prefix_cache and compile.",
+        )
+    if mode == "static" and recipe.prefix_cache:
+        yield Conflict("prefix_cache", "a padded batch shares no pages.", "Choose continuous, or leave it false.")
+    if mode == "static" and recipe.compile:
+        yield Conflict("compile", "a padded batch has no fixed step.", "Choose continuous or off.")
+
+
+def _compile(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    if not recipe.compile:
+        return
+    device = hardware.device(recipe.device)
+    if device is None or device.kind != "cuda":
+        yield Conflict("compile", "decode steps are recorded as CUDA graphs; this is the host.", "Leave it false.")
+    if recipe.quantization.scheme == "bnb-int8":
+        yield Conflict(
+            "compile", "LLM.int8 asks the host at every layer, which no graph can hold.", "Leave it false."
+        )
+
+
 def _not_built(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
-    unbuilt = {
-        "compile": recipe.compile,
-        "batching.mode": recipe.batching.mode != "off",
-        "prefix_cache": recipe.prefix_cache,
-        "speculation": recipe.speculation != "off",
-    }
-    for field, asked in unbuilt.items():
-        if asked:
-            yield Conflict(field, "not built in this version.", "Leave it at its default.")
+    if recipe.speculation != "off":
+        yield Conflict("speculation", "not built in this version.", "Leave it at its default.")
 
 
 _RULES: tuple[Rule, ...] = (
@@ -319,5 +338,7 @@ _RULES: tuple[Rule, ...] = (
     _flex,
     _kv,
     _switches,
+    _batching,
+    _compile,
     _not_built,
 )

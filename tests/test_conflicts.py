@@ -58,8 +58,9 @@ def test_the_first_schemes_run_on_a_cpu(laptop, scheme):
         ({"quantization.skip": ["*.down_proj"]}, "quantization.skip"),
         ({"engine": "vllm"}, "engine"),
         ({"compile": True}, "compile"),
-        ({"batching.mode": "continuous"}, "batching.mode"),
-        ({"prefix_cache": True}, "prefix_cache"),
+        ({"batching.mode": "continuous", "kv.kind": "static"}, "kv.kind"),
+        ({"prefix_cache": True, "kv.kind": "off"}, "kv.kind"),
+        ({"prefix_cache": True, "batching.mode": "static"}, "prefix_cache"),
         ({"speculation": "draft"}, "speculation"),
     ],
 )

@@ -22,7 +22,7 @@ from mcp_core.inference.paged.pages import PagePool
 from mcp_core.inference.paged.runner import PagedRunner
 from mcp_core.inference.paged.scheduler import Scheduler
 from mcp_core.inference.static_batch import StaticBatch
-from mcp_core.models.kv_pool import MOST_RUNNING, PAGE_TOKENS, pool_pages
+from mcp_core.models.kv_pool import MOST_RUNNING, PAGE_TOKENS, is_paged, pool_pages
 from mcp_core.models.loaded import LoadedModel, Report
 from mcp_core.recipe import Recipe
 
@@ -44,7 +44,9 @@ class Parts:
 def build_mode(parts: Parts) -> Mode:
     """The mode that this Recipe asks for, ready to serve. Raises RecipeError, OutOfMemory's causes."""
     recipe = parts.recipe
-    paged = recipe.batching.mode == "off" and (recipe.prefix_cache or recipe.compile)
+    if recipe.kv.kind != "dynamic" and (recipe.batching.mode != "off" or is_paged(recipe)):
+        raise RecipeError(f"kv.kind: {recipe.kv.kind} holds one sequence at a time.", "Load with kv.kind dynamic.")
+    paged = recipe.batching.mode == "off" and is_paged(recipe)
     return _paged(parts, most_running=1) if paged else _MODES[recipe.batching.mode](parts)
 
 

@@ -52,7 +52,7 @@ class WorkerControl:
             "title": model.title,
             "model": self.service.model_id,
             "recipe": self.recipe.model_dump(mode="json"),
-            "effective": model.effective.model_dump(mode="json"),
+            "effective": model.effective.model_dump(mode="json") | {"batching_mode": self.service.engine.mode_name},
             "memory": self.memory().model_dump(mode="json"),
             "vocab_size": model.vocab_size,
             "special_ids": sorted(model.special_ids),

@@ -134,6 +134,11 @@ class FakeEngine:
             running = sum(held.count > 0 for held in self._held.values())
             return replace(self._stats, running=running, queued=len(self._held) - running)
 
+    @property
+    def mode_name(self) -> str:
+        """As it says of itself."""
+        return "continuous"
+
     def apply_live(self, recipe: Recipe, /) -> None:
         """Change how many requests may be held."""
         with self._changed:

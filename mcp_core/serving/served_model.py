@@ -78,6 +78,10 @@ class ServingEngine(Protocol):
     def stats(self) -> EngineStats:
         """Counters and what is going on."""
 
+    @property
+    def mode_name(self) -> str:
+        """How requests share the model now."""
+
     def apply_live(self, recipe: Recipe, /) -> None:
         """Serve as its live fields say from now on. Blocks while running requests end; raises what it met."""
 

@@ -173,7 +173,7 @@ class _Worker:
 
         inboxes = Inboxes(asyncio.get_running_loop())
         phases = ServingPhases(self._recorder, inboxes.deliver)
-        engine = Engine(loaded, self._recipe, phases)
+        engine = Engine(loaded, self._recipe, phases, self._progress)
         loaded = self._warm_up(engine, loaded)
         model_id = self._recipe.model.id
         metrics = WorkerMetrics(model_id, engine.stats, memory.read)

@@ -1,37 +1,58 @@
-"""Speed, memory and the footprint's error of the shapes on an NVIDIA device; one JSON line and one row a case.
+"""Schemes on an NVIDIA device: weights, predicted and measured peak, TPOT at batch 1 and 32; a row and file a case.
 
-``python tests/bench/gpu.py OUT [--seconds 540] [--preset P ...]``: cases already in OUT are skipped, so a second
-call goes on where the first stopped. Every case is ``mcp-core bench`` in a process of its own.
+``python tests/bench/gpu.py OUT [--seconds 540] [--preset P ...] [--case C ...]``: cases already in OUT are skipped,
+so a second call goes on where the first stopped. A case is one worker: first one request at a time (batching off),
+then, changed live, 32 at a time (continuous). Weights are random, so text means nothing and LLM.int8 sees outliers
+that a trained model has not.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
-INT8, NF4 = "quantization.scheme=torchao-int8-weight-only", "quantization.scheme=bnb-nf4"
-CASES: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "torchao-int8": (INT8,),
-    "bnb-int8": ("quantization.scheme=bnb-int8",),
-    "bnb-nf4": (NF4,),
-    "bnb-nf4-dq": (NF4, "quantization.double_quant=true"),
-    "bnb-fp4": ("quantization.scheme=bnb-fp4",),
-    "none-static-kv": ("kv.kind=static",),
-    "none-fp8-kv": ("kv.kind=quantized-fp8",),
-    "none-offloaded-kv": ("kv.kind=offloaded",),
+from mcp_core import hardware
+from mcp_core.errors import McpError
+from mcp_core.evaluation.benchmark import measure
+from mcp_core.presets import recipe_preset
+from mcp_core.recipe import Recipe
+from mcp_core.results import Run
+from mcp_core.serving.client import ServerClient, open_session
+from mcp_core.serving.supervisor import Supervisor, Worker
+from mcp_core.workload import Lengths, Workload
+
+
+def scheme(name: str, **more: Any) -> dict[str, Any]:
+    return {"quantization.scheme": name} | {f"quantization.{field}": value for field, value in more.items()}
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "torchao-int8": scheme("torchao-int8-weight-only"),
+    "torchao-int8-dynamic": scheme("torchao-int8-dynamic"),
+    "torchao-int4 g128": scheme("torchao-int4-weight-only", group_size=128),
+    "torchao-fp8": scheme("torchao-fp8-weight-only"),
+    "torchao-fp8-dynamic": scheme("torchao-fp8-dynamic"),
+    "bnb-nf4": scheme("bnb-nf4"),
+    "bnb-int8": scheme("bnb-int8"),
+    "bnb-fp4": scheme("bnb-fp4"),
 }
-WORKLOAD = (
-    "workload.requests=3",
-    "workload.warmup_requests=1",
-    "workload.prompt_tokens.min=128",
-    "workload.prompt_tokens.max=128",
-    "workload.output_tokens.min=128",
-    "workload.output_tokens.max=128",
+TOKENS = Lengths(min=128, max=128)
+# 32 sequences of 256 tokens and room to spare, so that the pool is no part of the comparison.
+POOL = {"batching.kv_blocks": 640, "kv.max_context": 512}
+ALONE = Workload(name="batch 1", requests=2, prompt_tokens=TOKENS, output_tokens=TOKENS, warmup_requests=1)
+TOGETHER = Workload(
+    name="batch 32",
+    requests=32,
+    concurrency=32,
+    prompt_tokens=TOKENS,
+    output_tokens=Lengths(min=64, max=64),
+    warmup_requests=1,
+    seed=1,
 )
 
 
@@ -39,56 +60,65 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=540)
-    parser.add_argument("--preset", action="append", default=None)
+    parser.add_argument("--preset", action="append")
+    parser.add_argument("--case", action="append")
     parser.add_argument("--device", default="cuda:0")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + options.seconds
-    for preset in options.preset or ["llama-2-7b-shape"]:
-        for name, overrides in CASES.items():
-            path = options.out / f"{preset}.{name}.json"
+    for preset in options.preset or ["llama-2-7b-shape", "llama-2-13b-shape"]:
+        for name in options.case or CASES:
+            path = options.out / f"{preset}.{name.replace(' ', '-')}.json"
             if not path.exists() and time.monotonic() < ends:
-                run_case(preset, (f"device={options.device}", *overrides), path, ends - time.monotonic())
+                recipe = recipe_preset(preset).replace({"device": options.device} | POOL | CASES[name])
+                path.write_text(json.dumps(asyncio.run(measured(recipe))))
             if path.exists():
-                print(row(f"{preset} {name}", path), flush=True)
+                print(row(f"{preset} {name}", json.loads(path.read_text())), flush=True)
 
 
-def run_case(preset: str, overrides: tuple[str, ...], path: Path, seconds: float) -> None:
-    sets = [word for override in overrides for word in ("--set", override)]
-    footprint = mcp("footprint", preset, *sets, "--json", seconds=60)
-    load = [word for override in WORKLOAD for word in ("--set", override)]
-    result = mcp("bench", preset, "short-chat", *sets, *load, "--out", f"{path}.part", "--json", seconds=seconds)
-    run = Path(f"{path}.part")
-    if run.exists():
-        path.write_text(json.dumps({"footprint": json.loads(footprint.stdout), "run": json.loads(run.read_text())}))
-        run.unlink()
-    else:
-        print(f"{path.stem}: rc {result.returncode} {result.stderr[-800:]}", flush=True)
-
-
-def mcp(*words: str, seconds: float) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mcp_core.cli", *words]
+async def measured(recipe: Recipe) -> dict[str, Any]:
+    """Both Runs, or why there are none."""
+    supervisor = Supervisor()
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired as error:
-        return subprocess.CompletedProcess(command, 124, "{}", f"timed out after {error.timeout:.0f} s")
+        worker = await supervisor.start(recipe)
+        alone = await one(worker, ALONE)
+        async with open_session() as session:
+            client = ServerClient(str(worker.url), worker.token, session)
+            await client.set_recipe(worker.recipe.replace({"batching.mode": "continuous"}))
+        together = await one(worker, TOGETHER)
+        return {"alone": alone.model_dump(mode="json"), "together": together.model_dump(mode="json")}
+    except McpError as error:
+        return {"failure": error.as_dict()}
+    finally:
+        await supervisor.close()
 
 
-def row(name: str, path: Path) -> str:
-    document = json.loads(path.read_text())
-    run, predicted = document["run"], document["footprint"]
-    if run["status"] != "ok":
-        return f"{name:34} {run['status']}: {run['failure']['message']}"
-    memory, speed = run["memory"], run["measurement"]
-    peak, guess = memory["peak_bytes"], predicted["peak_bytes"]
-    return (
-        f"{name:34} weights {memory['weights_bytes'] / 1e9:6.2f} GB"
-        f" (predicted {predicted['weights_bytes'] / 1e9:6.2f})  peak {peak / 1e9:6.2f} GB"
-        f" (predicted at full context {guess / 1e9:6.2f})"
-        f"  load {run['load_s']:5.1f} s  TTFT {speed['ttft_ms']['p50']:6.1f} ms"
-        f"  TPOT {speed['tpot_ms']['p50']:6.2f} ms"
-        f"  engine {speed['engine_tpot_ms']:6.2f} ms  {speed['output_tok_s']:6.1f} tok/s"
-    )
+async def one(worker: Worker, workload: Workload) -> Run:
+    return await measure(str(worker.url), worker.token, worker.recipe, workload, hardware.detect())
+
+
+def row(name: str, document: dict[str, Any]) -> str:
+    if "failure" in document:
+        return f"{name:42} {document['failure']['message']}"
+    alone, together = (Run.model_validate(document[key]) for key in ("alone", "together"))
+    return f"{name:42} {memory(alone)}  {speed('b1', alone)}  {speed('b32', together)}"
+
+
+def memory(run: Run) -> str:
+    if run.memory is None or run.memory.peak_bytes is None or run.predicted is None:
+        return "memory not measured"
+    peak, said = run.memory.peak_bytes / 1e9, run.predicted.peak_bytes / 1e9
+    weights, predicted = (run.memory.weights_bytes or 0) / 1e9, run.predicted.weights_bytes / 1e9
+    load = f"load {run.load_s:.0f} s" if run.load_s else ""
+    held = f"weights {weights:6.2f} ({predicted:6.2f}) GB"
+    return f"{held}  peak {peak:6.2f} ({said:6.2f}, {said / peak - 1:+.1%}) GB  {load}"
+
+
+def speed(label: str, run: Run) -> str:
+    if run.measurement is None or run.status != "ok":
+        return f"{label} {run.status}: {run.failure.message if run.failure else ''}"
+    measured = run.measurement
+    return f"{label} TPOT {measured.tpot_ms.p50 or 0:6.2f} ms {measured.output_tok_s or 0:7.1f} tok/s"
 
 
 if __name__ == "__main__":
