@@ -17,7 +17,7 @@ __all__ = ["activation_bytes", "scratch_bytes"]
 # Bytes a weight of the largest packed matrix while a product expands it, by the scheme's first word and the
 # device. CPU: SmolLM2-135M and a 0.5 B shape. CUDA: H100, peaks of the 7B, 8B and 13B shapes less bf16's.
 _EXPANDING_BYTES = {
-    ("bnb", "cpu"): 10,
+    ("bnb", "cpu"): 4,
     ("torchao", "cpu"): 10,
     ("classic", "cpu"): 4,
     ("bnb", "cuda"): 3,

@@ -19,6 +19,7 @@ from mcp_core.models.correction import NONE, Correction
 from mcp_core.models.kv_memory import keys_and_values
 from mcp_core.models.packing import ModuleSize, PackedWeights, module_sizes, pack
 from mcp_core.models.prepared import PREPARED_DTYPE
+from mcp_core.models.runtime_memory import IMPORTS_BYTES, runtime_bytes
 from mcp_core.models.served_load import ServedLoad
 from mcp_core.models.stored_quantization import require_loadable_here
 from mcp_core.recipe import Recipe
@@ -30,10 +31,6 @@ _DEFAULT_CONTEXT = 4096
 _MIB = 2**20
 
 # Measured with torch 2.13 and transformers 5.23 on SmolLM2-135M and a 0.5 B shape.
-# Resident memory of a worker after its imports, before a model is loaded.
-_IMPORTS_BYTES = 430 * _MIB
-# Beside all tensors: tokenizer, allocator slack, kernels' scratch; on a GPU the CUDA context and cuBLAS.
-_OVERHEAD_BYTES = {"cpu": 60 * _MIB, "cuda": 700 * _MIB}
 # Scratch for one packed matrix, bytes a weight, while it is packed.
 _PACKING_BYTES = 16
 # Reading a GGUF's vocabulary into Python objects.
@@ -142,7 +139,7 @@ class Predictor:
         recipe, weights, device = self.recipe, self.weights, self.device
         kv = keys_and_values(recipe, self.architecture, load, device.kind)
         activation = activation_bytes(recipe, self.architecture, load, device.kind)
-        overhead = _OVERHEAD_BYTES[device.kind] + scratch_bytes(recipe, weights, device.kind)
+        overhead = runtime_bytes(recipe, device.kind) + scratch_bytes(recipe, weights, device.kind)
         overhead = max(0, overhead + self._correction.bytes)
         parts = (
             ("Linear layers", weights.linear_bytes),
@@ -177,14 +174,11 @@ class Predictor:
 
     @functools.cached_property
     def _load_peak_bytes(self) -> int:
-        return _load_peak_bytes(self._resolved, self.weights, self.device.kind)
-
-
-def _load_peak_bytes(resolved: ResolvedModel, weights: PackedWeights, kind: str) -> int:
-    """On the device: all weights while the last is packed or read; on the host imports and preparing too."""
-    passing = max(weights.largest_packed_parameters * _PACKING_BYTES, weights.largest_tensor_bytes)
-    loading = max(weights.total_bytes, weights.arriving_bytes) + passing + _OVERHEAD_BYTES[kind]
-    return _IMPORTS_BYTES + max(loading, _preparing_bytes(resolved)) if kind == "cpu" else loading
+        """On the device: all weights while the last is packed or read; on the host imports and preparing too."""
+        weights, kind = self.weights, self.device.kind
+        passing = max(weights.largest_packed_parameters * _PACKING_BYTES, weights.largest_tensor_bytes)
+        loading = max(weights.total_bytes, weights.arriving_bytes) + passing + runtime_bytes(self.recipe, kind)
+        return IMPORTS_BYTES + max(loading, _preparing_bytes(self._resolved)) if kind == "cpu" else loading
 
 
 def _preparing_bytes(resolved: ResolvedModel) -> int:
@@ -200,11 +194,11 @@ def _judge(
     peak: int, load_peak: int, resolved: ResolvedModel, device: Device, hardware: Hardware
 ) -> tuple[bool, str]:
     """Whether it fits what is free now, and the numbers in words."""
-    imports = _IMPORTS_BYTES if device.kind == "cpu" else 0
+    imports = IMPORTS_BYTES if device.kind == "cpu" else 0
     needs = [_Need(device, load_peak, "to load"), _Need(device, peak + imports, "to serve")]
     host = hardware.device("cpu")
     if device.kind == "cuda" and host is not None:
-        needs.append(_Need(host, _IMPORTS_BYTES + _preparing_bytes(resolved), "to prepare"))
+        needs.append(_Need(host, IMPORTS_BYTES + _preparing_bytes(resolved), "to prepare"))
     worst = max(needs, key=lambda need: need.needed_bytes / max(1, need.device.memory_free_bytes))
     return worst.fits, str(worst)
 

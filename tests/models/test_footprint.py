@@ -10,6 +10,7 @@ from mcp_core.models import footprint
 from mcp_core.models.architecture import ResolvedModel
 from mcp_core.models.catalog import resolve
 from mcp_core.models.footprint import estimate, resolve_max_context
+from mcp_core.models.runtime_memory import IMPORTS_BYTES
 from mcp_core.recipe import ModelRef, Recipe
 
 GB = 10**9
@@ -73,7 +74,7 @@ def test_what_does_not_fit_says_so_with_the_numbers():
 
 def test_the_larger_of_loading_and_serving_decides():
     served = predict(recipe())
-    imports = footprint._IMPORTS_BYTES
+    imports = IMPORTS_BYTES
     needed = max(served.load_peak_bytes, served.peak_bytes + imports)
     assert predict(recipe(), machine(device(free=(needed + 1) / GB))).fits
     assert not predict(recipe(), machine(device(free=(needed - 1000) / GB))).fits

@@ -18,18 +18,37 @@ import uvicorn
 from mcp_core.generation import TokenEvent
 from mcp_core.monitoring.prometheus import WorkerMetrics
 from mcp_core.recipe import Recipe
-from mcp_core.results import Memory
+from mcp_core.results import Memory, MemoryAnalysis, MemoryPhase, MemoryTimeline, Prediction
 from mcp_core.serving.api import create_app
 from mcp_core.serving.control import WorkerControl, control_routes
 from mcp_core.serving.fake_engine import EOS, FakeEngine, FakeModel
 from mcp_core.serving.inbox import Inboxes
+from mcp_core.serving.memory_routes import MemoryAnswers
 from mcp_core.serving.service import Service
 from mcp_core.serving.text import encode
+from mcp_core.workload import Workload
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/tiny_llama.py
 
 MODEL_ID = "smollm2-135m-instruct"
 TOKEN = "control-token"
+
+
+NO_SNAPSHOT = "This model is on the CPU."
+
+
+def memory_answers() -> MemoryAnswers:
+    """Answers with known values; the timeline's one phase tells how many points were asked for."""
+
+    def analysis(most: int | None) -> MemoryAnalysis:
+        phase = MemoryPhase(name="load", seconds=2.5, samples=most or 0)
+        return MemoryAnalysis(timeline=MemoryTimeline(phases=(phase,)), no_snapshot=NO_SNAPSHOT)
+
+    def predict(workload: Workload) -> Prediction:
+        context = workload.prompt_tokens.max + workload.output_tokens.max
+        return Prediction(weights_bytes=1, peak_bytes=2, load_peak_bytes=3, context_tokens=context)
+
+    return MemoryAnswers(analysis, predict, None, NO_SNAPSHOT)
 
 
 @dataclass
@@ -94,6 +113,7 @@ class AppThread:
             memory=lambda: memory,
             reset_peaks=lambda: calls.append("reset-peaks"),
             shut_down=lambda: calls.append("shutdown"),
+            answers=memory_answers(),
         )
         app = create_app(service, control_routes(control))
         listener = socket.create_server(("127.0.0.1", 0))
