@@ -19,6 +19,7 @@ from mcp_core.commands.arguments import (
     read_recipe,
     read_workload,
 )
+from mcp_core.commands.bench_fidelity import missing_baseline, with_fidelity
 from mcp_core.commands.interrupts import run_until_stopped
 from mcp_core.commands.output import ProgressReport, complain, emit, note
 from mcp_core.commands.run_table import show
@@ -40,13 +41,18 @@ ENDING_S = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, WORKLOAD, --url, --out, --progress, --force, --set, --json."""
+    """RECIPE, WORKLOAD, --url, --out, --fidelity, --progress, --force, --set, --json."""
     add_recipe(parser)
     add_workload(parser)
     add_set(parser, workload=True)
     add_json(parser)
     parser.add_argument("--url", help="measure this running OpenAI-compatible server; nothing is loaded")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the Run there, too")
+    parser.add_argument(
+        "--fidelity",
+        action="store_true",
+        help="judge the Recipe's fidelity, too, and see to it that there is a Run of the unquantized model",
+    )
     parser.add_argument("--progress", choices=("text", "json"), default="text", help="its form on stderr")
     parser.add_argument("--force", action="store_true", help="load it even where it is estimated not to fit")
 
@@ -57,6 +63,10 @@ def run(options: argparse.Namespace) -> int:
     Raises InputError, before anything is started and with no Run, for what is malformed or cannot run here.
     """
     recipe, workload, machine = read_recipe(options), read_workload(options), hardware.detect()
+    if options.url and options.fidelity:
+        raise InputError(
+            "bench --url knows no Recipe whose fidelity could be judged.", "Use mcp-core fidelity RECIPE --url URL."
+        )
     if options.url:
         recipe = _of_endpoint(recipe, options.url)
     else:
@@ -80,13 +90,28 @@ class _Bench:
     def run(self) -> int:
         with Store() as store:  # opened first: one that cannot be used is known before minutes are spent
             measured = run_until_stopped(self._measure_url() if self._options.url else self._load_and_measure())
+            if self._options.fidelity and measured.status == "ok":
+                measured = with_fidelity(measured, self._machine, as_json=self._options.progress == "json")
             self._keep_for_good(store, measured)
+            if self._options.fidelity and measured.status == "ok":
+                self._see_to_baseline(store, measured)
         self._show(measured)
         if not self._options.json:
             note(f"stored as {measured.id}")
         if measured.failure is not None:
             complain(error_from(measured.failure.model_dump()))
         return {"ok": 0, "cancelled": STOPPED}.get(measured.status, 1)
+
+    def _see_to_baseline(self, store: Store, measured: Run) -> None:
+        """Measure the unquantized model with the same workload where the store has no such Run (CONTRACTS.md)."""
+        recipe = missing_baseline(measured, store)
+        if recipe is None:
+            return
+        note("no Run of the unquantized model with this workload yet: it is measured now")
+        other = _Bench(recipe, self._workload, self._machine, self._options)
+        baseline = run_until_stopped(other.measured_now())
+        store.add(baseline, other.records)
+        note(f"the baseline is stored as {baseline.id}: {baseline.status}")
 
     def _keep_for_good(self, store: Store, measured: Run) -> None:
         """Stored, and written where --out says; when the store fails the Run is shown, for it is kept nowhere."""
@@ -108,6 +133,15 @@ class _Bench:
             on_progress=self._progress,
             keep=self._keep,
         )
+
+    @property
+    def records(self) -> Sequence[RequestRecord]:
+        """The requests behind what was measured."""
+        return self._records
+
+    async def measured_now(self) -> Run:
+        """Load the Recipe and measure it; what goes wrong is a Run, too."""
+        return await self._load_and_measure()
 
     async def _load_and_measure(self) -> Run:
         supervisor = Supervisor()

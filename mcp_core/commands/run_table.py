@@ -5,6 +5,7 @@ This file does not know where the Run comes from.
 
 from __future__ import annotations
 
+from mcp_core.commands.fidelity_table import headline
 from mcp_core.commands.output import say, size, table
 from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
 from mcp_core.models.correction import error_of
@@ -50,6 +51,8 @@ def show(run: Run) -> None:
         say(f"peak memory: {figures} ({error.share:+.1%})")
     if run.energy_j_per_token is not None:
         say(f"energy: {run.energy_j_per_token:.3f} J per output token")
+    if run.fidelity is not None:
+        say(headline(run.fidelity))
     if not run.comparable.ok:
         say(f"not comparable: {'; '.join(run.comparable.reasons)}")
 

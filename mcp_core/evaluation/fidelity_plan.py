@@ -77,9 +77,13 @@ class Plan:
         return _PREFILL_TOKENS
 
     def without_measuring(self) -> Fidelity | None:
-        """The answer where measuring would show nothing: random weights, or a Recipe that loses nothing."""
+        """The answer where nothing can be measured, or a test has shown that the Recipe loses nothing."""
         if self.resolved.random_weights:
             why = f"{self.resolved.title}: what random weights say means nothing, and neither does its change."
+            return self._told("not-measurable", why)
+        if self.resolved.quantized is not None:
+            how = self.resolved.quantized.label
+            why = f"{self.resolved.title} comes quantized ({how}): it does not hold the weights to compare it with."
             return self._told("not-measurable", why)
         why = _LOSSLESS_KV.get(self.recipe.kv.kind, "")
         if why and self.candidate.numerics_key == self.reference.numerics_key:
