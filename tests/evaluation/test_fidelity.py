@@ -29,13 +29,18 @@ SENTENCES = (
 )
 
 
-@pytest.fixture
-def recipe(tmp_path):
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
     from tiny_llama import build_tiny_llama
 
-    folder = build_tiny_llama(tmp_path / "tiny")
-    document = {"model": {"source": "folder", "id": str(folder)}, "device": "cpu", "dtype": "fp32", "threads": 1}
-    return Recipe.from_dict(document)
+    return build_tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def recipe(tiny, monkeypatch):
+    monkeypatch.setenv("MCP_MODEL_ROOTS", str(tiny.parent))
+    model = {"source": "folder", "id": str(tiny)}
+    return Recipe.from_dict({"model": model, "device": "cpu", "dtype": "fp32", "threads": 1})
 
 
 def own_text(rows):
