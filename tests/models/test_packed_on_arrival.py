@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from mcp_core import hardware
 from mcp_core.models import catalog, loader, random_weights, shapes
 from mcp_core.models.architecture import ResolvedModel
 from mcp_core.models.loaded import LoadedModel
+from mcp_core.models.packing import pack
 from mcp_core.recipe import ModelRef, Quantization, Recipe, SchemeName, ShapeSpec
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:MatMul8bitLt")]
@@ -76,6 +78,13 @@ def load(resolved: ResolvedModel, scheme: SchemeName, **changes: Any) -> LoadedM
     return loader.load(resolved, recipe, lambda *_: None)
 
 
+def predicted_bytes(loaded: LoadedModel, scheme: SchemeName) -> int:
+    """By shapes alone."""
+    options, machine = Quantization(scheme=scheme), hardware.detect()
+    as_loaded = loaded.resolved.as_loaded(options, machine.device("cpu"), machine)
+    return pack(as_loaded, "bf16", options).total_bytes
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_one_dense_matrix_at_a_time(scheme: SchemeName, alive: Alive, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load(resolve("custom", monkeypatch), scheme)
@@ -89,6 +98,7 @@ def test_one_expert_at_a_time(scheme: SchemeName, alive: Alive, monkeypatch: pyt
     loaded = load(resolve("qwen3-30b-a3b", monkeypatch), scheme)
     assert loaded.effective.quantized_modules == 3 * (4 + 8 * 3)
     assert alive.most <= 2
+    assert loaded.weights_bytes == pytest.approx(predicted_bytes(loaded, scheme), rel=0.001)
     with torch.inference_mode():
         assert loaded.model(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
 
@@ -97,6 +107,7 @@ def test_fused_experts_that_no_scheme_packs_are_named(alive: Alive, monkeypatch:
     loaded = load(resolve("gpt-oss-20b", monkeypatch), "torchao-int8-weight-only", attention="eager")
     assert loaded.effective.quantized_modules == 3 * 4
     assert loaded.effective.skip_reasons["model.layers.0.mlp.experts"] == "GptOssExperts is no linear layer"
+    assert loaded.weights_bytes == pytest.approx(predicted_bytes(loaded, "torchao-int8-weight-only"), rel=0.001)
     assert alive.to_pack() == []
 
 

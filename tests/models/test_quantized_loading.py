@@ -198,7 +198,7 @@ FP4_VALUES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2,
 def test_mxfp4_experts_are_expanded_on_a_cpu(tiny_llama: Path, tmp_path: Path) -> None:
     """gpt-oss as it is published, tiny: blocks of 32 four-bit codes with a power of two each."""
     folder = shutil.copytree(tiny_llama, tmp_path / "mxfp4")
-    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 32, "num_local_experts": 2}
+    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 32, "num_local_experts": 4}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 300}
     torch.manual_seed(0)
     model = GptOssForCausalLM(GptOssConfig(**sizes, **heads, sliding_window=16)).to(BF16)

@@ -41,3 +41,4 @@ def test_each_parameter_of_a_model_once_in_its_type() -> None:
     assert set(drawn) == {"a.weight", "a.bias", "b.bias"}
     assert drawn["a.weight"][...].dtype == torch.bfloat16
     assert drawn["a.weight"].nbytes == 4 * 3 * 2
+    assert drawn["a.weight"].get_dtype() == "BF16"
