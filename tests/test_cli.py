@@ -260,6 +260,24 @@ def test_footprint_of_a_shape_has_its_exact_sizes(answer, cli_run):
     assert found["reason"] in out
 
 
+def test_footprint_answers_for_a_context_and_users_at_once(answer, cli_run):
+    preset = ("llama-2-7b-shape", "--set", "device=cpu", "--set", "quantization.scheme=bnb-nf4")
+    asked = ("footprint", *preset, "--json", "--context", "1000", "--concurrency")
+    one, three = answer(*asked, "1"), answer(*asked, "3")
+    assert (three["context_tokens"], three["concurrency"]) == (1000, 3)
+    assert three["kv_bytes"] == 3 * one["kv_bytes"] == 3 * 1000 * one["kv_bytes_per_token"]
+    assert three["longest_context_tokens"] <= one["longest_context_tokens"] <= 4096
+    assert sum(module["bytes"] for module in one["modules"]) == one["weights_bytes"]
+    assert one["correction"] == {"bytes": 0, "runs": 0}
+    code, out, _ = cli_run("footprint", *preset, "--context", "1000")
+    assert code == 0
+    assert f"Users at 1,000 tokens that fit: {one['users']:,}" in out
+    assert "model.layers.*.mlp.up_proj" in out
+    code, _, err = cli_run("footprint", *preset, "--context", "5000")
+    assert code == 2
+    assert "the model's context is 4,096" in err
+
+
 def test_settings_are_json_else_text_and_may_name_the_recipe(answer, tiny):
     plain = answer("footprint", tiny, "--json")
     bare = answer("footprint", tiny, "--json", "--set", "dtype=bf16")

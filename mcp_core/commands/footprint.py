@@ -7,9 +7,9 @@ import dataclasses
 
 from mcp_core import conflicts, hardware
 from mcp_core.commands.arguments import add_json, add_recipe, add_set, hub_token, read_recipe, whole_number
-from mcp_core.commands.output import emit, say, size, table
+from mcp_core.commands.output import complain, emit, say, size, table
 from mcp_core.decision.store import Store
-from mcp_core.errors import RecipeError
+from mcp_core.errors import RecipeError, StoreError
 from mcp_core.models import catalog
 from mcp_core.models.correction import HISTORY_RUNS, NONE, Correction, correction_of, errors_of
 from mcp_core.models.footprint import Footprint, Predictor
@@ -77,8 +77,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _correction(recipe: Recipe, host: str) -> Correction:
-    with Store() as store:
-        return correction_of(errors_of(store.list(HISTORY_RUNS), recipe, host))
+    """None where the store cannot be read: what it would have corrected is not worth refusing an estimate."""
+    try:
+        with Store() as store:
+            return correction_of(errors_of(store.list(HISTORY_RUNS), recipe, host))
+    except StoreError as error:
+        complain(error)
+        return NONE
 
 
 def _context(asked: int | None, predictor: Predictor) -> int:

@@ -142,7 +142,7 @@ class Predictor:
         overhead = runtime_bytes(recipe, device.kind) + scratch_bytes(recipe, weights, device.kind)
         overhead = max(0, overhead + self._correction.bytes)
         parts = (
-            ("Linear layers", weights.linear_bytes),
+            ("Linear layers", weights.linear_bytes - self._unwritten_bytes),
             ("Embeddings and output layer", weights.embedding_bytes),
             ("Norms and biases", weights.other_bytes),
             ("Keys and values", kv.total_bytes),
@@ -171,6 +171,16 @@ class Predictor:
             concurrency=load.concurrency,
             correction=self._correction,
         )
+
+    @functools.cached_property
+    def _unwritten_bytes(self) -> int:
+        """torch's classic kernels pad matrices to whole blocks: allocated, but never written and so not resident.
+
+        Measured: 135M in fp32 holds 106 MB for linear layers of 169 MB.
+        """
+        if self.recipe.quantization.scheme != "classic-dynamic":
+            return 0
+        return sum(module.bytes - module.parameters for module in self.modules if module.packed)
 
     @functools.cached_property
     def _load_peak_bytes(self) -> int:

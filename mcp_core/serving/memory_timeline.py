@@ -72,7 +72,8 @@ class MemoryRecorder:
             return
         now_s = self._clock()
         points = self._points
-        quiet = points and now_s - self._started_s - points[-1].at_s < LEAST_GAP_S and points is self._serving
+        recent = points is self._serving and points and now_s - self._started_s - points[-1].at_s < LEAST_GAP_S
+        quiet = recent and self._phase in self._phases  # each phase is read once at least
         reading = None if quiet else self._read()
         with self._lock:
             self._take(now_s, reading)

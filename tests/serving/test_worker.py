@@ -154,6 +154,20 @@ def assert_scores_as(reference: Reference, url: str, model: str) -> None:
     assert logprobs["token_logprobs"][1:-1] == pytest.approx(reference.scores(prompt), abs=1e-4)
 
 
+def assert_memory_is_told_by_phase_and_module(url: str, weights_bytes: int) -> None:
+    analysis = ask(url + "/control/memory")
+    phases = {phase["name"]: phase for phase in analysis["timeline"]["phases"]}
+    assert list(phases)[:4] == ["imports", "load", "warm-up", "check"]
+    assert {"idle", "prefill", "decode"} >= set(list(phases)[4:]) >= {"prefill", "decode"}
+    assert all(phase["resident_bytes"] > 100 * 2**20 for name, phase in phases.items() if name != "imports")
+    modules = {module["name"]: module for module in analysis["modules"]}
+    assert sum(module["bytes"] for module in modules.values()) == weights_bytes
+    assert modules["model.layers.1.mlp.up_proj"]["bytes"] == 64 * 128 * 4  # hidden x intermediate, fp32
+    assert "CPU" in ask(url + "/control/snapshot", {})["error"]["message"]
+    said = ask(url + "/control/prediction", {"prompt_tokens": 40, "output_tokens": 8})
+    assert (said["weights_bytes"], said["context_tokens"]) == (pytest.approx(weights_bytes, rel=0.01), 48)
+
+
 def assert_a_gone_client_is_not_served_on(url: str, model: str) -> None:
     assert ask(url + "/control/stats")["output_tokens_total"] == 5 + 1
     body = {"model": model, "prompt": "x", "max_tokens": 4000, "ignore_eos": True, "stream": True}
@@ -192,6 +206,7 @@ def test_a_worker_loads_serves_and_ends_when_asked(start: Any, order: dict[str, 
     assert answer["choices"][0]["token_ids"] == reference.continuation("<|im_start|>user\nHi<|im_end|>\n", 5)
     assert_scores_as(reference, url, state["model"])
     assert_a_gone_client_is_not_served_on(url, state["model"])
+    assert_memory_is_told_by_phase_and_module(url, memory["weights_bytes"])
     trace = ask(url + "/control/profile", {"steps": 2})["trace"]
     assert json.loads(Path(trace).read_text())["traceEvents"]
 
