@@ -36,7 +36,9 @@ FORMATS: dict[CheckpointFormat, str] = {
 # llama.cpp's converter, as a checkout names it and as packages of it do.
 GGUF_CONVERTERS = ("convert_hf_to_gguf.py", "convert-hf-to-gguf")
 # Schemes whose packed weights are, number for number, what compressed-tensors stores.
-_COMPRESSED: frozenset[SchemeName] = frozenset({"torchao-int8-dynamic", "torchao-fp8-dynamic"})
+_COMPRESSED: frozenset[SchemeName] = frozenset(
+    {"torchao-int8-dynamic", "torchao-int8-static", "torchao-fp8-dynamic"}
+)
 
 
 class SavedCheckpoint(BaseModel):
@@ -93,7 +95,7 @@ def _library(recipe: Recipe, device_kind: str) -> tuple[str, str] | None:
 
 def _compressed(recipe: Recipe, device_kind: str) -> tuple[str, str] | None:
     if recipe.quantization.activations != "symmetric":
-        return "its activations are symmetric.", "Set quantization.activations to symmetric."
+        return "vLLM reads symmetric activations.", "Set quantization.activations to symmetric."
     if recipe.quantization.scheme in _COMPRESSED:
         return None
     return (

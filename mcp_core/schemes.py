@@ -147,9 +147,10 @@ SCHEMES: dict[SchemeName, Scheme] = {
             devices=("cpu", "cuda"),
             min_capability=(7, 5),
             lossless=False,
-            deployable_as="transformers only; for vLLM calibrate with llmcompressor (compressed-tensors W8A8)",
+            deployable_as="vLLM, SGLang (compressed-tensors checkpoint); transformers",
             convert="mcp_core.memory.quantization.torchao_static:pack_static",
-            unsaved_because="transformers' torchao configuration has no place for a scale of each layer.",
+            unsaved_because="transformers' torchao configuration has no place for a scale of each layer; "
+            "compressed-tensors has.",
         ),
         Scheme(
             name="torchao-int8-static-smoothquant",

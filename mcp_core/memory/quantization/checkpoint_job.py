@@ -18,7 +18,7 @@ from mcp_core.errors import InvalidModel, RecipeError
 from mcp_core.jobs import Job, Outcome
 from mcp_core.memory.quantization import saving
 from mcp_core.models import catalog, loader
-from mcp_core.models.architecture import DTYPE_BYTES, ResolvedModel
+from mcp_core.models.architecture import DTYPE_BYTES, LINEAR_EXPERTS, ResolvedModel
 from mcp_core.models.loaded import LoadedModel, Report
 from mcp_core.recipe import Recipe
 from mcp_core.schemes import SCHEMES
@@ -44,10 +44,19 @@ def _answer(job: Job) -> Outcome:
     torch.set_num_threads(recipe.threads or 1)
     token = job.secrets.get("hub_token")
     resolved = catalog.resolve(recipe.model, hub_token=token)
-    if resolved.quantized is not None:
-        raise RecipeError(f"{resolved.title} is quantized already.", "Choose its original checkpoint.")
+    _require_writable(resolved, fmt)
     write = _write_gguf if fmt == "gguf" else _write_quantized
     return Outcome("done", result=write(job, recipe, resolved, fmt, out).model_dump(mode="json"))
+
+
+def _require_writable(resolved: ResolvedModel, fmt: CheckpointFormat) -> None:
+    if resolved.quantized is not None:
+        raise RecipeError(f"{resolved.title} is quantized already.", "Choose its original checkpoint.")
+    if fmt != "gguf" and resolved.architecture.model_type in LINEAR_EXPERTS:
+        raise RecipeError(
+            f"{resolved.title} is a mixture of experts, which are packed one by one here.",
+            "transformers would not load such a checkpoint again; take one that comes quantized.",
+        )
 
 
 def _write_quantized(

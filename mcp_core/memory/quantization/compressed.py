@@ -17,15 +17,17 @@ from mcp_core.recipe import SchemeName
 
 __all__ = ["compressed_config", "compressed_tensors"]
 
-# Per scheme: the format's name, and what its weights and activations are.
-_FORMATS: dict[SchemeName, tuple[str, str]] = {
-    "torchao-int8-dynamic": ("int-quantized", "int"),
-    "torchao-fp8-dynamic": ("float-quantized", "float"),
+# Per scheme: the format's name, what its numbers are, and how activations get their scales.
+_TOKEN_BY_TOKEN = {"strategy": "token", "dynamic": True}
+_FORMATS: dict[SchemeName, tuple[str, str, dict[str, Any]]] = {
+    "torchao-int8-dynamic": ("int-quantized", "int", _TOKEN_BY_TOKEN),
+    "torchao-fp8-dynamic": ("float-quantized", "float", _TOKEN_BY_TOKEN),
+    "torchao-int8-static": ("int-quantized", "int", {"strategy": "tensor", "dynamic": False}),
 }
 
 
 def compressed_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor by its checkpoint name: a packed layer as ``weight`` and ``weight_scale``, the rest as is."""
+    """Every tensor by its checkpoint name: a packed layer as ``weight`` and its scales, the rest as is."""
     tied = model.config.get_text_config(decoder=True).tie_word_embeddings
     output = model.get_output_embeddings()
     for name, module in model.named_modules():
@@ -37,12 +39,12 @@ def compressed_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tens
 
 def compressed_config(model: PreTrainedModel, scheme: SchemeName, kept_dense: tuple[str, ...]) -> dict[str, Any]:
     """The ``quantization_config`` of config.json; ``kept_dense`` are names of layers that are not packed."""
-    name, kind = _FORMATS[scheme]
+    name, kind, activations = _FORMATS[scheme]
     numbers = {"num_bits": 8, "type": kind, "symmetric": True}
     group = {
         "targets": ["Linear"],
         "weights": numbers | {"strategy": "channel", "dynamic": False},
-        "input_activations": numbers | {"strategy": "token", "dynamic": True},
+        "input_activations": numbers | activations,
         "output_activations": None,
     }
     linears = [layer for layer in kept_dense if isinstance(model.get_submodule(layer), nn.Linear)]
@@ -61,5 +63,8 @@ def _parts(name: str, parameter: torch.Tensor) -> Iterator[tuple[str, torch.Tens
     if hasattr(packed, "qdata"):
         yield name, packed.qdata
         yield f"{name}_scale", packed.scale.reshape(packed.qdata.shape[0], 1)
+        calibrated = getattr(packed, "act_quant_scale", None)
+        if calibrated is not None:
+            yield f"{name.removesuffix('weight')}input_scale", calibrated.reshape(1)
     else:
         yield name, parameter.data

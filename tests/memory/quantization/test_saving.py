@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,10 @@ def test_a_saved_model_loads_from_the_catalog_with_identical_logits(scheme: str,
     assert torch.equal(logits(again), logits(recipe))
 
 
-def test_compressed_tensors_holds_the_very_weights_that_were_loaded(model: ModelRef, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["torchao-int8-dynamic", "torchao-int8-static"])
+def test_compressed_tensors_holds_the_very_weights_that_were_loaded(scheme: str, model, tmp_path: Path) -> None:
     pytest.importorskip("compressed_tensors")
-    recipe = recipe_for(model, "torchao-int8-dynamic", dtype="fp32", skip=("*.o_proj",))
+    recipe = recipe_for(model, scheme, dtype="fp32", skip=("*.o_proj",))
     saved = write(recipe, tmp_path / "out", "compressed-tensors")
     assert saved.logit_difference is not None
     assert saved.logit_difference < 0.1
@@ -83,7 +85,9 @@ def test_compressed_tensors_holds_the_very_weights_that_were_loaded(model: Model
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         expanded = file.get_tensor(f"{name}.weight") * file.get_tensor(f"{name}.weight_scale")
         dense = file.get_tensor("model.layers.1.self_attn.o_proj.weight")
+        names = set(file.keys())
     assert torch.equal(expanded, loaded.get_submodule(name).weight.dequantize())
+    assert (f"{name}.input_scale" in names) == (scheme == "torchao-int8-static")
     assert dense.dtype == torch.float32
     plain = saving.reload(tmp_path / "out", torch.float32, "cpu", "sdpa")
     saving.logits_of(plain)  # it is expanded at the first use
@@ -114,6 +118,14 @@ def test_int4_can_be_saved_on_a_gpu_and_random_weights_nowhere(model: ModelRef) 
     refused = why_not_saved(recipe_for(shape, "bnb-nf4"), "cpu", "library")
     assert refused is not None
     assert "random" in refused[0]
+
+
+def test_a_mixture_of_experts_is_refused_before_it_is_loaded(model: ModelRef, tmp_path, monkeypatch) -> None:
+    resolved = catalog.resolve(model)
+    mixture = replace(resolved, architecture=replace(resolved.architecture, model_type="qwen3_moe"))
+    monkeypatch.setattr(catalog, "resolve", lambda *_, **__: mixture)
+    with pytest.raises(RecipeError, match="mixture of experts"):
+        write(recipe_for(model, "bnb-nf4"), tmp_path / "out")
 
 
 def test_a_folder_in_use_is_left_alone(model: ModelRef, tmp_path: Path) -> None:
