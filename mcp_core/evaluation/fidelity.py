@@ -44,8 +44,9 @@ from mcp_core.token_map import TokenMap
 
 __all__ = ["Judged", "judge"]
 
-# Logits that wait on the host while the models take turns.
+# Logits that wait on the host while the models take turns: at most these bytes, and this share of what is free.
 _HOST_BYTES = 4 * 2**30
+_HOST_SHARE = 0.25
 # The noise floor's other batch composition: the engine's chunk in this many pieces.
 _FLOOR_PIECES = 4
 # Between two reports of progress; s.
@@ -148,11 +149,8 @@ class _Judge:
         self._text_of: Callable[[int], str] = str
 
     def run(self) -> Judged:
-        waiting = self._first_load()
-        for turn in waiting:
-            kept = self._reference_turn(turn) if self._kept is None else self._kept
-            self._kept = None
-            self._candidate_turn(turn, kept)
+        for turn in self._first_load():
+            self._take_turn(turn)
         self._settle_floor()
         return self._judged()
 
@@ -196,6 +194,12 @@ class _Judge:
             chunked = self._read(candidate, self._plan.candidate, passage, prefill_feeds)
             self._found.chunked += score(passage, expected, [chunked])
 
+    def _take_turn(self, turn: Sequence[Passage]) -> None:
+        """Its own frame: what waited for one turn is gone before the next."""
+        kept = self._reference_turn(turn) if self._kept is None else self._kept
+        self._kept = None
+        self._candidate_turn(turn, kept)
+
     def _reference_turn(self, turn: Sequence[Passage]) -> list[_Kept]:
         with self._in_memory(self._plan.reference, "the reference") as reference:
             return [self._kept_logits(passage, reference) for passage in turn]
@@ -222,9 +226,11 @@ class _Judge:
         """The passages in order, each turn's logits within the host's share, at least one passage a turn."""
         copies = 2 if self._plan.path == "decode" else 1
         row_bytes = copies * self._plan.resolved.architecture.vocab * DTYPE_BYTES[self._plan.reference.dtype]
+        host = hardware.detect().device("cpu")
+        room = min(_HOST_BYTES, int(host.memory_free_bytes * _HOST_SHARE)) if host else _HOST_BYTES
         turn: list[Passage] = []
         for passage in self._passages:
-            if turn and row_bytes * (sum(each.scored for each in turn) + passage.scored) > _HOST_BYTES:
+            if turn and row_bytes * (sum(each.scored for each in turn) + passage.scored) > room:
                 yield tuple(turn)
                 turn = []
             turn.append(passage)
