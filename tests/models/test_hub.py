@@ -12,6 +12,7 @@ from safetensors.numpy import save
 
 from mcp_core.errors import DiskFull, HubError, InvalidModel, McpError, ModelNotFound, UnsafeModel
 from mcp_core.models import catalog, hub
+from mcp_core.models.architecture import TensorInfo
 from mcp_core.recipe import ModelRef
 
 REPO = "tiny/llama"
@@ -87,6 +88,25 @@ def test_look_up_reads_headers_not_weights(serve):
     assert [tensor.shape for tensor in resolved.architecture.tensors] == [(3000, 64)]
     assert (resolved.architecture.native_dtype, resolved.architecture.tied) == ("fp16", True)
     assert [asked for name, asked in served.ranges if name == "model.safetensors"] == ["bytes=0-100000"]
+
+
+def test_a_quantized_model_is_known_by_its_headers_before_it_is_downloaded(serve):
+    quantization = {"quant_method": "awq", "bits": 4, "group_size": 32}
+    parts = {
+        "model.layers.0.mlp.up_proj.qweight": np.zeros((64, 128 // 8), np.int32),
+        "model.layers.0.mlp.up_proj.qzeros": np.zeros((2, 128 // 8), np.int32),
+        "model.layers.0.mlp.up_proj.scales": np.zeros((2, 128), np.float16),
+        "model.norm.weight": np.zeros(64, np.float16),
+    }
+    config = json.dumps(CONFIG | {"quantization_config": quantization}).encode()
+    serve(FILES | {"config.json": config, "model.safetensors": save(parts)})
+    resolved = catalog.resolve(REF)
+    assert resolved.quantized.label == "awq w4a16"
+    assert resolved.architecture.tensors == (
+        TensorInfo("model.layers.0.mlp.up_proj.weight", (128, 64), 4096 + 128 + 512),
+        TensorInfo("model.norm.weight", (64,)),
+    )
+    assert resolved.architecture.native_dtype == "fp16"
 
 
 def test_download_fetches_only_what_a_worker_reads(serve):
