@@ -14,7 +14,7 @@ from mcp_core.recipe import Recipe
 from mcp_core.results import Calibrated
 from mcp_core.schemes import SCHEMES
 
-__all__ = ["CalibrationReport", "LayerRange", "require_calibrated"]
+__all__ = ["CalibrationReport", "LayerRange", "require_calibrated", "require_text"]
 
 
 class _Value(BaseModel):
@@ -47,4 +47,10 @@ def require_calibrated(recipe: Recipe) -> None:
     if "calibration" not in options_read_by(scheme):
         static = ", ".join(each for each in SCHEMES if "calibration" in options_read_by(each))
         raise RecipeError(f"quantization.scheme: {scheme} is not calibrated.", f"These are: {static}.")
-    texts.get(recipe.quantization.calibration.text)
+    require_text(recipe)
+
+
+def require_text(recipe: Recipe) -> None:
+    """Raise InputError when the scheme is calibrated and its text is not kept here."""
+    if "calibration" in options_read_by(recipe.quantization.scheme):
+        texts.get(recipe.quantization.calibration.text)

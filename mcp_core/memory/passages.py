@@ -12,6 +12,7 @@ import torch
 
 from mcp_core.documents import Document, TextSet
 from mcp_core.errors import RecipeError
+from mcp_core.models.calibration_memory import held_out_count
 from mcp_core.models.text_codec import TextCodec
 from mcp_core.recipe import Calibration
 from mcp_core.serving.chat_template import ChatTemplate
@@ -21,7 +22,6 @@ __all__ = ["Passages", "held_out", "passages", "random_passages"]
 Passages = Sequence[Sequence[int]]
 
 _SEED = 0
-_MOST_HELD_OUT = 4
 
 
 def passages(text: TextSet, codec: TextCodec, wanted: Calibration) -> Passages:
@@ -55,10 +55,10 @@ def random_passages(vocab: int, wanted: Calibration) -> Passages:
 
 
 def held_out(token_ids: Passages) -> tuple[Passages, Passages]:
-    """Most passages, and a quarter of them, at most 4, spread evenly, to judge on; a single one is both."""
+    """Most passages, and a few to judge on, spread evenly; a single one is both."""
     if len(token_ids) == 1:
         return token_ids, token_ids
-    count = max(1, min(_MOST_HELD_OUT, len(token_ids) // 4))
+    count = held_out_count(len(token_ids))
     chosen = {index * len(token_ids) // count for index in range(count)}
     rest = [ids for index, ids in enumerate(token_ids) if index not in chosen]
     return rest, [token_ids[index] for index in sorted(chosen)]

@@ -16,13 +16,12 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from mcp_core.memory.passages import Passages
+from mcp_core.models.calibration_memory import JUDGED_POSITIONS
 from mcp_core.results import AlphaLoss
 
 __all__ = ["ALPHAS", "AlphaJudge", "best_alpha", "search", "smoothing_factors"]
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-# Judging looks at the last positions of each passage, which have context, and keeps their logits.
-_POSITIONS = 128
 
 # (layer, its name, alpha) -> the weight to compute with.
 Quantize = Callable[[nn.Linear, str, float], torch.Tensor]
@@ -54,7 +53,7 @@ def best_alpha(tried: Iterable[AlphaLoss]) -> float:
 
 
 class AlphaJudge:
-    """How far quantized layers move a dense model's predictions on a few passages of equal length.
+    """How far quantized layers move a dense model's predictions at the last positions of a few equal passages.
 
     A layer is quantized when it computes and dropped after, so that one at a time exists twice.
     """
@@ -75,7 +74,9 @@ class AlphaJudge:
 
     @torch.inference_mode()
     def _logits(self) -> torch.Tensor:
-        logits: torch.Tensor = self._model(input_ids=self._batch, use_cache=False, logits_to_keep=_POSITIONS).logits
+        logits: torch.Tensor = self._model(
+            input_ids=self._batch, use_cache=False, logits_to_keep=JUDGED_POSITIONS
+        ).logits
         return logits
 
 

@@ -15,6 +15,7 @@ from mcp_core.errors import RecipeError
 from mcp_core.hardware import Device, Hardware
 from mcp_core.models.activation_memory import activation_bytes, scratch_bytes
 from mcp_core.models.architecture import DTYPE_BYTES, Architecture, ResolvedModel
+from mcp_core.models.calibration_memory import calibrating_bytes
 from mcp_core.models.correction import NONE, Correction
 from mcp_core.models.kv_memory import keys_and_values
 from mcp_core.models.packing import ModuleSize, PackedWeights, module_sizes, pack
@@ -186,7 +187,11 @@ class Predictor:
     def _load_peak_bytes(self) -> int:
         """On the device: all weights while the last is packed or read; on the host imports and preparing too."""
         weights, kind = self.weights, self.device.kind
-        passing = max(weights.largest_packed_parameters * _PACKING_BYTES, weights.largest_tensor_bytes)
+        passing = max(
+            weights.largest_packed_parameters * _PACKING_BYTES,
+            weights.largest_tensor_bytes,
+            calibrating_bytes(self.recipe, self.architecture),
+        )
         loading = max(weights.total_bytes, weights.arriving_bytes) + passing + runtime_bytes(self.recipe, kind)
         return IMPORTS_BYTES + max(loading, _preparing_bytes(self._resolved)) if kind == "cpu" else loading
 

@@ -6,6 +6,7 @@ This file does not know how a worker is started.
 from __future__ import annotations
 
 from mcp_core import conflicts, hardware
+from mcp_core.calibration_report import require_text
 from mcp_core.errors import DoesNotFit
 from mcp_core.models import catalog, footprint
 from mcp_core.models.architecture import ResolvedModel
@@ -18,11 +19,12 @@ __all__ = ["admit", "require_room"]
 def admit(recipe: Recipe, *, hub_token: str | None = None, force: bool = False) -> Recipe:
     """The Recipe as this machine will run it, device and threads filled in.
 
-    Raises RecipeError for what it cannot run, ModelNotFound, InvalidModel, UnsafeModel or HubError for the
-    model, and DoesNotFit, which ``force`` leaves out.
+    Raises RecipeError for what it cannot run, InputError for a calibration text that is not here, ModelNotFound,
+    InvalidModel, UnsafeModel or HubError for the model, and DoesNotFit, which ``force`` leaves out.
     """
     machine = hardware.detect()
     conflicts.require_runnable(recipe, machine)
+    require_text(recipe)
     recipe = conflicts.resolve(recipe, machine)
     resolved = catalog.resolve(recipe.model, hub_token=hub_token)
     require_loadable_here(resolved.quantized, recipe, machine)
