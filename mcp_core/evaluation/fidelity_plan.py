@@ -110,6 +110,10 @@ class Plan:
                 )
         if recipe.kv.kind in _LOSSLESS_KV:
             yield f"{_LOSSLESS_KV[recipe.kv.kind]}: scored with kv.kind dynamic"
+        if recipe.compile:
+            yield "scored without the compiled decode step"
+        if recipe.batching.mode == "continuous":
+            yield "scored with the keys and values of one sequence, not with the pages of continuous batching"
         if self.reference.dtype != self.resolved.architecture.native_dtype:
             yield f"the reference is in {self.reference.dtype}, to check the instrument; native is " + (
                 self.resolved.architecture.native_dtype

@@ -82,6 +82,8 @@ def test_notes_say_what_the_figures_do_not():
     assert any("Q4_1" in note for note in artefact.notes(25))
     other = plan({"quantization.scheme": "torchao-int4-weight-only", "quantization.group_size": 64})
     assert not any("Q4_1" in note for note in other.notes(25))
+    served = plan({"batching.mode": "continuous"}).notes(25)
+    assert any("not with the pages of continuous batching" in note for note in served)
     assert any("to check the instrument" in note for note in plan(reference_dtype="fp32").notes(25))
 
 
