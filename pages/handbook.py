@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import streamlit as st
 
-from mcp_core.evaluation.experiment_values import ExperimentResult
-from mcp_core.evaluation.experiments import EXPERIMENTS, Experiment
+from mcp_core.evaluation.experiments import EXPERIMENTS
 from mcp_core.recipe import Recipe
-from mcp_core.views import JobView
 from pages._ui import format as fmt
 from pages._ui import frame, session, workbench
 from pages._ui.experiment_card import experiment_card
 
 frame.require("handbook")
-
-_COLUMNS = 2
 
 
 def draw() -> None:
@@ -30,17 +24,10 @@ def draw() -> None:
     results, jobs = wb.studies.experiments(), wb.studies.all("experiment")
     for chapter in dict.fromkeys(each.chapter for each in EXPERIMENTS.values()):
         st.markdown(f"##### {chapter}", anchors=False)
-        _cards([each for each in EXPERIMENTS.values() if each.chapter == chapter], recipe, results, jobs)
-
-
-def _cards(
-    advice: Sequence[Experiment], recipe: Recipe, results: dict[str, ExperimentResult], jobs: Sequence[JobView]
-) -> None:
-    columns = st.columns(_COLUMNS)
-    for index, each in enumerate(advice):
-        newest = next((job for job in jobs if each.is_title(job.title)), None)
-        with columns[index % _COLUMNS]:
-            experiment_card(each, recipe, results.get(each.name), newest)
+        for each in EXPERIMENTS.values():
+            if each.chapter == chapter:
+                newest = next((job for job in jobs if each.is_title(job.title)), None)
+                experiment_card(each, recipe, results.get(each.name), newest)
 
 
 def _of(recipe: Recipe) -> str:

@@ -188,7 +188,7 @@ def _time(comparison: Comparison) -> str:
         return f"{_significant(ratio.value)} times the time"
     if ratio.value <= 0.5:
         return f"{_significant(1 / ratio.value)} times as fast"
-    return f"{abs(ratio.value - 1):.0%} {'more' if ratio.value > 1 else 'less'} time".replace("%", " %")
+    return f"{abs(ratio.value - 1):.0%} {'more' if ratio.value > 1 else 'less'} time"
 
 
 def _memory(comparison: Comparison) -> str:
@@ -198,7 +198,7 @@ def _memory(comparison: Comparison) -> str:
     change = after / before - 1
     if abs(change) < _NOTHING:
         return "no difference in memory"
-    return f"{abs(change):.0%} {'more' if change > 0 else 'less'} memory".replace("%", " %")
+    return f"{abs(change):.0%} {'more' if change > 0 else 'less'} memory"
 
 
 def _quality(result: ExperimentResult) -> str:
@@ -210,7 +210,7 @@ def _quality(result: ExperimentResult) -> str:
     if agreement.identical is False:
         return " Other tokens: in this type near ties fall either way."
     top1, kl = agreement.top1 or 0.0, agreement.kl_mean or 0.0
-    return f" Same likeliest token at {top1:.1%} of positions, KL {kl:.2g} nats.".replace("%", " %")
+    return f" Same likeliest token at {top1:.1%} of positions, KL {kl:.2g} nats."
 
 
 def _significant(value: float) -> str:

@@ -31,58 +31,66 @@ _KL_HELP = Agreement.model_fields["kl_mean"].description
 def experiment_card(what: Experiment, recipe: Recipe, result: ExperimentResult | None, job: JobView | None) -> None:
     """``result`` is the latest on this machine, ``job`` the newest of this experiment."""
     with st.container(border=True):
-        st.markdown(f"**{what.title}**")
-        st.caption(f"The article: {what.advice} {what.expectation}")
-        if result is not None:
-            _figures(result)
-        if job is not None and (job.state in ACTIVE or _ended_badly_since(job, result)):
-            job_panel(job)
-        if job is None or job.state not in ACTIVE:
-            _button(what, recipe, again=result is not None)
+        words, figures = st.columns([2, 3], gap="medium")
+        with words:
+            st.markdown(f"**{what.title}**")
+            st.caption(f"The article: {what.advice}")
+            st.caption(what.expectation)
+            if result is not None:
+                st.markdown(verdict(result))
+            if job is None or job.state not in ACTIVE:
+                _button(what, recipe, again=result is not None)
+        with figures:
+            if job is not None and (job.state in ACTIVE or _ended_badly_since(job, result)):
+                job_panel(job)
+            if result is not None:
+                _figures(result)
 
 
 def _figures(result: ExperimentResult) -> None:
-    st.markdown(verdict(result))
-    for each in result.comparisons:
-        _comparison(each)
-    _agreement(result)
-    if result.notes:
-        st.caption(" ".join(result.notes))
-    shares = {f"{each.ratio.coverage:.0%}" for each in result.comparisons}
-    st.caption(
-        f"{result.model} in {result.dtype} on {result.device_name}, {fmt.count(result.threads, 'thread')}, "
-        f"{fmt.count(result.comparisons[0].repeats, 'pair')}, intervals of {' and '.join(sorted(shares))}, "
-        f"{fmt.ago(result.created)}"
-    )
-
-
-def _comparison(each: Comparison) -> None:
-    ratio = each.ratio
     st.dataframe(
-        [
-            {
-                each.what: way,
-                "Time": fmt.ms(time_ms),
-                "Ratio": words,
-                "Peak memory": fmt.size(peak),
-            }
-            for way, time_ms, words, peak in (
-                (each.baseline, each.baseline_ms, "1", each.baseline_peak_bytes),
-                (
-                    each.changed,
-                    each.changed_ms,
-                    f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})",
-                    each.changed_peak_bytes,
-                ),
-            )
-        ],
+        [row for each in result.comparisons for row in _rows(each)],
         column_config={
             "Time": st.column_config.TextColumn(help=_TIME_HELP),
-            "Ratio": st.column_config.TextColumn(help=_RATIO_HELP),
+            "Time ratio": st.column_config.TextColumn(help=_RATIO_HELP),
             "Peak memory": st.column_config.TextColumn(help=_MEMORY_HELP),
         },
         hide_index=True,
-        alt=f"{each.what}, both ways.",
+        alt="Time and memory of each piece of work, both ways.",
+    )
+    _agreement(result)
+    if result.notes:
+        st.caption(" ".join(result.notes))
+    st.caption(_where_and_when(result))
+
+
+def _rows(each: Comparison) -> tuple[dict[str, str], dict[str, str]]:
+    ratio = each.ratio
+    return (
+        {
+            "Work": each.what,
+            "Way": each.baseline,
+            "Time": fmt.ms(each.baseline_ms),
+            "Time ratio": "1",
+            "Peak memory": fmt.size(each.baseline_peak_bytes),
+        },
+        {
+            "Work": "",
+            "Way": each.changed,
+            "Time": fmt.ms(each.changed_ms),
+            "Time ratio": f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})",
+            "Peak memory": fmt.size(each.changed_peak_bytes),
+        },
+    )
+
+
+def _where_and_when(result: ExperimentResult) -> str:
+    pairs = {
+        f"{fmt.count(each.repeats, 'pair')} (interval of {each.ratio.coverage:.0%})" for each in result.comparisons
+    }
+    return (
+        f"{result.model} in {result.dtype} on {result.device_name}, {fmt.count(result.threads, 'thread')}, "
+        f"{' and '.join(sorted(pairs))}, {fmt.ago(result.created)}"
     )
 
 

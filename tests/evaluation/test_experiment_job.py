@@ -30,6 +30,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"cpu": experiment_job.Sizes(16, 64, 4, 256, 1, 32)}
     monkeypatch.setattr(experiment_job, "_SIZES", sizes)
     monkeypatch.setattr(experiment_job, "REPEATS", 6)
+    monkeypatch.setattr(experiment_job, "TRAINING_REPEATS", 6)
 
 
 @pytest.fixture(scope="module")

@@ -87,8 +87,8 @@ def test_few_pairs_give_their_range_and_say_how_sure_that_is() -> None:
     [
         (1.2, 0.9, 1.3, "no measurable difference in time"),
         (1.01, 1.005, 1.02, "no measurable difference in time"),
-        (1.22, 1.2, 1.25, "22 % more time"),
-        (0.7, 0.6, 0.8, "30 % less time"),
+        (1.22, 1.2, 1.25, "22% more time"),
+        (0.7, 0.6, 0.8, "30% less time"),
         (12.3, 11, 13, "12 times the time"),
         (0.25, 0.2, 0.3, "4.0 times as fast"),
     ],
@@ -99,17 +99,17 @@ def test_verdicts_in_words(value: float, low: float, high: float, words: str) ->
 
 def test_verdicts_of_memory_and_answers() -> None:
     less = result("tf32", comparison(1, 0.9, 1.1, 100, 56), agreement=Agreement(tokens=9, identical=True))
-    assert verdict(less).endswith("44 % less memory. The same tokens.")
+    assert verdict(less).endswith("44% less memory. The same tokens.")
     unknown = result("tf32", comparison(1, 0.9, 1.1, None, None), agreement=Agreement(tokens=9, identical=False))
     assert "memory was not measured. Other tokens" in verdict(unknown)
     lossy = result("tf32", comparison(1, 0.9, 1.1), agreement=Agreement(tokens=9, top1=0.5, kl_mean=0.25))
-    assert verdict(lossy).endswith("Same likeliest token at 50.0 % of positions, KL 0.25 nats.")
+    assert verdict(lossy).endswith("Same likeliest token at 50.0% of positions, KL 0.25 nats.")
 
 
 def test_gradient_checkpointing_is_training_only() -> None:
     training, serving = comparison(1.22, 1.2, 1.25, 100, 56), comparison(1.0, 0.99, 1.01)
     assert verdict(result("gradient-checkpointing", training, serving)) == (
-        "Training only: 44 % less memory, 22 % more time. Inference: no measurable difference in time."
+        "Training only: 44% less memory, 22% more time. Inference: no measurable difference in time."
     )
 
 

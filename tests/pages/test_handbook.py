@@ -108,11 +108,11 @@ def test_what_was_measured_stands_beside_the_advice(wb: fakes.FakeWorkbench, pag
     wb.studies.tried = {"kv-cache-off": result()}
     at = page("handbook").run()
     assert not at.exception
-    assert "8 tokens after 256: 12 times the time; 10 % more memory. The same tokens." in texts(at)
-    assert "SmolLM2-135M-Instruct in fp32 on Example CPU, 4 threads, 7 pairs, intervals of 98%" in texts(at)
+    assert "8 tokens after 256: 12 times the time; 10% more memory. The same tokens." in texts(at)
+    assert "SmolLM2-135M-Instruct in fp32 on Example CPU, 4 threads, 7 pairs (interval of 98%)" in texts(at)
     rows = at.dataframe[0].value
     assert list(rows["Time"]) == ["320 ms", "3,936 ms"]
-    assert list(rows["Ratio"]) == ["1", "12.30 (11.07–13.53)"]
+    assert list(rows["Time ratio"]) == ["1", "12.30 (11.07–13.53)"]
     assert list(rows["Peak memory"]) == ["600 MB", "660 MB"]
     assert at.button(key="try-kv-cache-off").label == "Try again"
 
@@ -126,7 +126,7 @@ def test_what_a_lossy_way_costs_in_quality_is_told(wb: fakes.FakeWorkbench, page
         "Mean KL": "1.08 nats",
         "Judged on": "512 tokens",
     }
-    assert "Same likeliest token at 42.1 % of positions, KL 1.1 nats" in texts(at)
+    assert "Same likeliest token at 42.1% of positions, KL 1.1 nats" in texts(at)
 
 
 @pytest.mark.parametrize("measured", [True, False])
