@@ -30,8 +30,9 @@ _KL_HELP = Agreement.model_fields["kl_mean"].description
 
 def experiment_card(what: Experiment, recipe: Recipe, result: ExperimentResult | None, job: JobView | None) -> None:
     """``result`` is the latest on this machine, ``job`` the newest of this experiment."""
+    shown = result is not None or (job is not None and (job.state in ACTIVE or _ended_badly_since(job, result)))
     with st.container(border=True):
-        words, figures = st.columns([2, 3], gap="medium")
+        words, figures = st.columns([2, 3], gap="medium") if shown else (st.container(), st.container())
         with words:
             st.markdown(f"**{what.title}**")
             st.caption(f"The article: {what.advice}")
@@ -53,7 +54,7 @@ def _figures(result: ExperimentResult) -> None:
         column_config={
             "Time": st.column_config.TextColumn(help=_TIME_HELP),
             "Time ratio": st.column_config.TextColumn(help=_RATIO_HELP),
-            "Peak memory": st.column_config.TextColumn(help=_MEMORY_HELP),
+            "Memory": st.column_config.TextColumn(help=_MEMORY_HELP),
         },
         hide_index=True,
         alt="Time and memory of each piece of work, both ways.",
@@ -72,14 +73,14 @@ def _rows(each: Comparison) -> tuple[dict[str, str], dict[str, str]]:
             "Way": each.baseline,
             "Time": fmt.ms(each.baseline_ms),
             "Time ratio": "1",
-            "Peak memory": fmt.size(each.baseline_peak_bytes),
+            "Memory": fmt.size(each.baseline_peak_bytes),
         },
         {
             "Work": "",
             "Way": each.changed,
             "Time": fmt.ms(each.changed_ms),
             "Time ratio": f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})",
-            "Peak memory": fmt.size(each.changed_peak_bytes),
+            "Memory": fmt.size(each.changed_peak_bytes),
         },
     )
 

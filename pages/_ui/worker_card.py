@@ -134,10 +134,11 @@ def _effective_rows(worker: WorkerView) -> list[dict[str, str]]:
         "Dtype": effective.dtype,
         "Quantization": f"{fmt.scheme_title(effective.scheme)}{quantized}",
         "Kept dense": ", ".join(effective.skipped_modules) or "–",
-        "Attention": effective.attention,
+        "Attention": " · ".join(filter(None, (effective.attention, effective.attention_backend))),
         "KV cache": effective.kv_kind,
         "Max context": f"{effective.max_context:,} tokens",
         "CPU threads": str(effective.threads),
+        "Switches": ", ".join(effective.switches) or "–",
     }
     return [{"Setting": name, "Value": value} for name, value in rows.items()]
 

@@ -113,7 +113,7 @@ def test_what_was_measured_stands_beside_the_advice(wb: fakes.FakeWorkbench, pag
     rows = at.dataframe[0].value
     assert list(rows["Time"]) == ["320 ms", "3,936 ms"]
     assert list(rows["Time ratio"]) == ["1", "12.30 (11.07–13.53)"]
-    assert list(rows["Peak memory"]) == ["600 MB", "660 MB"]
+    assert list(rows["Memory"]) == ["600 MB", "660 MB"]
     assert at.button(key="try-kv-cache-off").label == "Try again"
 
 
