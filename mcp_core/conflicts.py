@@ -232,8 +232,6 @@ def _kv(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
             f"{recipe.attention} would read the unfilled part of a static cache.",
             "Choose dynamic, or attention sdpa.",
         )
-    if kind == "off" and recipe.prefix_cache:
-        yield Conflict("kv.kind", "off keeps nothing that prefix_cache could reuse.", "Choose dynamic.")
     yield from _kv_library(recipe, hardware)
     yield from _kv_options(recipe)
 
