@@ -25,7 +25,7 @@ def return_large_blocks() -> None:
     """From now on blocks from 1 MiB on are mapped for themselves: resident memory is what is in use.
 
     A lower border costs time: with 128 KiB a small model's prefill took a fifth longer (SmolLM2-135M, 256 tokens,
-    fresh pages for every activation). New threads share one arena; those that have one keep it, so this comes early.
+    fresh pages for every activation). New threads share one arena; those that have one keep it: this comes early.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
