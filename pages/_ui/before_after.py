@@ -49,8 +49,11 @@ def before_after(recipe: Recipe, footprint: Footprint | None, effects: Effects) 
         st.table(_one_column(chosen), hide_index=True, border="horizontal", alt="What was measured of this Recipe.")
     else:
         plain = baseline_of(recipe)
-        rows = _both(_Side(effects.of(plain), _predicted(plain)), chosen)
+        before = _Side(effects.of(plain), _predicted(plain))
+        rows = _both(before, chosen)
         st.table(rows, hide_index=True, border="horizontal", alt="This Recipe beside the same one unquantized.")
+        _doubts("Not quantized", before.effect)
+    _doubts("This Recipe", chosen.effect)
     _notes(chosen.effect, effects)
     _measure_what_is_missing(recipe, chosen.effect)
 
@@ -133,6 +136,12 @@ def _kl_words(effect: Effect) -> str:
     if not error:
         return fmt.number(effect.kl)
     return f"{fmt.number(effect.kl)} ± {'<0.0001' if error < 1e-4 else fmt.number(error)}"
+
+
+def _doubts(column: str, effect: Effect) -> None:
+    """What limits the worth of a column's speed: "noisy", "smoke test"."""
+    if effect.run is not None and (doubts := fmt.run_notes(effect.run)):
+        st.caption(f":material/warning: {column}, speed: {doubts}.")
 
 
 def _notes(effect: Effect, effects: Effects) -> None:

@@ -162,6 +162,18 @@ def test_before_and_after_from_runs_and_fidelities(wb: fakes.FakeWorkbench, page
     assert not [button for button in at.button if button.key in ("judge", "measure-speed")]
 
 
+def test_a_noisy_run_is_called_so_beside_its_figures(wb: fakes.FakeWorkbench, page: Page) -> None:
+    measured(wb)
+    noisy = wb.run_values[0].comparable.model_copy(
+        update={"ok": False, "reasons": ("noisy: others used 1.8 cores",)}
+    )
+    wb.run_values[0] = wb.run_values[0].model_copy(update={"comparable": noisy})
+    at = with_recipe(page("recipe"), NF4).run()
+    doubts = [caption.value for caption in at.caption if "Not quantized, speed:" in caption.value]
+    assert len(doubts) == 1
+    assert "noisy" in doubts[0]
+
+
 def test_the_picker_says_what_was_measured(wb: fakes.FakeWorkbench, page: Page) -> None:
     measured(wb)
     at = page("recipe").run()
