@@ -16,8 +16,8 @@ _MB = 10**6
 IMPORTS_BYTES = 430 * 2**20
 # Tokenizer, chat template, HTTP, allocator slack; on a GPU the driver's context, kernels, cuBLAS and slack.
 _BASE_BYTES = {"cpu": 43 * _MB, "cuda": 815 * _MB}
-# oneDNN's kernels for 16-bit products: about 0.4 MB each, and as many as host_allocator.KERNELS_KEPT.
-_SIXTEEN_BIT_KERNELS_BYTES = 14 * _MB
+# oneDNN's kernels for 16-bit products, as many as host_allocator.KERNELS_KEPT, and what lies between them.
+_SIXTEEN_BIT_KERNELS_BYTES = 20 * _MB
 # What a scheme's library loads at its first use, by the scheme's first word.
 _LIBRARY_BYTES = {"bnb": 36 * _MB}
 # LLM.int8 computes outlier columns apart, in products of a changing width.
