@@ -34,12 +34,12 @@ async def run(job: Job) -> Outcome:
     text = builtin_evaluation() if chosen is None else texts.get(chosen)
     sides = await sides_of(job, chosen)
     with Store(job.secrets.get("store_url")) as store:  # opened first: one that cannot be used is known at once
-        fidelity = await _judge(job, sides, text, store)
+        fidelity = await _judge(job, sides, text)
         store.add_fidelity(sides.candidate.recipe, fidelity)
     return Outcome("done", result={"fidelity": fidelity.model_dump(mode="json")})
 
 
-async def _judge(job: Job, sides: Sides, text: TextSet, store: Store) -> Fidelity:
+async def _judge(job: Job, sides: Sides, text: TextSet) -> Fidelity:
     told = sides.plan.without_measuring() if sides.plan is not None else None
     if told is not None and told.status == "not-measurable":
         return endpoint_fidelity.not_measurable(sides.candidate, sides.reference, text, told.reason)
@@ -50,7 +50,7 @@ async def _judge(job: Job, sides: Sides, text: TextSet, store: Store) -> Fidelit
     except Unscorable as error:
         return endpoint_fidelity.not_measurable(sides.candidate, sides.reference, text, error.message)
     compared = endpoint_fidelity.compare(documents, *scored)
-    floor = await _floor(job, sides, dialect, dict(zip(documents, scored[0], strict=True)), store)
+    floor = await _floor(job, sides, dialect, dict(zip(documents, scored[0], strict=True)))
     measured = endpoint_fidelity.fidelity(sides.candidate, sides.reference, text, compared, dialect, floor)
     general = sides.plan.notes(measured.documents) if sides.plan is not None else ()
     return measured.model_copy(update={"notes": (*general, *measured.notes)})
@@ -72,16 +72,13 @@ async def _score(job: Job, side: Side, dialect: Dialect, documents: Sequence[Doc
 
 
 async def _floor(
-    job: Job, sides: Sides, dialect: Dialect, known: dict[Document, endpoint_fidelity.Found], store: Store
+    job: Job, sides: Sides, dialect: Dialect, known: dict[Document, endpoint_fidelity.Found]
 ) -> Mean | None:
-    """The reference's distance to itself: as measured before, else with another attention kernel on some documents.
-
-    None for a reference that someone else runs.
+    """The reference's distance to itself with another attention kernel, on some documents, by the same top-k lists:
+    the floor of whole vocabularies would be another quantity. None for a reference that someone else runs.
     """
     if sides.reference.url is not None or sides.plan is None:
         return None
-    if sides.plan.floor_key is not None and (kept := store.noise_floor(sides.plan.floor_key)) is not None:
-        return kept
     documents = list(known)
     few = documents[:: -(-len(documents) // FLOOR_DOCUMENTS)]
     attention = "sdpa" if sides.reference.recipe.attention == "eager" else "eager"
