@@ -12,6 +12,8 @@ from __future__ import annotations
 import ctypes
 import os
 
+from mcp_core.recipe import SchemeName
+
 __all__ = ["KERNELS_KEPT", "bound_kernel_caches", "return_large_blocks"]
 
 # Parameter numbers of mallopt(3).
@@ -21,15 +23,16 @@ _MIB = 2**20
 KERNELS_KEPT = 32
 
 
-def return_large_blocks() -> None:
+def return_large_blocks(scheme: SchemeName = "none") -> None:
     """From now on blocks from 1 MiB on are mapped for themselves: resident memory is what is in use.
 
     A lower border costs time: with 128 KiB a small model's prefill took a fifth longer (SmolLM2-135M, 256 tokens,
-    fresh pages for every activation). New threads share one arena; those that have one keep it: this comes early.
+    fresh pages for every activation). LLM.int8 has it all the same: its many short-lived sizes would leave holes of
+    80 MB there. New threads share one arena; those that have one keep it: this comes early.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _MIB)
+        mallopt(_M_MMAP_THRESHOLD, _MIB // 8 if scheme == "bnb-int8" else _MIB)
         mallopt(_M_TRIM_THRESHOLD, 16 * _MIB)
         mallopt(_M_ARENA_MAX, 1)
 

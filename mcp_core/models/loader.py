@@ -61,7 +61,7 @@ def load(resolved: ResolvedModel, recipe: Recipe, report: Report, hub_token: str
     """
     assert recipe.device != "auto", "conflicts.resolve comes first"
     require_loadable_here(resolved.quantized, recipe, hardware.detect())
-    return_large_blocks()
+    return_large_blocks(recipe.quantization.scheme)
     transformers_logging.disable_progress_bar()
     resolved = fetch(resolved, report, hub_token)
     codec = _codec(resolved)
