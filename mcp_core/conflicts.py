@@ -321,9 +321,24 @@ def _compile(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
         )
 
 
-def _not_built(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
-    if recipe.speculation != "off":
-        yield Conflict("speculation", "not built in this version.", "Leave it at its default.")
+def _speculation(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    kind = recipe.speculation
+    if kind == "off":
+        if recipe.draft is not None:
+            yield Conflict("draft", "only speculation draft reads it.", "Set it to null, or speculation to draft.")
+        if recipe.draft_tokens is not None:
+            yield Conflict("draft_tokens", "only speculation reads it.", "Set it to null.")
+        return
+    if recipe.batching.mode != "off" or recipe.prefix_cache or recipe.compile or recipe.kv.kind != "dynamic":
+        yield Conflict(
+            "speculation",
+            "guesses are checked for one sequence with a dynamic cache.",
+            "Set batching.mode off, kv.kind dynamic, and prefix_cache and compile false.",
+        )
+    if kind == "draft" and recipe.draft is None:
+        yield Conflict("speculation", "there is no draft model.", "Name one in draft, or choose prompt-lookup.")
+    if kind == "prompt-lookup" and recipe.draft is not None:
+        yield Conflict("draft", "prompt-lookup needs no model.", "Set it to null.")
 
 
 _RULES: tuple[Rule, ...] = (
@@ -338,5 +353,5 @@ _RULES: tuple[Rule, ...] = (
     _switches,
     _batching,
     _compile,
-    _not_built,
+    _speculation,
 )

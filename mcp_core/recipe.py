@@ -234,7 +234,14 @@ class Recipe(_Value):
     compile: bool = Field(default=False, description="Compile the decode step.")
     batching: Batching = Field(default=Batching(), description="How requests share the model.")
     prefix_cache: bool = Field(default=False, description="Reuse keys and values of shared prompt prefixes.")
-    speculation: Speculation = Field(default="off", description="Speculative decoding.")
+    speculation: Speculation = Field(
+        default="off", description="Speculative decoding: guesses from the prompt, or from a smaller model."
+    )
+    draft: ModelRef | None = Field(default=None, description="speculation draft: a smaller model, same tokens.")
+    draft_tokens: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        default=None,
+        description="speculation: tokens guessed for a pass; null is 10 from the prompt, 5 by a draft.",
+    )
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Recipe:

@@ -15,6 +15,7 @@ import torch
 from mcp_core.generation import PREFILL_CHUNK_TOKENS, FinishReason, GenerationRequest, TokenLogprob
 from mcp_core.inference.kv_cache import NoCache, extend
 from mcp_core.inference.sampling import Sampler, log_probabilities
+from mcp_core.inference.speculation import Proposer
 
 __all__ = ["Decoder", "Step"]
 
@@ -34,9 +35,15 @@ class Step:
 
 
 class Decoder:
-    """One model's decoding loop. ``is_cancelled`` is asked between forward passes."""
+    """One model's decoding loop. ``is_cancelled`` is asked between forward passes.
 
-    def __init__(self, model: Any, eos_ids: frozenset[int], max_context: int) -> None:
+    With a ``proposer`` one pass checks several guessed tokens; that needs a cache that can be cut back (dynamic).
+    """
+
+    def __init__(
+        self, model: Any, eos_ids: frozenset[int], max_context: int, proposer: Proposer | None = None
+    ) -> None:
+        self.proposer = proposer
         self._model = model
         self._device: torch.device = next(model.parameters()).device
         self._eos = torch.tensor(sorted(eos_ids), dtype=torch.long, device=self._device)
@@ -59,6 +66,7 @@ class Decoder:
             return
         history = prompt if sampler.needs_history else None
         count = 0
+        ahead = _Ahead(self.proposer, request)
         while True:
             token, logprob = self._next_token(logits, history, request, sampler, count)
             count += 1
@@ -72,7 +80,18 @@ class Decoder:
                 return
             started, prompt_logprobs = time.perf_counter(), None
             history = None if history is None else torch.cat([history, token], dim=1)
-            logits = self._forward(token, cache, logits_to_keep=1)[:, -1]
+            checked = ahead.after(value, cache)
+            if checked is None:
+                guessed = ahead.guess(self._room(request, count))
+                tokens = torch.tensor([[value, *guessed]], device=self._device) if guessed else token
+                rows = self._forward(tokens, cache, logits_to_keep=1 + len(guessed))
+                checked = ahead.check(guessed, rows)
+            logits = checked
+
+    def _room(self, request: GenerationRequest, count: int) -> int:
+        """How many tokens may be guessed after ``count`` chosen ones: the pass itself gives one more."""
+        in_context = self._max_context - len(request.prompt) - count
+        return max(0, min(request.max_tokens - count, in_context) - 1)
 
     def _prefill(
         self, prompt: torch.Tensor, cache: Any, top: int | None, is_cancelled: Callable[[], bool]
@@ -118,6 +137,43 @@ class Decoder:
         if count >= request.max_tokens or len(request.prompt) + count >= self._max_context:
             return "length"
         return None
+
+
+class _Ahead:
+    """Logits of guessed tokens that have been computed and not yet been compared with what is chosen."""
+
+    def __init__(self, proposer: Proposer | None, request: GenerationRequest) -> None:
+        self._proposer = proposer
+        self._tokens = list(request.prompt)
+        self._guessed: list[int] = []
+        self._rows: list[torch.Tensor] = []
+        if proposer is not None:
+            proposer.begin()
+
+    def after(self, chosen: int, cache: Any) -> torch.Tensor | None:
+        """Logits after ``chosen`` if it was guessed; else None, and the cache is cut back to what was chosen."""
+        if self._proposer is None:
+            return None
+        self._tokens.append(chosen)
+        if self._guessed and self._guessed[0] == chosen:
+            self._proposer.count.accepted += 1
+            self._guessed.pop(0)
+            return self._rows.pop(0)
+        if self._guessed:
+            cache.crop(-len(self._guessed))  # negative: that many fewer
+        self._guessed, self._rows = [], []
+        return None
+
+    def guess(self, most: int) -> list[int]:
+        """What may follow the tokens chosen so far."""
+        return self._proposer.propose(self._tokens, most) if self._proposer is not None else []
+
+    def check(self, guessed: list[int], rows: torch.Tensor) -> torch.Tensor:
+        """Keep the logits ``rows [1, 1 + guessed, vocab]`` of the guesses; returns those after the chosen token."""
+        if self._proposer is not None:
+            self._proposer.count.drafted += len(guessed)
+            self._guessed, self._rows = list(guessed), [rows[:, index] for index in range(1, rows.shape[1])]
+        return rows[:, 0]
 
 
 def _score_chunk(

@@ -25,6 +25,7 @@ from mcp_core.inference.decoding import Decoder
 from mcp_core.inference.kv_cache import cache_factory
 from mcp_core.inference.ledger import Ledger
 from mcp_core.inference.mode import Mode
+from mcp_core.inference.speculation import build_proposer
 from mcp_core.inference.tracing import trace_to
 from mcp_core.memory.attention import backend_in, backend_words
 from mcp_core.models.load_errors import first_line, is_out_of_memory
@@ -62,17 +63,24 @@ class _Swap:
 class Engine:
     """Serves requests as the Recipe's batching says.
 
-    Every accepted request ends in exactly one event with ``finish`` set. ``report`` hears how far compiling is.
+    Every accepted request ends in exactly one event with ``finish`` set. ``report`` hears how far compiling is;
+    ``draft`` guesses tokens where the Recipe's speculation asks for it.
     """
 
     def __init__(
-        self, loaded: LoadedModel, recipe: Recipe, sink: Sink, report: Report = lambda _stage, _part, _text: None
+        self,
+        loaded: LoadedModel,
+        recipe: Recipe,
+        sink: Sink,
+        report: Report = lambda _stage, _part, _text: None,
+        draft: LoadedModel | None = None,
     ) -> None:
         self._loaded = loaded
         self._recipe = recipe
         self._sink = sink
         self._report = report
-        self._decoder = Decoder(loaded.model, loaded.eos_ids, loaded.max_context)
+        proposer = build_proposer(recipe, draft.model if draft else None)
+        self._decoder = Decoder(loaded.model, loaded.eos_ids, loaded.max_context, proposer)
         self._new_cache = cache_factory(
             recipe.kv.kind, loaded.model.config, loaded.max_context, window=recipe.kv.window, bits=recipe.kv.bits
         )

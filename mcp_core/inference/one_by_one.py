@@ -12,6 +12,7 @@ from mcp_core.generation import GenerationRequest
 from mcp_core.inference.decoding import Decoder, Step
 from mcp_core.inference.kv_cache import CacheFactory
 from mcp_core.inference.mode import ModeFigures, Outcome, StepOutcome
+from mcp_core.inference.speculation import SpeculationCount
 from mcp_core.recipe import Batching
 
 __all__ = ["OneByOne"]
@@ -78,7 +79,15 @@ class OneByOne:
     def figures(self) -> ModeFigures:
         """One running at most."""
         running = int(self._running is not None)
-        return ModeFigures(running, len(self._waiting), self._tokens * running, self.longest)
+        guesses = self._decoder.proposer.count if self._decoder.proposer else SpeculationCount()
+        return ModeFigures(
+            running,
+            len(self._waiting),
+            self._tokens * running,
+            self.longest,
+            drafted_tokens_total=guesses.drafted,
+            accepted_tokens_total=guesses.accepted,
+        )
 
     def set_limits(self, batching: Batching) -> None:
         """One at a time, whatever they are."""

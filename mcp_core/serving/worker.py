@@ -27,7 +27,7 @@ import uvicorn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mcp_core import conflicts, hardware, paths
-from mcp_core.errors import InputError, LoadFailed, McpError
+from mcp_core.errors import InputError, LoadFailed, McpError, RecipeError
 from mcp_core.hardware import Hardware
 from mcp_core.models import catalog, footprint
 from mcp_core.models.architecture import ResolvedModel
@@ -163,6 +163,22 @@ class _Worker:
 
         return loader.load(resolved, self._recipe, self._progress, self._order.hub_token)
 
+    def _load_draft(self, loaded: LoadedModel) -> LoadedModel | None:
+        """The model that guesses, in the same dtype on the same device. Raises RecipeError for other tokens."""
+        if self._recipe.draft is None:
+            return None
+        from mcp_core.models import loader
+
+        recipe = Recipe(model=self._recipe.draft, **self._recipe.model_dump(include={"device", "threads", "dtype"}))
+        resolved = catalog.resolve(recipe.model, hub_token=self._order.hub_token)
+        draft = loader.load(resolved, recipe, self._progress, self._order.hub_token)
+        if draft.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
+            raise RecipeError(
+                f"draft: {draft.title} has another vocabulary than {loaded.title}.",
+                "Choose a smaller model of the same family.",
+            )
+        return draft
+
     def _progress(self, stage: str, fraction: float | None, message: str) -> None:
         """A stage of loading is a phase of memory."""
         self._recorder.phase(stage)
@@ -173,7 +189,7 @@ class _Worker:
 
         inboxes = Inboxes(asyncio.get_running_loop())
         phases = ServingPhases(self._recorder, inboxes.deliver)
-        engine = Engine(loaded, self._recipe, phases, self._progress)
+        engine = Engine(loaded, self._recipe, phases, self._progress, self._load_draft(loaded))
         loaded = self._warm_up(engine, loaded)
         model_id = self._recipe.model.id
         metrics = WorkerMetrics(model_id, engine.stats, memory.read)
