@@ -44,6 +44,7 @@ format: install
 
 bench: install
 	$(BIN)/python tests/bench/foundation.py
+	$(BIN)/python tests/bench/speed.py
 
 screenshots: install
 	$(BIN)/python tests/browser/screenshots.py screenshots

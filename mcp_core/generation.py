@@ -47,8 +47,8 @@ class GenerationRequest:
 
     ``logprobs``: None for none, else how many alternatives to report per generated token (0 = the token only).
     ``prompt_logprobs``: the same for the prompt's own tokens (completions' echo). ``max_tokens`` may be 0 only
-    with ``prompt_logprobs``. ``arrived_s`` is time.perf_counter() when the request was accepted. Prefixes are shared
-    among requests of one ``tenant`` only.
+    with ``prompt_logprobs``. ``arrived_s`` is time.perf_counter() when the request was accepted. Prefixes are
+    shared among requests of one ``tenant`` only.
     """
 
     id: str
@@ -77,8 +77,9 @@ class TokenEvent:
     """One step of one request. The last event of a request has ``finish`` set, and exactly one has.
 
     ``token`` is None on an event that only ends the request (cancelled, error, or max_tokens 0); an EOS token
-    is reported as a token with finish "stop". ``at_s`` is time.perf_counter() in the worker. ``timing`` (ms,
-    on the last event): queue_ms, prefill_ms, decode_ms.
+    is reported as a token with finish "stop". ``at_s`` is time.perf_counter() in the worker. On the last
+    event ``timing`` holds queue_ms, prefill_ms and decode_ms, and ``cached_tokens`` the prompt tokens that a prefix
+    cache saved.
     """
 
     request_id: str
@@ -89,6 +90,7 @@ class TokenEvent:
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
     failure: Failure | None = None
     timing: dict[str, float] | None = None
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

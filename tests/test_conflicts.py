@@ -123,7 +123,7 @@ FP32 = {"dtype": "fp32"}
             "switches.autocast",
             "chooses the types",
         ),
-        ({"switches.autocast": "bf16", "kv.kind": "static", **FP32}, "switches.autocast", "a static cache needs one"),
+        ({"switches.autocast": "bf16", "kv.kind": "static", **FP32}, "switches.autocast", "static cache needs one"),
         ({"switches.cudnn_benchmark": True}, "switches.cudnn_benchmark", "NVIDIA devices only"),
     ],
 )

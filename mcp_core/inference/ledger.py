@@ -28,6 +28,7 @@ class _Clock:
     """One request: when its first step began, when its first and its newest token were there."""
 
     started_s: float
+    cached_tokens: int = 0
     first_s: float | None = None
     newest_s: float = 0.0
 
@@ -60,7 +61,7 @@ class Ledger:
     def take(self, step: StepOutcome, began_s: float, ended_s: float) -> list[TokenEvent]:
         """Count one step and turn what it did into events, in its order."""
         for request, cached in step.started:
-            self._clocks[request.id] = _Clock(began_s)
+            self._clocks[request.id] = _Clock(began_s, cached)
             self._totals["cached_prompt_tokens_total"] += cached
         events = [self._event(outcome, began_s, ended_s) for outcome in step.outcomes]
         self._count(step, ended_s - began_s)
@@ -98,6 +99,7 @@ class Ledger:
             prompt_logprobs=outcome.prompt_logprobs,
             failure=Failure.of(outcome.error) if outcome.error else None,
             timing=_timing(request, clock) if outcome.finish else None,
+            cached_tokens=clock.cached_tokens if outcome.finish else 0,
         )
 
     def _count(self, step: StepOutcome, seconds: float) -> None:

@@ -99,8 +99,28 @@ class _EngineCollector(Collector):
         yield self._gauge("vllm:kv_cache_usage_perc", "Share of the KV cache in use; 1 is full.", used)
         yield self._counter("vllm:prompt_tokens", "Prompt tokens processed.", stats.prompt_tokens_total)
         yield self._counter("vllm:generation_tokens", "Tokens generated.", stats.output_tokens_total)
+        # vLLM counts the cache's queries and hits in tokens too.
+        asked = stats.prompt_tokens_total + stats.cached_prompt_tokens_total
+        yield self._counter("vllm:prefix_cache_queries", "Prompt tokens asked of the prefix cache.", asked)
+        known = stats.cached_prompt_tokens_total
+        yield self._counter("vllm:prefix_cache_hits", "Prompt tokens found there.", known)
+        yield self._counter("vllm:num_preemptions", "Sequences that made room for others.", stats.preemptions_total)
+        yield self._counter("vllm:spec_decode_num_draft_tokens", "Tokens guessed.", stats.drafted_tokens_total)
+        yield self._counter(
+            "vllm:spec_decode_num_accepted_tokens", "Guesses that were right.", stats.accepted_tokens_total
+        )
+        yield from self._pages(stats)
         if self._memory is not None:
             yield from self._memory_gauges(self._memory())
+
+    def _pages(self, stats: EngineStats) -> Iterator[Metric]:
+        """The paged pool, where there is one."""
+        if not stats.kv_pages_total:
+            return
+        yield self._gauge("mcp:kv_pages_total", "Pages of the KV pool.", stats.kv_pages_total)
+        yield self._gauge("mcp:kv_pages_used", "Pages that sequences hold.", stats.kv_pages_used)
+        yield self._gauge("mcp:kv_pages_kept", "Unused pages whose prefix is remembered.", stats.kv_pages_kept)
+        yield self._counter("mcp:kv_evictions", "Remembered pages given up for room.", stats.kv_evictions_total)
 
     def _memory_gauges(self, memory: Memory) -> Iterator[Metric]:
         for name, value in memory.model_dump().items():

@@ -40,7 +40,9 @@ def total_usage(choices: Sequence[Usage], per_prompt: int) -> Usage:
     """Of a request: every prompt counted once, every choice's tokens; timing where there is one choice."""
     prompt_tokens = sum(usage.prompt_tokens for usage in choices[::per_prompt])
     completion_tokens = sum(usage.completion_tokens for usage in choices)
-    return Usage(prompt_tokens, completion_tokens, choices[0].timing if len(choices) == 1 else None)
+    cached_tokens = sum(usage.cached_tokens for usage in choices[::per_prompt])
+    timing = choices[0].timing if len(choices) == 1 else None
+    return Usage(prompt_tokens, completion_tokens, timing, cached_tokens)
 
 
 class _Form(ABC):

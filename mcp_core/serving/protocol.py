@@ -125,11 +125,16 @@ class GenerateRequest(_Body):
     repetition_penalty: float = Field(default=1.0, gt=0, le=10, description="1 is off.")
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2, description="0 is off.")
     presence_penalty: float = Field(default=0.0, ge=-2, le=2, description="0 is off.")
-    seed: int | None = Field(default=None, ge=-_SEEDS, lt=_SEEDS, description="Repeatable in batching mode off.")
+    seed: int | None = Field(
+        default=None, ge=-_SEEDS, lt=_SEEDS, description="Repeats a sampled reply; surely in mode off."
+    )
     user: str | None = Field(default=None, description="Accepted; a label without effect.")
     safety_identifier: str | None = Field(default=None, description="Accepted; a label without effect.")
     metadata: dict[str, str] | None = Field(default=None, description="Accepted; labels without effect.")
     prompt_cache_key: str | None = Field(default=None, description="Accepted; a hint without effect.")
+    cache_salt: str | None = Field(
+        default=None, min_length=1, max_length=256, description="Prefixes are shared among equal salts only."
+    )
     store: Literal[False] | None = Field(default=None, description="Nothing is stored.")
     service_tier: Literal["auto", "default"] | None = Field(default=None, description="There is one tier.")
 

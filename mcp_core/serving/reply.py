@@ -21,11 +21,12 @@ __all__ = ["Piece", "PlacedLogprob", "Reply", "Usage"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one choice, and the engine's own timing in ms."""
+    """Token counts of one choice, and the engine's own timing in ms; ``cached_tokens`` of the prompt were known."""
 
     prompt_tokens: int
     completion_tokens: int
     timing: dict[str, float] | None
+    cached_tokens: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """OpenAI's ``usage``, with ``timing`` beside its fields."""
@@ -33,6 +34,7 @@ class Usage:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
         return document | ({"timing": self.timing} if self.timing else {})
 
@@ -156,7 +158,7 @@ class Reply:
         self._metrics.observe_end("stop" if self.stopped else reason, event.at_s - self.request.arrived_s)
 
     def _last(self, piece: Piece, event: TokenEvent) -> Piece:
-        usage = Usage(len(self.request.prompt), self._tokens, event.timing)
+        usage = Usage(len(self.request.prompt), self._tokens, event.timing, event.cached_tokens)
         return Piece(piece.choice, piece.text, piece.token_ids, piece.logprobs, piece.finish, usage)
 
     def _token_logprob(self, event: TokenEvent) -> tuple[PlacedLogprob, ...]:

@@ -150,6 +150,7 @@ class Service:
                     logprobs=logprobs,
                     prompt_logprobs=_prompt_logprobs(prompt, limit, logprobs),
                     arrived_s=arrived_s,
+                    tenant=request.cache_salt or "",
                 )
                 replies.append(Reply(len(replies), generation, self.model, request.stop, self.metrics, prompt.echo))
         return Exchange(exchange_id, replies, self.engine, self._inboxes)

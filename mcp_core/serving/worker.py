@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -20,20 +19,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mcp_core import conflicts, hardware, paths
-from mcp_core.errors import InputError, LoadFailed, McpError, RecipeError
+from mcp_core.errors import LoadFailed, McpError, RecipeError
 from mcp_core.hardware import Hardware
 from mcp_core.models import catalog, footprint
 from mcp_core.models.architecture import ResolvedModel
 from mcp_core.models.served_load import ServedLoad
 from mcp_core.monitoring.prometheus import WorkerMetrics
-from mcp_core.recipe import Recipe, validation_message
+from mcp_core.recipe import Recipe
 from mcp_core.results import MemoryAnalysis, Prediction
 from mcp_core.serving.api import create_app
 from mcp_core.serving.control import WorkerControl, control_routes
@@ -42,6 +39,7 @@ from mcp_core.serving.listener import HOST, bind, listen
 from mcp_core.serving.memory_routes import MemoryAnswers
 from mcp_core.serving.memory_timeline import MemoryRecorder, ServingPhases
 from mcp_core.serving.service import Service
+from mcp_core.serving.worker_channel import Channel, Order, die_first, end_with_stdin
 from mcp_core.serving.worker_memory import WorkerMemory
 from mcp_core.workload import Workload
 
@@ -50,63 +48,12 @@ if TYPE_CHECKING:
     from mcp_core.models.loaded import LoadedModel
     from mcp_core.serving.cuda_memory import CudaCounters
 
-__all__ = ["Channel", "Order", "main"]
+__all__ = ["main"]
 
 # How long running requests may go on after the worker was asked to end.
 DRAIN_S = 2.0
 
 _log = logging.getLogger(__name__)
-
-
-class Order(BaseModel):
-    """The line on stdin. ``force`` was for the checks before the start; a worker loads what it is told to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    recipe: dict[str, Any]
-    token: str = Field(min_length=16, repr=False)
-    port: int = 0
-    hub_token: str | None = Field(default=None, repr=False)
-    force: bool = False
-
-    @classmethod
-    def read(cls, line: str) -> Order:
-        """Raises InputError."""
-        try:
-            return cls.model_validate_json(line)
-        except ValidationError as error:
-            raise InputError(f"The worker's order is not valid: {validation_message(error)}.") from error
-
-
-class Channel:
-    """The protocol's end of stdout."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._lock = threading.Lock()
-
-    @classmethod
-    def take_stdout(cls) -> Channel:
-        """Keep stdout for the protocol; whatever else is printed goes to stderr from now on."""
-        channel = cls(os.dup(1))
-        os.dup2(2, 1)
-        return channel
-
-    def progress(self, stage: str, fraction: float | None, message: str) -> None:
-        """How far loading is. From any thread."""
-        self._say({"event": "progress", "stage": stage, "fraction": fraction, "message": message})
-
-    def ready(self, port: int) -> None:
-        """It answers requests."""
-        self._say({"event": "ready", "port": port, "pid": os.getpid()})
-
-    def failed(self, error: McpError) -> None:
-        """It never will."""
-        self._say({"event": "failed", "failure": error.as_dict()})
-
-    def _say(self, document: dict[str, Any]) -> None:
-        with self._lock:
-            os.write(self._descriptor, json.dumps(document).encode() + b"\n")
 
 
 def main() -> int:
@@ -115,10 +62,10 @@ def main() -> int:
     channel = Channel.take_stdout()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while loading, Ctrl-C simply ends it
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    _die_first()
+    die_first()
     try:
         order = Order.read(sys.stdin.readline())
-        threading.Thread(target=_end_with_stdin, name="stdin", daemon=True).start()
+        threading.Thread(target=end_with_stdin, name="stdin", daemon=True).start()
         _Worker(order, channel, started_s).run()
     except McpError as error:
         channel.failed(error)
@@ -310,19 +257,6 @@ def _import_heavy(recipe: Recipe, machine: Hardware) -> CudaCounters | None:
     from mcp_core.serving.cuda_memory import CudaCounters
 
     return CudaCounters(recipe.device)
-
-
-def _die_first() -> None:
-    """When memory runs out, the kernel is to end a worker rather than the app or another's process."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def _end_with_stdin() -> None:
-    """The other end of stdin closes when its process ends, however it ends."""
-    while os.read(0, 65_536):
-        pass
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -33,22 +32,11 @@ from mcp_core.recipe import Recipe  # noqa: E402
 from mcp_core.serving.client import ServerClient, open_session  # noqa: E402
 from mcp_core.serving.supervisor import Supervisor, Worker  # noqa: E402
 from mcp_core.workload import Lengths, Workload  # noqa: E402
+from tests.bench.report import Report  # noqa: E402
 from tests.browser.app_process import chromium, running_app, settled  # noqa: E402
 
 PROMPT, TOKENS, PAIRS = list(range(1000, 1064)), 96, 7
 PAGES = ("home", "recipe", "playground", "measure", "monitor", "runs")
-
-
-@dataclass
-class Report:
-    """Rows of claim, bound, figure."""
-
-    failed: list[str] = field(default_factory=list)
-
-    def row(self, claim: str, must: str, figure: str, *, holds: bool) -> None:
-        print(f"{'ok  ' if holds else 'FAIL'}  {claim:62} must {must:12} {figure}", flush=True)
-        if not holds:
-            self.failed.append(claim)
 
 
 def main() -> int:
@@ -61,8 +49,7 @@ def main() -> int:
             page_claims(browser.new_page(), Path(home), report)
     for scenario in ("empty", "ready"):
         rerun_claims(scenario, report)
-    print("all hold" if not report.failed else f"{len(report.failed)} do not hold")
-    return int(bool(report.failed))
+    return report.end()
 
 
 async def worker_claims(recipe: Recipe, report: Report) -> None:
