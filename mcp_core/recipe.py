@@ -218,6 +218,14 @@ class Recipe(_Value):
     schema_version: Literal[1] = Field(default=1, description="Version of this document's form.")
     model: ModelRef = Field(default=ModelRef(), description="Which model.")
     engine: Engine = Field(default="transformers", description="What runs it.")
+    engine_python: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="vllm, sglang: path of the Python interpreter that has it, one of those that MCP_VLLM_PYTHON, "
+        "MCP_SGLANG_PYTHON or MCP_ENGINE_PYTHONS name; null is the engine's own variable. It says where, not how: "
+        "no part of fingerprint or numerics_key.",
+    )
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda:\d{1,2})$",
@@ -285,7 +293,7 @@ class Recipe(_Value):
     @property
     def load_key(self) -> str:
         """Digest of the part whose change needs a new worker; the rest changes live."""
-        document = self._distinct()
+        document = self._distinct() | ({"engine_python": self.engine_python} if self.engine_python else {})
         document.pop("prefix_cache", None)
         for field in ("mode", "max_requests", "max_wait_ms"):
             document.get("batching", {}).pop(field, None)
@@ -307,7 +315,8 @@ class Recipe(_Value):
         return find_conflicts(self, hardware)
 
     def _distinct(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude_defaults=True) | {"schema_version": self.schema_version}
+        document = self.model_dump(mode="json", exclude_defaults=True, exclude={"engine_python"})
+        return document | {"schema_version": self.schema_version}
 
 
 _NUMERIC_FIELDS = (

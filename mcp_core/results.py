@@ -180,6 +180,9 @@ class Effective(_Value):
         default=None, description="The kernel that sdpa settled on: flash, mem-efficient, cudnn or math."
     )
     switches: tuple[str, ...] = Field(default=(), description="Those of torch in force while the model computes.")
+    not_carried: tuple[str, ...] = Field(
+        default=(), description="Fields of the Recipe that another engine does not have or does otherwise, and why."
+    )
 
 
 class Mean(_Value):

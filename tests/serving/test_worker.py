@@ -281,7 +281,7 @@ def test_stdin_that_ends_while_loading_ends_the_worker(start: Any, order: dict[s
 def test_what_libraries_print_goes_to_stderr() -> None:
     code = (
         "import os\n"
-        "from mcp_core.serving.worker import Channel\n"
+        "from mcp_core.serving.worker_channel import Channel\n"
         "channel = Channel.take_stdout()\n"
         "print('from python', flush=True); os.write(1, b'from C\\n')\n"
         "channel.progress('load', 0.5, 'x')\n"
