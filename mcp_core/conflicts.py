@@ -13,6 +13,7 @@ from shutil import which
 
 from pydantic import BaseModel
 
+from mcp_core import llama_cpp
 from mcp_core.errors import RecipeError
 from mcp_core.hardware import Device, Hardware, physical_cores
 from mcp_core.recipe import KVKind, Quantization, Recipe, SchemeName
@@ -57,7 +58,9 @@ def resolve(recipe: Recipe, hardware: Hardware) -> Recipe:
 
 
 def _engine(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
-    if recipe.engine != "transformers" and recipe.model.source != "endpoint":
+    if recipe.engine == "llama.cpp" and recipe.model.source != "endpoint":
+        yield from (Conflict(*refusal) for refusal in llama_cpp.refusals(recipe, hardware.libraries))
+    elif recipe.engine != "transformers" and recipe.model.source != "endpoint":
         yield Conflict(
             "engine",
             f"this version runs models with transformers, not with {recipe.engine}.",
@@ -97,6 +100,7 @@ def _scheme(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
             f"There are: {', '.join(SCHEMES)}.",
         )
         return
+    yield from _scheme_of_engine(recipe, scheme)
     device = hardware.device(recipe.device)
     if scheme.library and scheme.library not in hardware.libraries:
         yield Conflict(
@@ -106,6 +110,16 @@ def _scheme(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
         )
     if device is not None:
         yield from _scheme_on_device(recipe, device)
+
+
+def _scheme_of_engine(recipe: Recipe, scheme: Scheme) -> Iterator[Conflict]:
+    """llama.cpp computes with the file's own weights and with nothing else; no other engine does."""
+    field, engine = "quantization.scheme", recipe.engine
+    if engine == "llama.cpp" and scheme.engine != engine:
+        yield Conflict(field, "llama.cpp keeps the weights as the GGUF has them.", "Set it to gguf.")
+    elif scheme.engine == "llama.cpp" and engine != "llama.cpp":
+        reason = f"gguf is what engine llama.cpp computes with; {engine} expands a GGUF's weights to dtype."
+        yield Conflict(field, reason, "Set it to none, or engine to llama.cpp.")
 
 
 def _scheme_on_device(recipe: Recipe, device: Device) -> Iterator[Conflict]:
@@ -168,8 +182,8 @@ def _quantization_options(recipe: Recipe, hardware: Hardware) -> Iterator[Confli
                 f"{options.scheme} does not read it; it belongs to {' and '.join(sorted(schemes))}.",
                 f"Leave it at {_in_json(default)}.",
             )
-    if options.skip and options.scheme == "none":
-        yield Conflict("quantization.skip", "nothing is quantized, so nothing is skipped.", "Leave it empty.")
+    if options.skip and options.scheme in ("none", "gguf"):
+        yield Conflict("quantization.skip", "nothing is quantized here, so nothing is skipped.", "Leave it empty.")
 
 
 def _in_json(value: object) -> str:

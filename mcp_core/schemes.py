@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mcp_core.recipe import DType, Quantization, SchemeName
+from mcp_core.recipe import DType, Engine, Quantization, SchemeName
 
 __all__ = ["INT4_GROUP_SIZES", "SCHEMES", "DeviceKind", "Scheme", "group_size_of", "reason_to_keep_dense"]
 
@@ -30,7 +30,8 @@ class Scheme:
     the format of ``mcp-core quantize`` (None: it cannot be saved, ``unsaved_because`` says why). ``bits`` are
     stored bits per quantized weight without scales. Either ``apply`` or ``convert`` is ``module:function`` of the
     heavy side: the first packs weights as they arrive, the second packs a model that was loaded dense. ``dtypes``
-    are those that the dense weights and the activations may have; ``min_capability`` is of NVIDIA devices.
+    are those that the dense weights and the activations may have; ``min_capability`` is of NVIDIA devices. Those of
+    another ``engine`` than transformers are applied by nobody here: that engine reads them from its files.
     """
 
     name: SchemeName
@@ -49,6 +50,7 @@ class Scheme:
     double_quant: bool = False
     saved_as: str | None = None
     unsaved_because: str = ""
+    engine: Engine = "transformers"
 
 
 SCHEMES: dict[SchemeName, Scheme] = {
@@ -223,6 +225,19 @@ SCHEMES: dict[SchemeName, Scheme] = {
             deployable_as="transformers only",
             convert="mcp_core.memory.quantization.classic:quantize_dynamic",
             unsaved_because="its weights are opaque objects that only pickle can write, which MCP never does.",
+        ),
+        Scheme(
+            name="gguf",
+            title="GGUF, as the file has it",
+            about="The GGUF's own packed weights (Q4_1, Q8_0, ...) through llama.cpp's kernels, nothing expanded.",
+            needs="Engine llama.cpp, and the bundled model or a .gguf file.",
+            bits=0,  # the file's types say
+            library=None,
+            devices=("cpu",),
+            lossless=False,
+            deployable_as="llama.cpp: this file as it is",
+            unsaved_because="the GGUF is such a file already.",
+            engine="llama.cpp",
         ),
     )
 }

@@ -27,6 +27,7 @@ VALUES = {
     "token_map",
     "views",
     "paths",
+    "llama_cpp",
 }
 # Rooms that only a worker or a job child imports.
 HEAVY = {
@@ -38,6 +39,7 @@ HEAVY = {
     "models.quantized_loading",
     "models.linear_experts",
     "models.prepare",
+    "models.gguf_tokenizer",
     "models.random_weights",
     "models.synthetic_tokenizer",
     "memory",

@@ -31,7 +31,7 @@ LINEAR_EXPERTS = frozenset({"olmoe", "qwen2_moe", "qwen3_moe"})
 class TensorInfo:
     """One parameter of a model: transformers' name of it and its dense shape.
 
-    ``stored_bytes`` is what it and its scales occupy in the files of a quantized checkpoint; None if dense.
+    ``stored_bytes`` is what it and its scales occupy in a quantized checkpoint or a GGUF; None if dense.
     """
 
     name: str
@@ -104,7 +104,8 @@ class ResolvedModel:
     ``folder`` holds dense safetensors, config.json and tokenizer once everything is on this machine; None for
     a random-weight shape, a Hub model not yet downloaded and a GGUF not yet prepared. ``gguf_file`` is the
     source of a GGUF. ``ref.sha256`` is filled in wherever the content is on this machine. ``quantized`` is set
-    where the checkpoint came quantized; ``gguf_type`` is the type of a GGUF's weights, as Q4_1.
+    where the checkpoint came quantized; ``gguf_type`` is the type of a GGUF's weights, as Q4_1, and
+    ``stored_tensors`` are its tensors with their bytes in the file.
     """
 
     ref: ModelRef
@@ -116,14 +117,17 @@ class ResolvedModel:
     prepare_bytes: int = 0
     quantized: StoredQuantization | None = None
     gguf_type: str | None = None
+    stored_tensors: tuple[TensorInfo, ...] = ()
 
     def as_loaded(self, quantization: Quantization, device: Device, hardware: Hardware) -> Architecture:
         """The architecture with its tensors as this device will hold them, before a scheme packs them.
 
-        Quantized weights that cannot stay packed there are dense, and fused experts that a scheme is to pack are
-        taken apart.
+        Quantized weights that cannot stay packed there are dense, those of a GGUF are what its file has where
+        llama.cpp computes with them, and fused experts that a scheme is to pack are taken apart.
         """
         tensors, scheme = self.architecture.tensors, SCHEMES.get(quantization.scheme)
+        if quantization.scheme == "gguf" and self.stored_tensors:
+            tensors = self.stored_tensors
         if self.quantized and self.quantized.why_expanded(device, hardware.libraries):
             tensors = tuple(TensorInfo(each.name, each.shape) for each in tensors)
         if self.architecture.model_type in LINEAR_EXPERTS and scheme and scheme.apply:
@@ -132,6 +136,8 @@ class ResolvedModel:
 
     def comes_as(self, recipe: Recipe, device: Device, hardware: Hardware) -> str:
         """What becomes of the weights' own quantization here, in words; empty where they are not quantized."""
+        if self.gguf_type is not None and recipe.engine == "llama.cpp":
+            return f"A GGUF of {self.gguf_type}: llama.cpp computes with its weights as they are."
         if self.gguf_type is not None and self.gguf_type not in _DENSE_GGUF_TYPES:
             return (
                 f"A GGUF of {self.gguf_type}: its weights are expanded to {recipe.dtype}, since transformers keeps "

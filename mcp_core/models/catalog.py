@@ -96,6 +96,7 @@ def _from_gguf(ref: ModelRef, path: Path, title: str = "") -> ResolvedModel:
         gguf_file=path,
         prepare_bytes=0 if folder else prepared.prepared_bytes(header.architecture),
         gguf_type=header.type,
+        stored_tensors=header.stored,
     )
 
 

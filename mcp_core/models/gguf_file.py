@@ -43,6 +43,7 @@ class GgufTensor:
     name: str
     shape: tuple[int, ...]
     type: str
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +120,8 @@ class _Cursor:
         shape = tuple(reversed([int(self.scalar("<Q")) for _ in range(dimensions)]))
         kind = GGMLQuantizationType(self.scalar("<I"))
         block, block_bytes = GGML_QUANT_SIZES[kind]
-        begins = self.scalar("<Q")
-        return GgufTensor(name, shape, kind.name), begins + math.prod(shape) // block * block_bytes
+        begins, size = self.scalar("<Q"), math.prod(shape) // block * block_bytes
+        return GgufTensor(name, shape, kind.name, size), begins + size
 
     def _value(self, kind: GGUFValueType) -> Any:
         if kind == GGUFValueType.STRING:

@@ -11,14 +11,14 @@ import math
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mcp_core.errors import InvalidModel
 from mcp_core.models.architecture import Architecture, TensorInfo
-from mcp_core.models.gguf_file import GgufFile, read_gguf_file
+from mcp_core.models.gguf_file import GgufFile, GgufTensor, read_gguf_file
 from mcp_core.recipe import DType
 
 __all__ = [
@@ -57,13 +57,15 @@ class GgufHeader:
     """What a GGUF says of itself. Tensors carry transformers' names and dense shapes.
 
     ``architecture.native_dtype`` is bf16, what it is dequantized to where its own values are the reference.
-    ``type`` is llama.cpp's name of the type that most weights have.
+    ``type`` is llama.cpp's name of the type that most weights have, ``stored`` the same tensors with their bytes in
+    the file.
     """
 
     title: str
     type: str
     architecture: Architecture
     chat_template: str | None
+    stored: tuple[TensorInfo, ...]
 
 
 def read_safetensors(path: Path) -> tuple[TensorInfo, ...]:
@@ -176,7 +178,17 @@ def _read_gguf(path: Path, size: int, mtime_ns: int) -> GgufHeader:
         architecture = _gguf_architecture(file, name)
     except KeyError as error:
         raise InvalidModel(f"{path} does not state its {error.args[0]}.", _DOWNLOAD_AGAIN) from error
-    return GgufHeader(title, _most_common_type(file), architecture, template if isinstance(template, str) else None)
+    chat_template = template if isinstance(template, str) else None
+    return GgufHeader(title, _most_common_type(file), architecture, chat_template, _stored(file))
+
+
+def _stored(file: GgufFile) -> tuple[TensorInfo, ...]:
+    return tuple(TensorInfo(_transformers_name(each.name), each.shape, each.bytes) for each in _parameters(file))
+
+
+def _parameters(file: GgufFile) -> Iterator[GgufTensor]:
+    """Without rotary frequencies, which transformers computes."""
+    return (tensor for tensor in file.tensors if not tensor.name.startswith("rope_freqs"))
 
 
 def _most_common_type(file: GgufFile) -> str:
@@ -214,11 +226,7 @@ def _gguf_architecture(file: GgufFile, name: str) -> Architecture:
             raise KeyError(f"{name}.{key}")
         return value
 
-    tensors = tuple(
-        TensorInfo(_transformers_name(tensor.name), tensor.shape)
-        for tensor in file.tensors
-        if not tensor.name.startswith("rope_freqs")
-    )
+    tensors = tuple(TensorInfo(_transformers_name(tensor.name), tensor.shape) for tensor in _parameters(file))
     heads, hidden = field("attention.head_count"), field("embedding_length")
     return Architecture(
         model_type=_GGUF_MODEL_TYPES[name],

@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
 
@@ -31,7 +31,7 @@ from mcp_core.models.architecture import ResolvedModel
 from mcp_core.models.served_load import ServedLoad
 from mcp_core.monitoring.prometheus import WorkerMetrics
 from mcp_core.recipe import Recipe
-from mcp_core.results import MemoryAnalysis, Prediction
+from mcp_core.results import MemoryAnalysis, ModuleMemory, Prediction
 from mcp_core.serving.api import create_app
 from mcp_core.serving.control import WorkerControl, control_routes
 from mcp_core.serving.inbox import Inboxes
@@ -45,6 +45,8 @@ from mcp_core.workload import Workload
 
 if TYPE_CHECKING:
     from mcp_core.inference.engine import Engine
+    from mcp_core.inference.llama_cpp_engine import LlamaCppEngine
+    from mcp_core.inference.llama_cpp_model import LlamaCppModel
     from mcp_core.models.loaded import LoadedModel
     from mcp_core.serving.cuda_memory import CudaCounters
 
@@ -105,7 +107,11 @@ class _Worker:
         # Not asyncio.run: at its end that waits for threads, such as one that records a trace.
         asyncio.Runner().run(self._serve(loaded, memory, listener))
 
-    def _load(self, resolved: ResolvedModel) -> LoadedModel:
+    def _load(self, resolved: ResolvedModel) -> LoadedModel | LlamaCppModel:
+        if self._recipe.engine == "llama.cpp":
+            from mcp_core.inference import llama_cpp_model
+
+            return llama_cpp_model.load(resolved, self._recipe, self._progress)
         from mcp_core.models import loader
 
         return loader.load(resolved, self._recipe, self._progress, self._order.hub_token)
@@ -131,12 +137,22 @@ class _Worker:
         self._recorder.phase(stage)
         self._channel.progress(stage, fraction, message)
 
-    async def _serve(self, loaded: LoadedModel, memory: WorkerMemory, listener: socket.socket) -> None:
+    def _engine(self, loaded: LoadedModel | LlamaCppModel, phases: ServingPhases) -> Engine | LlamaCppEngine:
+        if self._recipe.engine == "llama.cpp":
+            from mcp_core.inference.llama_cpp_engine import LlamaCppEngine
+
+            return LlamaCppEngine(cast("LlamaCppModel", loaded), self._recipe, phases)
         from mcp_core.inference.engine import Engine
 
+        model = cast("LoadedModel", loaded)
+        return Engine(model, self._recipe, phases, self._progress, self._load_draft(model))
+
+    async def _serve(
+        self, loaded: LoadedModel | LlamaCppModel, memory: WorkerMemory, listener: socket.socket
+    ) -> None:
         inboxes = Inboxes(asyncio.get_running_loop())
         phases = ServingPhases(self._recorder, inboxes.deliver)
-        engine = Engine(loaded, self._recipe, phases, self._progress, self._load_draft(loaded))
+        engine = self._engine(loaded, phases)
         loaded = self._warm_up(engine, loaded)
         model_id = self._recipe.model.id
         metrics = WorkerMetrics(model_id, engine.stats, memory.read)
@@ -150,7 +166,9 @@ class _Worker:
         await asyncio.to_thread(engine.close)
         await service.close()
 
-    def _warm_up(self, engine: Engine, loaded: LoadedModel) -> LoadedModel:
+    def _warm_up(
+        self, engine: Engine | LlamaCppEngine, loaded: LoadedModel | LlamaCppModel
+    ) -> LoadedModel | LlamaCppModel:
         """The same, knowing which attention kernel ran."""
         compiles = self._recipe.attention == "flex_attention"
         note = " flex_attention is compiled now, which takes up to a minute." if compiles else ""
@@ -158,16 +176,23 @@ class _Worker:
         ran = {"attention_backend": engine.warm_up()}
         return replace(loaded, effective=loaded.effective.model_copy(update=ran))
 
-    async def _check(self, engine: Engine, service: Service) -> None:
+    async def _check(self, engine: Engine | LlamaCppEngine, service: Service) -> None:
         engine.start()
         self._progress("check", None, "Checking the chat template.")
         await service.warm_up()
 
-    def _answers(self, loaded: LoadedModel, predictor: footprint.Predictor) -> MemoryAnswers:
-        """What the control routes tell about memory."""
+    def _modules(
+        self, loaded: LoadedModel | LlamaCppModel, predictor: footprint.Predictor
+    ) -> tuple[ModuleMemory, ...]:
+        if self._recipe.engine == "llama.cpp":  # its tensors cannot be looked at; they are the file's
+            return tuple(ModuleMemory(name=each.name, kind="GGUF", bytes=each.bytes) for each in predictor.modules)
         from mcp_core.memory.module_memory import memory_by_module
 
-        modules = memory_by_module(loaded.model)
+        return memory_by_module(cast("LoadedModel", loaded).model)
+
+    def _answers(self, loaded: LoadedModel | LlamaCppModel, predictor: footprint.Predictor) -> MemoryAnswers:
+        """What the control routes tell about memory."""
+        modules = self._modules(loaded, predictor)
         counters = self._counters
         reason = "" if counters else "torch keeps such a record of NVIDIA devices only; this model is on the CPU."
 
@@ -241,6 +266,10 @@ def _config(service: Service, control: WorkerControl) -> uvicorn.Config:
 def _import_heavy(recipe: Recipe, machine: Hardware) -> CudaCounters | None:
     """Import what takes seconds and memory, before the baseline is read; the device's counters, if it has any."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if recipe.engine == "llama.cpp":
+        import mcp_core.inference.llama_cpp_engine
+
+        return None
     from mcp_core.memory.host_allocator import bound_kernel_caches, return_large_blocks
 
     return_large_blocks()
