@@ -18,17 +18,18 @@ from typing import Protocol
 
 import torch
 
-from mcp_core.errors import ContextTooLong, LoadFailed, McpError, OutOfMemory, QueueFull, RequestRejected
+from mcp_core.errors import ContextTooLong, McpError, OutOfMemory, QueueFull, RequestRejected
 from mcp_core.generation import EngineStats, FinishReason, GenerationRequest, Sampling, TokenEvent
 from mcp_core.inference.batching import Parts, build_mode
 from mcp_core.inference.decoding import Decoder
 from mcp_core.inference.kv_cache import cache_factory
 from mcp_core.inference.ledger import Ledger
 from mcp_core.inference.mode import Mode
+from mcp_core.inference.mode_check import ModeCheck
 from mcp_core.inference.speculation import build_proposer
+from mcp_core.inference.step_errors import as_error
 from mcp_core.inference.tracing import trace_to
-from mcp_core.memory.attention import backend_in, backend_words
-from mcp_core.models.load_errors import first_line, is_out_of_memory
+from mcp_core.models.load_errors import first_line
 from mcp_core.models.loaded import LoadedModel, Report
 from mcp_core.recipe import Recipe
 from mcp_core.results import Failure
@@ -39,7 +40,6 @@ _log = logging.getLogger(__name__)
 
 # How long running requests may take to end before another mode takes over; s.
 SWAP_S = 30.0
-_CHECK_TOKENS = 4
 
 
 class Sink(Protocol):
@@ -92,11 +92,11 @@ class Engine:
         self._closed = False
         self._traces: dict[str, Path] = {}
         self._swap: _Swap | None = None
-        self._check: list[int] = []
+        self._check = ModeCheck(loaded, self._decoder, self._new_cache)
         try:
             self._mode: Mode = self._build(recipe)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            raise _as_error(error) from error
+            raise as_error(error) from error
         self._ledger = Ledger(recipe.batching.max_requests, self._mode.figures())
         self._thread = threading.Thread(target=self._serve_forever, name="engine", daemon=True)
 
@@ -116,18 +116,12 @@ class Engine:
         Raises LoadFailed when the model's log-probabilities are not finite, OutOfMemory when it does not fit,
         and McpError with the cause when it cannot compute at all.
         """
-        request = self._check_request(logprobs=0)
+        kernel = self._check.warm_up()
         try:
-            running = self._decoder.steps(request, self._new_cache(), lambda: False)
-            first, prefill = backend_in(lambda: next(running), self._loaded.model)
-            rest, decode = backend_in(lambda: list(running), self._loaded.model)
-            steps = (first, *rest)
-            self._check = [step.token for step in steps if step.token is not None]
-            self._require_finite([step.logprob.logprob for step in steps if step.logprob])
-            self._check_mode(self._mode)
+            self._check.of(self._mode)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            raise _as_error(error) from error
-        return backend_words(prefill, decode)
+            raise as_error(error) from error
+        return kernel
 
     def submit(self, request: GenerationRequest) -> None:
         """Accept a request. Raises RequestRejected or ContextTooLong for one that cannot be served, QueueFull."""
@@ -210,7 +204,7 @@ class Engine:
         model failed, the engine was closed, or the file could not be written.
         """
         request = GenerationRequest(
-            f"profile-{uuid.uuid4().hex}", self._probe_prompt(64), steps, Sampling(temperature=0), steps, True
+            f"profile-{uuid.uuid4().hex}", self._check.prompt(64), steps, Sampling(temperature=0), steps, True
         )
         path = folder / f"{request.id}.json"
         self._traces[request.id] = path
@@ -265,7 +259,7 @@ class Engine:
         try:
             outcome = self._mode.step()
         except Exception as error:  # noqa: BLE001 - the thread's boundary: requests may fail, the engine goes on
-            self._fail(self._mode.at_work(), _as_error(error))
+            self._fail(self._mode.at_work(), as_error(error))
             return
         with self._changed:
             events = self._ledger.take(outcome, began_s, time.perf_counter())
@@ -357,46 +351,13 @@ class Engine:
         self._mode.close()
         try:
             mode = self._build(swap.recipe)
-            self._check_mode(mode)
+            self._check.of(mode)
         except Exception as error:  # noqa: BLE001 - whatever it was, the old mode serves on and the asker is told
-            swap.error = _as_error(error)
+            swap.error = as_error(error)
             mode = self._build(before)
         else:
             self._recipe = swap.recipe
         self._mode = mode
-
-    def _check_mode(self, mode: Mode) -> None:
-        """A fixed prompt's tokens; in fp32 they have to be the plain decoder's. Raises LoadFailed."""
-        request = self._check_request()
-        mode.add(request)
-        tokens: list[int] = []
-        while any(held.id == request.id for held in mode.held()):
-            tokens += [each.token for each in mode.step().outcomes if each.token is not None]
-            time.sleep(mode.wait_s)
-        exact = self._loaded.effective.dtype == "fp32" and self._check
-        if len(tokens) != _CHECK_TOKENS or (exact and tokens != self._check):
-            raise LoadFailed(
-                f"Batching mode {mode.name} does not give this model's own tokens.", "Choose another batching mode."
-            )
-
-    def _check_request(self, logprobs: int | None = None) -> GenerationRequest:
-        greedy = Sampling(temperature=0)
-        return GenerationRequest(
-            "warm-up", self._probe_prompt(), _CHECK_TOKENS, greedy, _CHECK_TOKENS, True, logprobs
-        )
-
-    def _require_finite(self, logprobs: Sequence[float | None]) -> None:
-        if not all(-1e30 < logprob <= 1e-3 for logprob in logprobs if logprob is not None):
-            raise LoadFailed(
-                f"The loaded model computes no usable probabilities in {self._loaded.effective.dtype}.",
-                "Choose bf16 or fp32, or another quantization scheme.",
-            )
-
-    def _probe_prompt(self, tokens: int = 16) -> tuple[int, ...]:
-        """A fixed prompt of ordinary tokens that fits any context."""
-        ordinary = [token for token in range(self._loaded.vocab_size) if token not in self._loaded.special_ids]
-        length = min(tokens, self._loaded.max_context // 2)
-        return tuple(ordinary[(7 * index + 5) % len(ordinary)] for index in range(length))
 
     def _validate(self, request: GenerationRequest) -> None:
         longest = min(self._loaded.max_context, self._mode.longest)
@@ -417,17 +378,3 @@ class Engine:
 def _mode_of(recipe: Recipe) -> tuple[str, bool]:
     """What needs another mode when it changes."""
     return recipe.batching.mode, recipe.prefix_cache
-
-
-def _as_error(error: Exception) -> McpError:
-    """Foreign errors of a forward pass, mapped once."""
-    if is_out_of_memory(error):
-        return OutOfMemory(
-            "Memory ran out while generating.",
-            "Shorten the context (kv.max_context), choose a smaller dtype or scheme, or unload other models.",
-        )
-    if isinstance(error, McpError):
-        return error
-    return McpError(
-        f"Generation failed: {type(error).__name__}: {first_line(error)}", "The worker's log says more."
-    )
