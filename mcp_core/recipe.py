@@ -239,7 +239,7 @@ class Recipe(_Value):
     attention: Attention = Field(default="sdpa", description="Attention implementation.")
     kv: KVCache = Field(default=KVCache(), description="Key/value cache.")
     switches: Switches = Field(default=Switches(), description="torch's process-wide switches.")
-    compile: bool = Field(default=False, description="Compile the decode step.")
+    compile: bool = Field(default=False, description="Record decode steps as CUDA graphs and replay them.")
     batching: Batching = Field(default=Batching(), description="How requests share the model.")
     prefix_cache: bool = Field(default=False, description="Reuse keys and values of shared prompt prefixes.")
     speculation: Speculation = Field(

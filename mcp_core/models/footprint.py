@@ -18,6 +18,7 @@ from mcp_core.models.architecture import DTYPE_BYTES, Architecture, ResolvedMode
 from mcp_core.models.calibration_memory import calibrating_bytes
 from mcp_core.models.correction import NONE, Correction
 from mcp_core.models.kv_memory import keys_and_values
+from mcp_core.models.kv_pool import is_paged, page_bytes, pool_pages
 from mcp_core.models.packing import ModuleSize, PackedWeights, module_sizes, pack
 from mcp_core.models.prepared import PREPARED_DTYPE
 from mcp_core.models.runtime_memory import IMPORTS_BYTES, runtime_bytes
@@ -146,7 +147,7 @@ class Predictor:
             ("Linear layers", weights.linear_bytes - self._unwritten_bytes),
             ("Embeddings and output layer", weights.embedding_bytes),
             ("Norms and biases", weights.other_bytes),
-            ("Keys and values", kv.total_bytes),
+            ("Keys and values", max(kv.total_bytes, self._pool_bytes)),
             ("Activations", activation),
             ("Runtime", overhead),
         )
@@ -155,7 +156,7 @@ class Predictor:
         return Footprint(
             weights_bytes=weights.total_bytes,
             kv_bytes_per_token=kv.bytes_per_token,
-            kv_bytes=kv.total_bytes,
+            kv_bytes=max(kv.total_bytes, self._pool_bytes),
             activation_bytes=activation,
             overhead_bytes=overhead,
             peak_bytes=peak,
@@ -172,6 +173,15 @@ class Predictor:
             concurrency=load.concurrency,
             correction=self._correction,
         )
+
+    @functools.cached_property
+    def _pool_bytes(self) -> int:
+        """A paged engine allocates its pool whole on a device; on a host only pages that were used are resident."""
+        if self.device.kind == "cpu" or not is_paged(self.recipe):
+            return 0
+        free_bytes = self.device.memory_free_bytes - self.weights.total_bytes
+        pages = pool_pages(self.recipe, self.architecture, self.max_context, self.device.kind, free_bytes)
+        return (pages + 1) * page_bytes(self.recipe, self.architecture)
 
     @functools.cached_property
     def _unwritten_bytes(self) -> int:
