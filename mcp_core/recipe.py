@@ -256,7 +256,7 @@ class Recipe(_Value):
         """Read a Recipe document, upgrading an older schema_version. Raises RecipeError naming the field."""
         try:
             document = json.loads(text)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # a number too long, brackets too deep: not JSONDecodeError
             raise RecipeError(
                 f"The Recipe is not valid JSON: {error}.", "Print a valid one: mcp-core preset bundled."
             ) from error

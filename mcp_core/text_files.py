@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from mcp_core.documents import Document, Message, Role
@@ -38,6 +38,7 @@ def read_documents(name: str, content: bytes) -> tuple[Document, ...]:
         documents = tuple(_rows(name, _csv_rows(name, text)))
     else:
         documents = split_prose(text, "own")
+    _require_unicode(name, documents)
     size = sum(document.characters for document in documents)
     if size < TOO_SMALL_CHARACTERS:
         raise InputError(
@@ -112,6 +113,14 @@ def _end_of_piece(text: str) -> int:
     return _PASSAGE_CHARACTERS
 
 
+def _require_unicode(name: str, documents: Iterable[Document]) -> None:
+    """JSON can escape half of a surrogate pair, which has no UTF-8 and no tokens."""
+    for document in documents:
+        said = (document.stratum, document.text or "", *(message.content for message in document.messages))
+        if any("\ud800" <= character <= "\udfff" for character in "".join(said)):
+            raise InputError(f"{name}, {document.name}, has half of a surrogate pair.", "Write valid Unicode.")
+
+
 def _json_rows(name: str, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for line, row in enumerate(text.split("\n"), 1):
         if not row.strip():
@@ -120,6 +129,8 @@ def _json_rows(name: str, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
             document = json.loads(row)
         except json.JSONDecodeError as error:
             raise InputError(f"{name}, line {line}, is not JSON: {error.msg}.", f"A line a row. {_ROW}") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+            raise InputError(f"{name}, line {line}, cannot be read: {error}.", f"A line a row. {_ROW}") from error
         if not isinstance(document, dict):
             raise InputError(f"{name}, line {line}, is not a JSON object.", f"A line a row. {_ROW}")
         yield line, document
@@ -160,7 +171,7 @@ def _messages(name: str, line: int, given: Any) -> tuple[Message, ...]:
     try:
         turns = json.loads(given) if isinstance(given, str) else given
         messages = tuple(Message(turn["role"], turn["content"]) for turn in turns)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _bad_messages(name, line) from error
     plain = all(each.role in get_args(Role) and isinstance(each.content, str) for each in messages)
     if not messages or not plain:

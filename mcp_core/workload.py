@@ -69,11 +69,12 @@ class Workload(BaseModel):
     def from_json(cls, text: str | bytes) -> Workload:
         """Read a Workload document. Raises WorkloadError naming the field."""
         try:
-            return cls.from_dict(json.loads(text))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:  # a number too long, brackets too deep: not JSONDecodeError
             raise WorkloadError(
                 f"The Workload is not valid JSON: {error}.", "Print a valid one: mcp-core preset short-chat."
             ) from error
+        return cls.from_dict(document)
 
     @classmethod
     def from_dict(cls, document: Any) -> Workload:

@@ -44,9 +44,10 @@ def test_a_malformed_recipe_names_the_field(document, words):
     assert caught.value.hint
 
 
-def test_text_that_is_not_json():
+@pytest.mark.parametrize("text", ["{dtype:", '{"threads": ' + "1" * 5000 + "}", "[" * 100_000, b"\xff"])
+def test_text_that_is_not_json(text):
     with pytest.raises(RecipeError, match="not valid JSON"):
-        Recipe.from_json("{dtype:")
+        Recipe.from_json(text)
 
 
 def test_replace_takes_dotted_fields_and_refuses_unknown_ones():

@@ -128,5 +128,5 @@ def _settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # what JSON cannot be read is text, which the field then refuses
         return text

@@ -87,7 +87,9 @@ def _row(group: GroupSensitivity) -> tuple[str, ...]:
 
 
 def _show_mixed(mixed: Mixed) -> None:
-    if mixed.kept:
+    if mixed.keeps_all:
+        say("\nMixed: every group would have to stay dense, which is scheme none.")
+    elif mixed.kept:
         patterns = ",".join(f'"{group.pattern}"' for group in mixed.kept)
         say(f"\nMixed: {1 - mixed.remaining:.0%} less KL (estimated), {size(mixed.added_bytes)} more weights:")
         say(f"  --set 'quantization.skip=[{patterns}]'")

@@ -19,16 +19,20 @@ __all__ = ["Mixed", "keep_within_kl", "keep_within_memory"]
 class Mixed:
     """Groups that stay dense (worst first), what that adds to the weights, and the share of KL that remains.
 
-    ``remaining`` is the estimated KL of the mixed Recipe over that of the scheme everywhere, 0..1.
+    ``remaining`` is the estimated KL of the mixed Recipe over that of the scheme everywhere, 0..1. ``keeps_all``:
+    no group is left to quantize.
     """
 
     kept: tuple[GroupSensitivity, ...]
     added_bytes: int
     weights_bytes: int
     remaining: float
+    keeps_all: bool = False
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """``recipe`` with these groups, and only these, kept dense; ``none`` when that is every group."""
+        """``recipe`` with these groups, and only these, kept dense; scheme ``none`` when that is every group."""
+        if self.keeps_all:
+            return recipe.replace({"quantization": {}})
         return recipe.replace({"quantization.skip": sorted(group.pattern for group in self.kept)})
 
 
@@ -65,6 +69,7 @@ def _mixed(sensitivity: Sensitivity, kept: list[GroupSensitivity]) -> Mixed:
         added_bytes=added,
         weights_bytes=_packed_weights_bytes(sensitivity) + added,
         remaining=_remaining(sensitivity, kept),
+        keeps_all=len(kept) == len(sensitivity.groups),
     )
 
 

@@ -79,7 +79,7 @@ def builtin_items() -> tuple[TaskItem, ...]:
 def read_items(name: str, content: bytes) -> tuple[TaskItem, ...]:
     """Items of a JSONL file. Raises InputError naming the line that is malformed."""
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        lines = content.decode("utf-8-sig").split("\n")  # not splitlines: a JSON text may hold other line ends
     except UnicodeDecodeError as error:
         raise InputError(f"{name} is not UTF-8.", "Save it as UTF-8.") from error
     items = tuple(_item(name, number, line) for number, line in enumerate(lines, 1) if line.strip())
@@ -136,6 +136,8 @@ def _item(name: str, number: int, line: str) -> TaskItem:
         raise InputError(f"{name}, line {number}, is not JSON: {error.msg}.", _FORM) from error
     except ValidationError as error:
         raise InputError(f"{name}, line {number}: {validation_message(error)}.", _FORM) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise InputError(f"{name}, line {number}, cannot be read: {error}.", _FORM) from error
     if item.answer >= len(item.choices):
         raise InputError(f"{name}, line {number}: there is no choice {item.answer}; they count from 0.", _FORM)
     return item

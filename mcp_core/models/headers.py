@@ -123,7 +123,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
 def _shard_names(index: Path) -> list[str]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidModel(f"{index} is not an index of shards.", _DOWNLOAD_AGAIN) from error
     if not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise InvalidModel(f"{index} names a shard outside its folder.", _DOWNLOAD_AGAIN)
@@ -147,7 +147,7 @@ def _safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
             for name, entry in header.items()
         }
         data_bytes = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise InvalidModel(f"{path} has no readable safetensors header.", _DOWNLOAD_AGAIN) from error
     if size != 8 + length + data_bytes:
         raise InvalidModel(

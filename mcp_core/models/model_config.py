@@ -38,7 +38,7 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path.parent} has no config.json.",
             "A model folder holds config.json, safetensors and tokenizer files.",
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidModel(f"{path} is not valid JSON: {error}.", "Download or copy it again.") from error
     if not isinstance(document, dict):
         raise InvalidModel(f"{path} is not a JSON object.", "Download or copy it again.")

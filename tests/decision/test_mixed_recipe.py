@@ -61,6 +61,12 @@ def test_no_loss_left_keeps_all() -> None:
     assert len(keep_within_kl(EQUAL, 0.0).kept) == 3
 
 
+def test_where_all_groups_are_kept_nothing_is_quantized() -> None:
+    recipe = Recipe().replace({"quantization.scheme": "bnb-nf4", "quantization.double_quant": True})
+    assert keep_within_kl(EQUAL, 0.0).recipe(recipe).quantization == Recipe().quantization
+    assert keep_within_kl(EQUAL, 0.1).recipe(recipe).quantization.scheme == "bnb-nf4"
+
+
 def test_the_memory_budget_is_held() -> None:
     # Packed weights: 10 + 3 x 2 = 16 MB; each group kept dense adds 6 MB.
     assert [each.name for each in keep_within_memory(EQUAL, 0.8).kept] == ["a", "b"]

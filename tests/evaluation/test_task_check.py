@@ -99,6 +99,8 @@ def test_answers_may_be_texts_and_contexts_stand_alone() -> None:
         (b"", "has no items"),
         (b"\xff\xfe", "not UTF-8"),
         (b"{", "line 1, is not JSON"),
+        (b'{"answer": ' + b"1" * 5000 + b"}", "line 1, cannot be read: .*5000 digits"),
+        (b"[" * 100_000, "line 1, cannot be read: maximum recursion"),
         (b"[1]", "line 1:"),
         (b'{"question": "Q", "choices": ["x"], "answer": 0}', "choices"),
         (b'{"question": "Q", "choices": ["x", "y"], "answer": 2}', "no choice 2"),
