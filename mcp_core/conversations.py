@@ -6,14 +6,16 @@ Everything runs on one asyncio loop. This file does not know how a worker is fou
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
 
 from mcp_core.errors import Busy, ContextTooLong, InputError, McpError, ModelNotFound
-from mcp_core.generation import Sampling
-from mcp_core.replies import Reply, Server, Servers, read_reply
+from mcp_core.generation import EngineStats, Sampling
+from mcp_core.recipe import Recipe
+from mcp_core.replies import Reply, Server, Servers, guesses_between, read_reply
 from mcp_core.results import Failure
 from mcp_core.views import ConversationView, Message
 
@@ -21,6 +23,8 @@ __all__ = ["UNSEEN_S", "Conversations"]
 
 # A reply that nobody has looked at for this long is stopped; a visitor not seen for this long is not counted.
 UNSEEN_S = 120.0
+# Regenerated replies that are remembered with the one that took their place.
+REPLACED_KEPT = 8
 
 
 @dataclass(eq=False, slots=True)
@@ -37,6 +41,8 @@ class _Conversation:
     dropped_turns: int = 0
     context_tokens: int | None = None
     trace_ms: tuple[float, ...] = ()
+    recipe: Recipe | None = None  # what serves the reply that is being written
+    replaced: tuple[Message, ...] = ()
 
     def to_send(self) -> list[dict[str, str]]:
         """The system prompt, the turns that fit and were answered, and the last question."""
@@ -57,7 +63,8 @@ class _Conversation:
         """The reply has ended: it becomes a message. One that is no longer this conversation's is ignored."""
         if self.reply is not reply:
             return
-        self.messages.append(Message("assistant", reply.text, reply.stats(), reply.finish_reason, reply.failure))
+        ended = (reply.text, reply.stats(), reply.finish_reason, reply.failure)
+        self.messages.append(Message("assistant", *ended, self.recipe, self.replaced))
         self.trace_ms = tuple(reply.trace_ms)
         self.context_tokens = reply.context_tokens  # of a stopped reply the server has not counted them
         self.reply = None
@@ -128,8 +135,9 @@ class Conversations:
         if not found.messages:
             raise InputError("There is no reply to generate again.", "Send a message first.")
         server = self._servers.connect(found.worker_id)
-        del found.messages[-1]
-        self._answer(found, server, sampling, max_tokens)
+        last = found.messages.pop()
+        before = (*last.replaced, replace(last, replaced=()))
+        self._answer(found, server, sampling, max_tokens, before[-REPLACED_KEPT:])
 
     def edit(self, cid: str, index: int, text: str, sampling: Sampling, max_tokens: int) -> None:
         """Replace the question at ``index`` of the view's messages, and everything after it."""
@@ -184,8 +192,15 @@ class Conversations:
             each.break_off()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _answer(self, found: _Conversation, server: Server, sampling: Sampling, max_tokens: int) -> None:
-        found.seen_s = self._clock()
+    def _answer(
+        self,
+        found: _Conversation,
+        server: Server,
+        sampling: Sampling,
+        max_tokens: int,
+        replaced: tuple[Message, ...] = (),
+    ) -> None:
+        found.seen_s, found.recipe, found.replaced = self._clock(), server.recipe, replaced
         found.reply = Reply()
         found.task = asyncio.create_task(self._read(found, found.reply, server, sampling, max_tokens))
 
@@ -195,7 +210,8 @@ class Conversations:
         """Read one answer to its end, whatever that is."""
         worker_id = found.worker_id
         try:
-            await _read_what_fits(found, reply, server, sampling, max_tokens)
+            async with _guesses_counted(reply, server):
+                await _read_what_fits(found, reply, server, sampling, max_tokens)
         except McpError as error:
             reply.fail(Failure.of(error))
         finally:
@@ -213,6 +229,27 @@ class Conversations:
         if cid not in self._all:
             raise ModelNotFound("There is no such conversation any more.", "Start a new one.")
         return self._all[cid]
+
+
+@contextlib.asynccontextmanager
+async def _guesses_counted(reply: Reply, server: Server) -> AsyncIterator[None]:
+    """Note the guesses of a worker that speculates; the reply's clock starts once its counters were read."""
+    if server.recipe is None or server.recipe.speculation == "off":
+        yield
+        return
+    before = await _counters(server)
+    reply.sent_s = time.perf_counter()
+    yield
+    after = await _counters(server)
+    if before is not None and after is not None:
+        reply.guesses = guesses_between(before, after)
+
+
+async def _counters(server: Server) -> EngineStats | None:
+    """None when the worker does not tell: the reply itself will say why."""
+    with contextlib.suppress(McpError):
+        return await server.client.stats()
+    return None
 
 
 async def _read_what_fits(

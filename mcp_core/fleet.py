@@ -6,9 +6,11 @@ Everything runs on one asyncio loop. This file does not know how a worker is sta
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcp_core.errors import Busy, McpError, RecipeError, RequestRejected, WorkerDied
 from mcp_core.generation import EngineStats
@@ -16,9 +18,11 @@ from mcp_core.monitoring.sampler import WorkerProbe
 from mcp_core.recipe import Recipe
 from mcp_core.replies import Server
 from mcp_core.results import Effective, Failure, Memory, MemoryAnalysis
-from mcp_core.serving.client import ServerClient
 from mcp_core.serving.supervisor import Supervisor, Worker
 from mcp_core.views import WorkerView
+
+if TYPE_CHECKING:
+    from mcp_core.serving.client import ServerClient
 
 __all__ = ["Fleet"]
 
@@ -46,7 +50,7 @@ class Fleet:
         if measured:
             raise Busy(f"{worker.recipe.device} is being measured: {measured}.", "Wait, or cancel the job.")
         assert worker.client is not None
-        return Server(worker.client, worker.recipe.model.id, worker.recipe.batching.max_requests)
+        return Server(worker.client, worker.recipe.model.id, worker.recipe.batching.max_requests, worker.recipe)
 
     def ready(self, worker_id: str) -> Worker:
         """The worker if it answers requests; else Busy while it loads, WorkerDied with the reason after."""
@@ -105,6 +109,12 @@ class Fleet:
             worker.greeted(await server.client.set_recipe(recipe))
         except RequestRejected as error:
             raise RecipeError(error.message, error.hint) from error
+
+    async def look_again(self, worker_id: str) -> None:
+        """Take in what a worker says of itself, after somebody else changed it."""
+        with contextlib.suppress(McpError):  # it has ended: the supervisor tells
+            worker = self.ready(worker_id)
+            worker.greeted(await _client_of(worker).state())
 
     async def memory_analysis(self, worker_id: str) -> MemoryAnalysis:
         """Where its memory goes. Raises as ``ready``, and McpError when it does not answer."""

@@ -10,23 +10,26 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mcp_core.generation import Sampling
+from mcp_core.generation import EngineStats, Sampling
+from mcp_core.recipe import Recipe
 from mcp_core.results import Failure
 from mcp_core.views import ReplyStats
 
 if TYPE_CHECKING:
     from mcp_core.serving.client import Chunk, ServerClient
 
-__all__ = ["Reply", "Server", "Servers", "read_reply"]
+__all__ = ["Reply", "Server", "Servers", "guesses_between", "read_reply"]
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where to send a request: a client, the model id it answers to, and how many requests it holds at once."""
+    """Where to send a request: a client, the model id it answers to, how many requests it holds at once, and what
+    it serves by where that is known."""
 
     client: ServerClient
     model: str
     max_requests: int
+    recipe: Recipe | None = None
 
 
 class Servers(Protocol):
@@ -51,6 +54,7 @@ class Reply:
     finish_reason: str | None = None
     failure: Failure | None = None
     trace_ms: list[float] = field(default_factory=list)
+    guesses: tuple[int, int] | None = None  # drafted, accepted
     _parts: list[str] = field(default_factory=list)
     _tokens: int = 0
 
@@ -87,6 +91,8 @@ class Reply:
         if not self.trace_ms:
             return None
         ttft_ms, e2e_ms, tokens = self.trace_ms[0], self.trace_ms[-1], self._output_tokens()
+        timing, details = self.usage.get("timing") or {}, self.usage.get("prompt_tokens_details") or {}
+        drafted, accepted = self.guesses or (None, None)
         return ReplyStats(
             ttft_ms=ttft_ms,
             tpot_ms=(e2e_ms - ttft_ms) / (tokens - 1) if tokens > 1 else None,
@@ -94,6 +100,12 @@ class Reply:
             prompt_tokens=self.usage.get("prompt_tokens"),
             output_tokens=tokens,
             output_tok_s=tokens / e2e_ms * 1e3 if e2e_ms > 0 else None,
+            cached_tokens=details.get("cached_tokens"),
+            queue_ms=timing.get("queue_ms"),
+            prefill_ms=timing.get("prefill_ms"),
+            decode_ms=timing.get("decode_ms"),
+            drafted_tokens=drafted,
+            accepted_tokens=accepted,
         )
 
     def _output_tokens(self) -> int:
@@ -107,6 +119,18 @@ async def read_reply(
     body = {"model": server.model, "messages": list(messages), "max_tokens": max_tokens}
     async for chunk in server.client.stream("/v1/chat/completions", body | _sampling_fields(sampling)):
         reply.add(chunk)
+
+
+def guesses_between(before: EngineStats, after: EngineStats) -> tuple[int, int] | None:
+    """(drafted, accepted) tokens of the one reply that ended between two looks; None where others were at work."""
+    ended = [each.finished_total + each.cancelled_total + each.failed_total for each in (before, after)]
+    at_work = sum(each.running + each.queued for each in (before, after))
+    if at_work or ended[1] - ended[0] != 1:
+        return None
+    return (
+        after.drafted_tokens_total - before.drafted_tokens_total,
+        after.accepted_tokens_total - before.accepted_tokens_total,
+    )
 
 
 def _sampling_fields(sampling: Sampling) -> dict[str, Any]:

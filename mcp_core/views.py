@@ -60,18 +60,29 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation."""
+    """One message of a conversation.
+
+    ``recipe`` is what a reply was served by, ``replaced`` the replies to the same question that were regenerated,
+    oldest first.
+    """
 
     role: Literal["system", "user", "assistant"]
     content: str
     stats: ReplyStats | None = None
     finish_reason: str | None = None
     failure: Failure | None = None
+    recipe: Recipe | None = None
+    replaced: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyStats:
-    """Speed of one reply as its client saw it; ms, tokens."""
+    """Speed of one reply as its client saw it; ms, tokens.
+
+    ``queue_ms``, ``prefill_ms`` and ``decode_ms`` are the worker's own account. ``cached_tokens`` of the prompt
+    were known. ``drafted_tokens`` were guessed and ``accepted_tokens`` of them kept, None where that is not known
+    of this reply alone.
+    """
 
     ttft_ms: float | None
     tpot_ms: float | None
@@ -79,6 +90,12 @@ class ReplyStats:
     prompt_tokens: int | None
     output_tokens: int | None
     output_tok_s: float | None
+    cached_tokens: int | None = None
+    queue_ms: float | None = None
+    prefill_ms: float | None = None
+    decode_ms: float | None = None
+    drafted_tokens: int | None = None
+    accepted_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mcp_core import conflicts, devices, hardware, paths
 from mcp_core.batches import Batches
 from mcp_core.conversations import Conversations
+from mcp_core.demos import Demos
 from mcp_core.errors import Busy, StoreError, error_from
 from mcp_core.fleet import Fleet
 from mcp_core.generation import EngineStats, Sampling
@@ -65,12 +66,13 @@ class Workbench:
         self._app = devices.register_app("MCP")
         self._storing: set[asyncio.Task[None]] = set()
         self._supervisor = Supervisor(worker_command)
-        self._jobs = JobRegistry(self._own_leases, job_command, self._keep_lost_run)
-        self._fleet = Fleet(self._supervisor, self._jobs.measuring)
+        self._jobs = JobRegistry(self._own_leases, job_command, self._after_job)
+        self._fleet = Fleet(self._supervisor, self._measuring)
         self._conversations = Conversations(self._fleet)
         self._batches = Batches(self._fleet)
         self._sampler = Sampler(lambda: self._fleet.probes)
         self._loop = LoopThread("mcp-workbench")
+        self.demos = Demos(self._loop, self._fleet, self._jobs, self._own_leases, self._require_quiet)
         self.studies = Studies(self._submit_study, self.jobs, lambda: self._store)
         self._loop.begin(self._tick())
         self._sampler.start()
@@ -306,6 +308,7 @@ class Workbench:
     async def _close(self) -> None:
         await self._conversations.close()
         await self._batches.close()
+        await self.demos.close()
         await self._jobs.close()
         await asyncio.gather(*self._storing, return_exceptions=True)
         await self._fleet.close()
@@ -326,6 +329,9 @@ class Workbench:
     def _own_leases(self) -> tuple[str, ...]:
         return tuple(worker.lease.holder.id for worker in self._supervisor.workers.values())
 
+    def _measuring(self, device: str) -> str | None:
+        return self._jobs.measuring(device) or self.demos.racing(device)
+
     def _start_bench(self, worker_id: str, workload: Workload) -> str:
         worker = self._fleet.ready(worker_id)
         if self._jobs.active_on(worker_id):
@@ -336,6 +342,7 @@ class Workbench:
             f"{workload.name} on {worker.title}",
             {
                 "worker_url": worker.url,
+                "control_url": worker.control_url,
                 "recipe": worker.recipe.model_dump(mode="json"),
                 "workload": workload.model_dump(mode="json"),
             },
@@ -370,6 +377,10 @@ class Workbench:
             return self._jobs.submit(verb, title, request, secrets, device=held, detail=detail)
 
         return self._loop.call(submit)
+
+    def _after_job(self, job: JobView) -> None:
+        self._keep_lost_run(job)
+        self.demos.after_job(job)
 
     def _keep_lost_run(self, job: JobView) -> None:
         """Store a Run for a bench whose process could not: it was killed, or cancelled at its very start."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mcp_core.batches import Batches
-from mcp_core.conversations import UNSEEN_S, Conversations
+from mcp_core.conversations import REPLACED_KEPT, UNSEEN_S, Conversations
 from mcp_core.errors import (
     Busy,
     ContextTooLong,
@@ -18,7 +18,8 @@ from mcp_core.errors import (
     RequestRejected,
     WorkerDied,
 )
-from mcp_core.generation import Sampling
+from mcp_core.generation import EngineStats, Sampling
+from mcp_core.recipe import Recipe
 from mcp_core.replies import Reply, Server
 from mcp_core.results import Failure
 from mcp_core.serving.client import Chunk
@@ -39,7 +40,14 @@ class ScriptedClient:
         self.times = (10.0, 10.1, 10.3)
         self.end: Chunk | None = None
         self.refusals: list[McpError] = []
+        self.usage: dict[str, Any] = {}
+        self.looks: list[EngineStats] = []
         self.running = self.most = 0
+
+    async def stats(self) -> EngineStats:
+        if not self.looks:
+            raise McpError("It does not tell.", "Ask later.")
+        return self.looks.pop(0)
 
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Chunk]:
         assert path == "/v1/chat/completions"
@@ -59,7 +67,7 @@ class ScriptedClient:
             if self.end:
                 yield self.end
                 return
-            usage = {"prompt_tokens": prompt, "completion_tokens": len(self.words)}
+            usage = {"prompt_tokens": prompt, "completion_tokens": len(self.words)} | self.usage
             yield Chunk(11.0, finish_reason="stop", usage=usage)
         finally:
             self.running -= 1
@@ -71,11 +79,12 @@ class OneServer:
     def __init__(self, client: ScriptedClient) -> None:
         self.client = client
         self.cause: Failure | None = None
+        self.recipe = Recipe()
 
     def connect(self, worker_id: str) -> Server:
         if worker_id == "gone":
             raise WorkerDied("It is gone.", "Load it again.")
-        return Server(self.client, "the-model", max_requests=2)  # type: ignore[arg-type]
+        return Server(self.client, "the-model", max_requests=2, recipe=self.recipe)  # type: ignore[arg-type]
 
     def max_context(self, worker_id: str) -> int | None:
         return self.client.context
@@ -150,6 +159,69 @@ def test_a_question_is_answered_with_its_speed(monkeypatch: pytest.MonkeyPatch) 
         assert (answer.stats.prompt_tokens, answer.stats.output_tokens) == (5, 3)
         assert view.trace == pytest.approx((500, 600, 800))
         assert (view.context_tokens, view.max_context, view.dropped) == (8, 1000, 0)
+
+    in_room(use)
+
+
+def test_what_the_worker_says_of_a_reply_stands_with_it() -> None:
+    async def use(room: Room) -> None:
+        timing = {"queue_ms": 1.0, "prefill_ms": 20.0, "decode_ms": 300.0}
+        room.client.usage = {"prompt_tokens_details": {"cached_tokens": 3}, "timing": timing}
+        stats = (await room.ask(room.chats.new("w"), "count to three")).messages[-1].stats
+        assert stats is not None
+        assert (stats.cached_tokens, stats.queue_ms, stats.prefill_ms, stats.decode_ms) == (3, 1.0, 20.0, 300.0)
+        assert stats.drafted_tokens is None
+
+    in_room(use)
+
+
+def test_a_regenerated_reply_remembers_those_before_it_and_what_each_was_served_by() -> None:
+    async def use(room: Room) -> None:
+        cid = room.chats.new("w")
+        await room.ask(cid, "first")
+        before, room.servers.recipe = room.servers.recipe, Recipe(prefix_cache=True)
+        for _ in range(REPLACED_KEPT + 2):
+            room.chats.regenerate(cid, GREEDY, 16)
+            await room.settled(cid)
+        answer = room.view(cid).messages[-1]
+        assert answer.recipe == room.servers.recipe
+        assert len(answer.replaced) == REPLACED_KEPT
+        assert all(not each.replaced for each in answer.replaced)
+        answer = (await room.ask(cid, "second")).messages[-1]
+        assert answer.replaced == ()
+        room.servers.recipe = before
+        room.chats.regenerate(cid, GREEDY, 16)
+        answer = (await room.settled(cid)).messages[-1]
+        assert [each.recipe for each in (*answer.replaced, answer)] == [Recipe(prefix_cache=True), before]
+
+    in_room(use)
+
+
+@pytest.mark.parametrize(
+    ("after", "guesses"),
+    [
+        ({"finished_total": 5}, (30, 18)),
+        ({"finished_total": 6}, (None, None)),  # another reply ended meanwhile
+        ({"finished_total": 5, "running": 1}, (None, None)),
+    ],
+)
+def test_guesses_are_those_of_one_reply_or_not_known(
+    after: dict[str, int], guesses: tuple[int | None, int | None]
+) -> None:
+    async def use(room: Room) -> None:
+        room.servers.recipe = Recipe(speculation="prompt-lookup")
+        room.client.looks = [
+            EngineStats(finished_total=4, drafted_tokens_total=100, accepted_tokens_total=50),
+            EngineStats(drafted_tokens_total=130, accepted_tokens_total=68, **after),
+        ]
+        cid = room.chats.new("w")
+        stats = (await room.ask(cid, "count")).messages[-1].stats
+        assert stats is not None
+        assert (stats.drafted_tokens, stats.accepted_tokens) == guesses
+        again = (await room.ask(cid, "count")).messages[-1]  # a worker that does not tell is no failure
+        assert again.failure is None
+        assert again.stats is not None
+        assert again.stats.drafted_tokens is None
 
     in_room(use)
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import pytest
 
 from mcp_core import devices
-from mcp_core.errors import Busy, DoesNotFit, McpError, ModelNotFound, RecipeError, WorkerDied
+from mcp_core.crowd import CrowdPlan
+from mcp_core.errors import Busy, DoesNotFit, InputError, McpError, ModelNotFound, RecipeError, WorkerDied
 from mcp_core.generation import Sampling
 from mcp_core.model_lookups import KEPT_S, ModelLookups
 from mcp_core.models.prepared import PreparedModel
@@ -251,6 +252,43 @@ def test_a_batch_of_more_prompts_than_the_worker_holds(start: Start) -> None:
     endless = bench.start_batch(worker_id, ["x"], GREEDY, 100_000)
     bench.stop_batch(endless)
     assert bench.batch(endless)[0].state == "cancelled"
+
+
+def test_two_workers_race_and_chats_wait_meanwhile(start: Start) -> None:
+    bench = start("--delay", "0.01")
+    ids = [ready(bench), ready(bench, RECIPE.replace({"prefix_cache": True}))]
+    race_id = bench.demos.start_race(ids, "hello there", GREEDY, 20)
+    cid = None
+    with pytest.raises(Busy, match="a race between"):
+        cid = bench.new_conversation(ids[0])
+    assert cid is None
+    race = until(lambda: bench.demos.race(race_id), lambda race: race and not race.running)
+    assert race is not None
+    assert [lane.state for lane in race.lanes] == ["ok", "ok"]
+    assert "".join(race.lanes[0].pieces) == "".join(f"w{index} " for index in range(20))
+    assert [lane.recipe.prefix_cache for lane in race.lanes] == [False, True]
+    cid = bench.new_conversation(ids[0])
+    bench.send(cid, "x", GREEDY, 100_000)
+    with pytest.raises(Busy, match="at work"):
+        bench.demos.start_race(ids, "hello", GREEDY, 20)
+    bench.stop(cid)
+
+
+def test_a_crowd_is_a_job_and_the_worker_is_looked_at_after_it(start: Start) -> None:
+    bench = start()
+    worker_id = ready(bench)
+    plan = CrowdPlan(users=2, prompt_tokens=4, output_tokens=4, modes=("continuous",))
+    with pytest.raises(InputError, match="65 users"):
+        bench.demos.start_crowd(worker_id, plan.model_copy(update={"users": 65}))
+    job_id = bench.demos.start_crowd(worker_id, plan)
+    job = job_in(bench, job_id, "done", "failed")
+    assert job.verb == "crowd"
+    # The stand-in has no route to hold it: the job failed after it had changed the mode, and changed it back.
+    assert job.failure is not None
+    assert bench.demos.crowd(job_id) is None
+    view = bench.worker(worker_id)
+    assert view is not None
+    assert view.recipe.batching.mode == "off"
 
 
 def test_live_fields_change_and_others_are_named(start: Start) -> None:
