@@ -96,7 +96,8 @@ def measure_fidelity(
             return known.fidelity
         told = plan.without_measuring()
         if told is not None:
-            store.add_fidelity(plan.recipe, told)
+            if told.key is not None:  # a model that is not here yet has none
+                store.add_fidelity(plan.recipe, told)
             return told
     answer = run_job(
         "fidelity",

@@ -49,7 +49,8 @@ def _answer(job: Job, stopped: threading.Event) -> Outcome:
             return _done(known.fidelity, cached=True)
         told = plan.without_measuring()
         if told is not None:
-            store.add_fidelity(plan.recipe, told)
+            if told.key is not None:  # a model that is not here yet has none
+                store.add_fidelity(plan.recipe, told)
             return _done(told, cached=False)
         return _done(_judge_and_keep(job, plan, store, stopped), cached=False)
 

@@ -10,7 +10,6 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +17,7 @@ from transformers import PreTrainedModel
 
 from mcp_core import conflicts, hardware
 from mcp_core.documents import Document, TextSet
-from mcp_core.errors import InputError, OutOfMemory, RecipeError
+from mcp_core.errors import InputError, RecipeError
 from mcp_core.evaluation.fidelity_text import builtin_evaluation
 from mcp_core.evaluation.sensitivity_values import (
     Grouping,
@@ -31,7 +30,8 @@ from mcp_core.memory import quantization
 from mcp_core.memory.layer_swap import Packer, linear_layers, pack_layers, packed_for_a_while
 from mcp_core.memory.quantization import Conversion
 from mcp_core.models import catalog, loader
-from mcp_core.models.load_errors import is_out_of_memory
+from mcp_core.models.architecture import LINEAR_EXPERTS
+from mcp_core.models.load_errors import memory_watched
 from mcp_core.models.loaded import LoadedModel
 from mcp_core.recipe import Recipe
 from mcp_core.schemes import SCHEMES
@@ -51,10 +51,10 @@ async def run(job: Job) -> Outcome:
     """Request: recipe, by, tokens. Secrets: hub_token. The result is a Sensitivity."""
     recipe = conflicts.resolve(Recipe.from_dict(job.request["recipe"]), hardware.detect())
     torch.set_num_threads(recipe.threads or 1)
-    study = _Study.prepare(recipe, job)
-    groups = grouped(study.names, job.request["by"])
     measured: list[GroupSensitivity] = []
-    with _memory_watched(study.loaded.title):
+    with memory_watched(f"quantizing {recipe.model.id} a group at a time"):
+        study = _Study.prepare(recipe, job)
+        groups = grouped(study.names, job.request["by"])
         for group in measure(study.judge, groups, study.pack):
             measured.append(group)
             share = len(measured) / (len(groups) + 1)
@@ -242,32 +242,25 @@ def _words(document: Document) -> str:
 
 
 def _load_dense(recipe: Recipe, job: Job) -> LoadedModel:
-    """Raises RecipeError for a checkpoint that is quantized already, and what loading raises."""
+    """Raises RecipeError where the dense model is not what the scheme packs, and what loading raises."""
     token = job.secrets.get("hub_token")
-    dense = recipe.replace({"quantization": {}})
+    resolved, dense = catalog.resolve(recipe.model, hub_token=token), recipe.replace({"quantization": {}})
+    if SCHEMES[recipe.quantization.scheme].apply and resolved.architecture.model_type in LINEAR_EXPERTS:
+        raise RecipeError(
+            f"{resolved.title} is a mixture of experts, which the dense model fuses: no scheme packs them there.",
+            "Look into a model without experts.",
+        )
 
     def report(stage: str, fraction: float | None, message: str) -> None:
         job.report(Progress(stage, fraction, message, elapsed_s=0))
 
-    loaded = loader.load(catalog.resolve(recipe.model, hub_token=token), dense, report, token)
+    loaded = loader.load(resolved, dense, report, token)
     if quantization.quantized_modules(loaded.model):
         raise RecipeError(
             f"{loaded.title} is a quantized checkpoint: its layers have no dense originals.",
             "Look into the dense model that it was made from.",
         )
     return loaded
-
-
-@contextmanager
-def _memory_watched(title: str) -> Iterator[None]:
-    """Raises OutOfMemory for what torch and Python say when memory ran out."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        hint = "Free memory on the device, or ask for fewer tokens."
-        raise OutOfMemory(f"Memory ran out while quantizing {title} a group at a time.", hint) from error
 
 
 def _encoder(loaded: LoadedModel) -> Callable[[str], Sequence[int]]:

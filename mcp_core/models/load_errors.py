@@ -15,7 +15,14 @@ from transformers import core_model_loading
 
 from mcp_core.errors import InvalidModel, McpError, OutOfMemory
 
-__all__ = ["first_error_raised", "first_line", "foreign_errors", "is_out_of_memory", "require_complete"]
+__all__ = [
+    "first_error_raised",
+    "first_line",
+    "foreign_errors",
+    "is_out_of_memory",
+    "memory_watched",
+    "require_complete",
+]
 
 _MORE_MEMORY = "Choose bf16 or a quantization scheme, a smaller model, or a device with more free memory."
 _COMPLETE = "Choose a complete checkpoint of a causal language model, with the config.json that belongs to it."
@@ -55,6 +62,20 @@ def foreign_errors(title: str, doing: str) -> Iterator[None]:
             f"{title} cannot be loaded: {first_line(error)}",
             "Choose a causal language model that transformers supports.",
         ) from error
+
+
+@contextmanager
+def memory_watched(doing: str) -> Iterator[None]:
+    """Raise OutOfMemory for what torch and Python say when memory ran out while ``doing`` something.
+
+    One that was told already passes as it is.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"Memory ran out while {doing}.", _MORE_MEMORY) from error
 
 
 @contextmanager

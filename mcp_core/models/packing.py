@@ -25,6 +25,8 @@ Part = Literal["linear", "embedding", "other"]
 # Matrices that no scheme packs: token and position embeddings, the output layer, and a mixture's experts, which
 # transformers keep in one three-dimensional parameter. The module's name decides, as it does when loading.
 _DENSE_MATRIX = re.compile(r"(^|\.)(embed\w*|word_embeddings\w*|wte|wpe|lm_head|experts\..+|gate|router)\.weight$")
+# The output layer is a module even where its weight is the embedding's and therefore in no list of tensors.
+_TIED_OUTPUT = "lm_head"
 _EXPERT = re.compile(r"\.experts\.\d+\.(gate|up|down)_proj\.weight$")
 
 # bitsandbytes: a code book of 16 fp32 levels a layer; with double quantization the scales become 8-bit numbers
@@ -82,10 +84,12 @@ def pack(
 ) -> PackedWeights:
     """What the weights occupy once loaded. ``architecture.tensors`` lists tied weights once.
 
-    Raises RecipeError for a scheme that is not built in this version, and for one that fits no layer's shape.
+    Raises RecipeError for a scheme that is not built in this version, for one that fits no layer's shape, and for
+    a ``skip`` pattern that names no layer.
     """
     sizes = list(_tensor_sizes(architecture, dtype, quantization, device_kind))
     packed = [size.parameters for size in sizes if size.packed]
+    _require_named([size for size in sizes if size.part != "other"], quantization)
     _require_packable(sizes, quantization)
     item, converted = DTYPE_BYTES[dtype], SCHEMES[quantization.scheme].convert is not None
     return PackedWeights(
@@ -148,6 +152,19 @@ def _dense_because(tensor: TensorInfo, part: Part, quantization: Quantization, d
         return "quantization.skip"
     rows, columns = tensor.shape
     return reason_to_keep_dense(quantization, rows, columns, device_kind)
+
+
+def _require_named(matrices: list[ModuleSize], quantization: Quantization) -> None:
+    """Raise RecipeError for a pattern that would be refused at load (``layers_to_keep_dense``)."""
+    names = {_TIED_OUTPUT, *(size.name for size in matrices)}
+    for pattern in quantization.skip:
+        inner = pattern.partition(".")[2]  # some checkpoints leave out the name of the model around its layers
+        if not any(fnmatchcase(name, pattern) or fnmatchcase(name, inner) for name in names):
+            example = next((size.name for size in matrices if size.part == "linear"), "model.layers.0.mlp.up_proj")
+            raise RecipeError(
+                f'quantization.skip: "{pattern}" names no linear layer of this model.',
+                f"Its layers are named like {example}.",
+            )
 
 
 def _require_packable(sizes: list[ModuleSize], quantization: Quantization) -> None:

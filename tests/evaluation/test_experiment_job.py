@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mcp_core.errors import McpError, RecipeError
+from mcp_core.errors import McpError, OutOfMemory, RecipeError
 from mcp_core.evaluation import experiment_job, experiment_results
 from mcp_core.evaluation.experiment_arms import Arm, Work, distribution_agreement, peak_bytes, timed_ms
 from mcp_core.evaluation.experiment_values import ExperimentResult
@@ -79,6 +79,17 @@ def test_each_runs_and_its_result_is_kept(name, works, folder, tmp_path, monkeyp
 def test_what_cannot_run_here_is_refused(folder, tmp_path, monkeypatch):
     with pytest.raises(RecipeError, match="a CPU has none"):
         try_it("tf32", folder, tmp_path, monkeypatch)
+
+
+def test_a_training_step_without_room_is_refused_before_it_starts(folder, tmp_path, monkeypatch):
+    machine = detect()
+    little = machine.model_copy(
+        update={"devices": [each.model_copy(update={"memory_free_bytes": 500_000}) for each in machine.devices]}
+    )
+    monkeypatch.setattr(experiment_job.hardware, "detect", lambda: little)
+    # Weights and gradients of 111 k parameters, and activations of 32 tokens: 1.3 MB.
+    with pytest.raises(OutOfMemory, match=r"needs about 0\.0 GB in fp32"):
+        try_it("gradient-checkpointing", folder, tmp_path, monkeypatch)
 
 
 def test_another_text_from_a_lossless_way_is_a_fault(folder, tmp_path, monkeypatch):

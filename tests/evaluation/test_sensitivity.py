@@ -191,6 +191,12 @@ def test_schemes_that_change_a_dense_model_are_tried_a_group_at_a_time(
     assert answer.together.packed_bytes != answer.together.dense_bytes
 
 
+def test_a_mixture_whose_experts_are_fused_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    recipe = Recipe().replace({"model": {"source": "shape", "id": "qwen3-30b-a3b"}, "device": "cpu"})
+    with pytest.raises(RecipeError, match="mixture of experts"):
+        asyncio.run(study.run(job(tmp_path, recipe.replace({"quantization.scheme": "bnb-nf4"}))))
+
+
 @pytest.mark.parametrize(("scheme", "reason"), [("none", "quantizes nothing"), ("gguf", "quantized already")])
 def test_a_scheme_that_cannot_be_tried_on_a_group_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, reason: str

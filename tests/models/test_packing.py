@@ -52,6 +52,13 @@ def test_tied_output_layer_counts_once(smollm):
     assert pack(smollm, "bf16", Quantization()).embedding_bytes == 49152 * 576 * 2
 
 
+def test_a_pattern_that_names_no_layer_is_refused_as_at_load(smollm):
+    with pytest.raises(RecipeError, match='"\\*.gate_prj" names no linear layer') as caught:
+        pack(smollm, "bf16", Quantization(scheme="bnb-nf4", skip=("*.up_proj", "*.gate_prj")))
+    assert "_proj" in caught.value.hint
+    pack(smollm, "bf16", Quantization(scheme="bnb-nf4", skip=("lm_head",)))  # tied: in no list of tensors
+
+
 def test_skipped_layers_stay_dense(smollm):
     packed = pack(smollm, "bf16", Quantization(scheme="bnb-nf4"))
     partly = pack(smollm, "bf16", Quantization(scheme="bnb-nf4", skip=("*.down_proj",)))
