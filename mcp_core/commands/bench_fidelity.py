@@ -36,8 +36,11 @@ def with_fidelity(run: Run, machine: Hardware, *, as_json: bool) -> Run:
 
 
 def missing_baseline(run: Run, store: Store) -> Recipe | None:
-    """The same Recipe without its scheme, where it has one and no such Run of this workload and host is stored."""
-    if run.recipe.quantization.scheme == "none":
+    """The same Recipe without its scheme, where it has one and no such Run of this workload and host is stored.
+
+    llama.cpp has nothing but the GGUF's own weights to compute with.
+    """
+    if run.recipe.quantization.scheme in ("none", "gguf"):
         return None
     baseline = run.recipe.model_copy(update={"quantization": Quantization()})
     known = any(

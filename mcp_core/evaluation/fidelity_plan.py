@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mcp_core import conflicts, texts
+from mcp_core import conflicts, llama_cpp, texts
 from mcp_core.documents import TextSet, require_disjoint
 from mcp_core.evaluation.fidelity_text import builtin_evaluation
 from mcp_core.hardware import Hardware
@@ -78,6 +78,8 @@ class Plan:
 
     def without_measuring(self) -> Fidelity | None:
         """The answer where nothing can be measured, or a test has shown that the Recipe loses nothing."""
+        if self.recipe.engine == "llama.cpp":
+            return self._told("not-measurable", f"{llama_cpp.NO_PROMPT_LOGPROBS} It shows no logits either.")
         if self.resolved.random_weights:
             why = f"{self.resolved.title}: what random weights say means nothing, and neither does its change."
             return self._told("not-measurable", why)
@@ -127,6 +129,7 @@ class Plan:
             numerics_key=self.recipe.numerics_key,
             reference=self.reference_title,
             path=self.path,
+            engine=self.recipe.engine,
             text_sha256=self.text.sha256,
             text_name=self.text.name,
         )

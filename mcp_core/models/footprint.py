@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 from mcp_core.errors import RecipeError
 from mcp_core.hardware import Device, Hardware
+from mcp_core.models import llama_cpp_memory
 from mcp_core.models.activation_memory import activation_bytes, scratch_bytes
 from mcp_core.models.architecture import DTYPE_BYTES, Architecture, ResolvedModel
+from mcp_core.models.attention_support import require_attention_of
 from mcp_core.models.calibration_memory import calibrating_bytes
 from mcp_core.models.correction import NONE, Correction
-from mcp_core.models.kv_memory import keys_and_values
+from mcp_core.models.kv_memory import KeyValueMemory, keys_and_values
 from mcp_core.models.kv_pool import is_paged, page_bytes, pool_pages
 from mcp_core.models.packing import ModuleSize, PackedWeights, module_sizes, pack
 from mcp_core.models.prepared import PREPARED_DTYPE
@@ -120,6 +122,7 @@ class Predictor:
             there = ", ".join(each.id for each in hardware.devices)
             raise RecipeError(f"device: this machine has no {recipe.device}.", f"It has: {there}.")
         require_loadable_here(resolved.quantized, recipe, hardware)
+        require_attention_of(resolved.architecture.model_type, recipe)
         self.recipe, self.architecture, self.device = recipe, resolved.architecture, device
         self.max_context = resolve_max_context(recipe, resolved.architecture)
         self._resolved, self._hardware, self._correction = resolved, hardware, correction
@@ -138,10 +141,8 @@ class Predictor:
     def at(self, load: ServedLoad | None = None) -> Footprint:
         """Memory under this load; None is one sequence of ``max_context`` tokens."""
         load = load or ServedLoad(self.max_context)
-        recipe, weights, device = self.recipe, self.weights, self.device
-        kv = keys_and_values(recipe, self.architecture, load, device.kind)
-        activation = activation_bytes(recipe, self.architecture, load, device.kind)
-        overhead = runtime_bytes(recipe, device.kind) + scratch_bytes(recipe, weights, device.kind)
+        weights, device = self.weights, self.device
+        kv, activation, overhead = self._beside_weights(load)
         overhead = max(0, overhead + self._correction.bytes)
         parts = (
             ("Linear layers", weights.linear_bytes - self._unwritten_bytes),
@@ -152,7 +153,7 @@ class Predictor:
             ("Runtime", overhead),
         )
         peak, load_peak = sum(size for _, size in parts), self._load_peak_bytes
-        fits, reason = _judge(peak, load_peak, self._resolved, device, self._hardware)
+        fits, reason = self._judge(peak, load_peak)
         return Footprint(
             weights_bytes=weights.total_bytes,
             kv_bytes_per_token=kv.bytes_per_token,
@@ -162,7 +163,7 @@ class Predictor:
             peak_bytes=peak,
             load_peak_bytes=load_peak,
             download_bytes=self._resolved.download_bytes,
-            prepare_bytes=self._resolved.prepare_bytes,
+            prepare_bytes=0 if self._as_stored else self._resolved.prepare_bytes,
             context_tokens=load.context_tokens,
             device=device.id,
             free_bytes=device.memory_free_bytes,
@@ -173,6 +174,20 @@ class Predictor:
             concurrency=load.concurrency,
             correction=self._correction,
         )
+
+    @property
+    def _as_stored(self) -> bool:
+        """Whether the file's own weights are computed with: nothing is prepared, and torch is not imported."""
+        return self.recipe.engine == "llama.cpp"
+
+    def _beside_weights(self, load: ServedLoad) -> tuple[KeyValueMemory, int, int]:
+        """Keys and values, activations, and the rest."""
+        recipe, kind = self.recipe, self.device.kind
+        if self._as_stored:
+            return llama_cpp_memory.beside_weights(recipe, self.architecture, load)
+        overhead = runtime_bytes(recipe, kind) + scratch_bytes(recipe, self.weights, kind)
+        kv = keys_and_values(recipe, self.architecture, load, kind)
+        return kv, activation_bytes(recipe, self.architecture, load, kind), overhead
 
     @functools.cached_property
     def _pool_bytes(self) -> int:
@@ -199,6 +214,9 @@ class Predictor:
     def _load_peak_bytes(self) -> int:
         """On the device: all weights while the last is packed or read; on the host imports and preparing too."""
         weights, kind = self.weights, self.device.kind
+        if self._as_stored:
+            kv, _, runtime = self._beside_weights(ServedLoad(self.max_context))
+            return llama_cpp_memory.IMPORTS_BYTES + weights.total_bytes + kv.total_bytes + runtime
         passing = max(
             weights.largest_packed_parameters * _PACKING_BYTES,
             weights.largest_tensor_bytes,
@@ -206,6 +224,19 @@ class Predictor:
         )
         loading = max(weights.total_bytes, weights.arriving_bytes) + passing + runtime_bytes(self.recipe, kind)
         return IMPORTS_BYTES + max(loading, _preparing_bytes(self._resolved)) if kind == "cpu" else loading
+
+    def _judge(self, peak: int, load_peak: int) -> tuple[bool, str]:
+        """Whether it fits what is free now, and the numbers in words."""
+        device, host = self.device, self._hardware.device("cpu")
+        imports = llama_cpp_memory.IMPORTS_BYTES if self._as_stored else IMPORTS_BYTES
+        needs = [
+            _Need(device, load_peak, "to load"),
+            _Need(device, peak + (imports if device.kind == "cpu" else 0), "to serve"),
+        ]
+        if device.kind == "cuda" and host is not None:
+            needs.append(_Need(host, imports + _preparing_bytes(self._resolved), "to prepare"))
+        worst = max(needs, key=lambda need: need.needed_bytes / max(1, need.device.memory_free_bytes))
+        return worst.fits, str(worst)
 
 
 def _preparing_bytes(resolved: ResolvedModel) -> int:
@@ -215,19 +246,6 @@ def _preparing_bytes(resolved: ResolvedModel) -> int:
     tensors = resolved.architecture.tensors
     dense = sum(each.parameters for each in tensors) + max(each.parameters for each in tensors)
     return dense * DTYPE_BYTES[PREPARED_DTYPE] + resolved.gguf_file.stat().st_size + _GGUF_READER_BYTES
-
-
-def _judge(
-    peak: int, load_peak: int, resolved: ResolvedModel, device: Device, hardware: Hardware
-) -> tuple[bool, str]:
-    """Whether it fits what is free now, and the numbers in words."""
-    imports = IMPORTS_BYTES if device.kind == "cpu" else 0
-    needs = [_Need(device, load_peak, "to load"), _Need(device, peak + imports, "to serve")]
-    host = hardware.device("cpu")
-    if device.kind == "cuda" and host is not None:
-        needs.append(_Need(host, IMPORTS_BYTES + _preparing_bytes(resolved), "to prepare"))
-    worst = max(needs, key=lambda need: need.needed_bytes / max(1, need.device.memory_free_bytes))
-    return worst.fits, str(worst)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,35 @@
+"""What llama.cpp takes beside the weights: keys and values of every slot, one pass of a prompt, its own structures.
+
+Measured with xllamacpp 2026.10 on SmolLM2-135M: contexts of 1k to 8k, 1 to 16 slots. Pure arithmetic; this file
+does not know weights (``packing.py``) or what is free (``footprint.py``).
+"""
+
+from __future__ import annotations
+
+from mcp_core import llama_cpp
+from mcp_core.models.architecture import Architecture
+from mcp_core.models.kv_memory import KeyValueMemory
+from mcp_core.models.served_load import ServedLoad
+from mcp_core.recipe import Recipe
+
+__all__ = ["IMPORTS_BYTES", "beside_weights"]
+
+_MB = 10**6
+# Resident memory of a worker after its imports: no torch, no transformers.
+IMPORTS_BYTES = 90 * _MB
+# llama.cpp's vocabulary and graph, our tokenizer, HTTP.
+_RUNTIME_BYTES = 48 * _MB
+_F16_BYTES, _F32_BYTES = 2, 4
+_PASS_TOKENS = 512
+
+
+def beside_weights(recipe: Recipe, architecture: Architecture, load: ServedLoad) -> tuple[KeyValueMemory, int, int]:
+    """Keys and values, activations, runtime, in bytes. Keys and values are allocated whole when the model loads."""
+    slots = max(llama_cpp.slots(recipe), load.concurrency)
+    context = llama_cpp.slot_tokens(load.longest_allocation)
+    per_token = architecture.kv_elements_per_token * _F16_BYTES
+    rows = min(recipe.batching.step_tokens, _PASS_TOKENS, load.longest_prompt)
+    activations = rows * 3 * (architecture.hidden + architecture.intermediate) * _F32_BYTES
+    mask = rows * context * _F16_BYTES
+    logits = slots * architecture.vocab * 2 * _F32_BYTES
+    return KeyValueMemory(per_token, slots * context * per_token), activations + mask + logits, _RUNTIME_BYTES
