@@ -6,6 +6,7 @@ into events. One thread reads all answers. This file does not know about HTTP, t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import selectors
 import socket
@@ -110,6 +111,8 @@ class LlamaCppEngine:
         """Accept a request. Raises RequestRejected or ContextTooLong for one that cannot be served, QueueFull."""
         _require_able(request)
         self._require_fitting(request)
+        room = self._loaded.max_context - len(request.prompt)
+        request = replace(request, max_tokens=min(request.max_tokens, room))
         with self._changed:
             held = len(self._queue) + len(self._running)
             if self._draining or self._closed:
@@ -168,6 +171,9 @@ class LlamaCppEngine:
         self._wake()
         if self._thread.is_alive():
             self._thread.join(timeout=30)
+        self._selector.close()
+        self._wakened.close()
+        self._waker.close()
         self._loaded.server.close()
 
     def profile(self, steps: int, folder: Path) -> Path:
@@ -308,7 +314,8 @@ class LlamaCppEngine:
             self._sink(events)
 
     def _wake(self) -> None:
-        self._waker.send(b"\0")
+        with contextlib.suppress(OSError):  # closed meanwhile
+            self._waker.send(b"\0")
 
     def _figures(self) -> ModeFigures:
         courses = [running.course for running in self._running.values()]

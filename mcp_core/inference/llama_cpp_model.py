@@ -1,6 +1,6 @@
 """From a resolved GGUF and a Recipe to a model that llama.cpp serves, with what the API needs beside it.
 
-Weights stay as the file has them; nothing is dequantized or prepared but the tokenizer, once. This file does not
+Weights stay as the file has them; nothing is dequantized or prepared. This file does not
 know how tokens are generated (``llama_cpp_engine.py``).
 """
 
@@ -17,7 +17,7 @@ from mcp_core import llama_cpp
 from mcp_core.inference.llama_cpp_server import LlamaServer
 from mcp_core.models import footprint
 from mcp_core.models.architecture import ResolvedModel
-from mcp_core.models.gguf_codec import read_gguf_codec, tokenizer_folder
+from mcp_core.models.gguf_codec import read_gguf_codec
 from mcp_core.recipe import Recipe
 from mcp_core.results import Effective
 
@@ -53,8 +53,6 @@ def load(resolved: ResolvedModel, recipe: Recipe, report: Report) -> LlamaCppMod
     """
     source = resolved.gguf_file
     assert source is not None, "conflicts.require_runnable comes first"
-    if not tokenizer_folder(resolved).is_dir():
-        report("prepare", None, f"Reading the tokenizer of {source.name}, once.")
     codec = read_gguf_codec(resolved)
     max_context = footprint.resolve_max_context(recipe, resolved.architecture)
     report("load", None, f"Loading weights (gguf {resolved.gguf_type}) with llama.cpp.")

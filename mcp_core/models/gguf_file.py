@@ -18,7 +18,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC,
 
 from mcp_core.errors import InvalidModel
 
-__all__ = ["GgufFile", "GgufTensor", "read_gguf_file"]
+__all__ = ["GgufFile", "GgufTensor", "read_arrays", "read_gguf_file"]
 
 _VERSIONS = (2, 3)
 _SCALARS = {
@@ -71,6 +71,15 @@ def read_gguf_file(path: Path) -> GgufFile:
         ) from error
 
 
+def read_arrays(path: Path, names: frozenset[str]) -> dict[str, list[Any]]:
+    """The arrays of these fields, of a file that ``read_gguf_file`` has accepted; of strings or of numbers."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        cursor = _Cursor(data, names)
+        _, _, _, field_count = (cursor.scalar(each) for each in ("<I", "<I", "<Q", "<Q"))
+        fields = dict(cursor.field() for _ in range(field_count))
+    return {name: fields[name] for name in names if isinstance(fields.get(name), list)}
+
+
 def _walk(data: mmap.mmap) -> GgufFile:
     cursor = _Cursor(data)
     magic, version = cursor.scalar("<I"), cursor.scalar("<I")
@@ -92,9 +101,10 @@ def _walk(data: mmap.mmap) -> GgufFile:
 class _Cursor:
     """Reads values one after the other; running past the end raises struct.error or ValueError."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap, whole: frozenset[str] = frozenset()) -> None:
         self.data = data
         self.offset = 0
+        self._whole = whole  # fields whose arrays are read, not counted
 
     def scalar(self, layout: str) -> Any:
         (value,) = struct.unpack_from(layout, self.data, self.offset)
@@ -109,7 +119,10 @@ class _Cursor:
 
     def field(self) -> tuple[str, Any]:
         key = self.string()
-        return key, self._value(GGUFValueType(self.scalar("<I")))
+        kind = GGUFValueType(self.scalar("<I"))
+        if kind == GGUFValueType.ARRAY and key in self._whole:
+            return key, self._elements()
+        return key, self._value(kind)
 
     def tensor(self) -> tuple[GgufTensor, int]:
         """A tensor, and where its data ends, counted from the start of all data."""
@@ -129,6 +142,15 @@ class _Cursor:
         if kind == GGUFValueType.ARRAY:
             return self._array()
         return self.scalar(_SCALARS[kind])
+
+    def _elements(self) -> list[Any]:
+        kind, length = GGUFValueType(self.scalar("<I")), int(self.scalar("<Q"))
+        if kind == GGUFValueType.STRING:
+            return [self.string() for _ in range(length)]
+        layout = f"<{length}{_SCALARS[kind][1]}"
+        values = struct.unpack_from(layout, self.data, self.offset)
+        self._skip(struct.calcsize(layout))
+        return list(values)
 
     def _array(self) -> int:
         kind, length = GGUFValueType(self.scalar("<I")), int(self.scalar("<Q"))
