@@ -70,13 +70,16 @@ def test_fidelity_of_a_url(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
         1,
     )
     assert answer["truncation"]["top_k"] == 20
+    assert answer["notes"][0] == "screening only: 3 documents"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["quality", "bundled", "--url", "localhost:8000"], "is not the URL of a server"),
-        (["quality", "bundled", "--items", "/nowhere.jsonl", "--check", "tasks"], "cannot be read"),
+        (["quality", "bundled", "--items", "/nowhere.jsonl"], "cannot be read"),
+        (["quality", "bundled", "--out", "/nowhere/q.json"], "There is no folder /nowhere"),
+        (["quality", "bundled", "--out", "/tmp"], "/tmp is a folder"),
         (["fidelity", "bundled", "--url", "ftp://x"], "is not the URL of a server"),
         (["fidelity", "bundled", "--reference-url", "http://127.0.0.1:1"], "goes with --url only"),
     ],

@@ -25,6 +25,7 @@ __all__ = [
     "hub_token",
     "read_recipe",
     "read_workload",
+    "require_place",
     "whole_number",
 ]
 
@@ -93,6 +94,14 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 def hub_token() -> str | None:
     """The Hugging Face token of the environment."""
     return os.environ.get("HF_TOKEN") or None
+
+
+def require_place(path: Path | None) -> None:
+    """Raise InputError, before minutes are spent, where --out names no file that can be made."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise InputError(f"There is no folder {path.parent}.", "Make it first, or write elsewhere.")
+    if path is not None and path.is_dir():
+        raise InputError(f"{path} is a folder.", "Give --out the name of a file.")
 
 
 def _file_text(name: str, presets: Any) -> bytes | None:

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from mcp_core import devices, hardware
 from mcp_core.commands.arguments import (
@@ -18,6 +17,7 @@ from mcp_core.commands.arguments import (
     hub_token,
     read_recipe,
     read_workload,
+    require_place,
 )
 from mcp_core.commands.bench_fidelity import missing_baseline, with_fidelity
 from mcp_core.commands.interrupts import run_until_stopped
@@ -27,8 +27,9 @@ from mcp_core.conflicts import require_runnable
 from mcp_core.decision.store import Store
 from mcp_core.errors import Cancelled, InputError, McpError, WorkerDied, error_from
 from mcp_core.evaluation.benchmark import measure, unmeasured
+from mcp_core.evaluation.endpoint_recipe import endpoint_recipe
 from mcp_core.hardware import Hardware
-from mcp_core.recipe import ModelRef, Recipe
+from mcp_core.recipe import Recipe
 from mcp_core.results import RequestRecord, Run
 from mcp_core.serving.supervisor import Supervisor, Worker
 from mcp_core.workload import Workload
@@ -68,11 +69,10 @@ def run(options: argparse.Namespace) -> int:
             "bench --url knows no Recipe whose fidelity could be judged.", "Use mcp-core fidelity RECIPE --url URL."
         )
     if options.url:
-        recipe = _of_endpoint(recipe, options.url)
+        recipe = endpoint_recipe(recipe, options.url)
     else:
         require_runnable(recipe, machine)
-    if options.out is not None and not options.out.absolute().parent.is_dir():
-        raise InputError(f"There is no folder {options.out.parent}.", "Make it first, or write elsewhere.")
+    require_place(options.out)
     return _Bench(recipe, workload, machine, options).run()
 
 
@@ -203,15 +203,3 @@ async def _with_cause_of_death(measured: Run, supervisor: Supervisor, worker: Wo
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(supervisor.wait(worker.id), ENDING_S)
     return measured.model_copy(update={"failure": worker.failure or measured.failure})
-
-
-def _of_endpoint(recipe: Recipe, url: str) -> Recipe:
-    """The Recipe as far as it is known of a server that someone else started; it names the engine, if any.
-
-    Raises InputError for what is no URL.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f'"{url}" is not the URL of a server.', "Write it as http://127.0.0.1:8000.")
-    engine = "endpoint" if recipe.engine == "transformers" else recipe.engine
-    return recipe.model_copy(update={"model": ModelRef(source="endpoint", id=url), "engine": engine})

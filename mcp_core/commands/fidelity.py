@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_core import conflicts, hardware, texts
-from mcp_core.commands.arguments import add_json, add_recipe, add_set, hub_token, read_recipe
+from mcp_core.commands.arguments import add_json, add_recipe, add_set, hub_token, read_recipe, require_place
 from mcp_core.commands.endpoint_fidelity import add_urls, measure_endpoint
 from mcp_core.commands.fidelity_table import show_fidelity
 from mcp_core.commands.job_run import run_job
@@ -45,8 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure, store, print. Raises InputError before anything is started, else what the job raises."""
     recipe = read_recipe(options)
-    if options.out is not None and not options.out.absolute().parent.is_dir():
-        raise InputError(f"There is no folder {options.out.parent}.", "Make it first, or write elsewhere.")
+    require_place(options.out)
     text_sha256 = _add_text(options.text) if options.text else None
     fidelity = _measure(options, recipe, text_sha256)
     _write(options.out, fidelity)

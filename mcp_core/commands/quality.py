@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from mcp_core import conflicts, hardware, texts
-from mcp_core.commands.arguments import add_json, add_recipe, add_set, hub_token, read_recipe, whole_number
+from mcp_core.commands.arguments import (
+    add_json,
+    add_recipe,
+    add_set,
+    hub_token,
+    read_recipe,
+    require_place,
+    whole_number,
+)
 from mcp_core.commands.job_run import run_job
 from mcp_core.commands.output import emit, say, table
 from mcp_core.errors import InputError, McpError
@@ -54,15 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Ask both sides and print. Raises InputError for what is malformed, Busy, and what the jobs raise."""
     recipe = read_recipe(options)
+    require_place(options.out)
     for url in filter(None, (options.url, options.reference_url)):
         require_url(url)
     if options.url is None:
         conflicts.require_runnable(recipe, hardware.detect())
-    answer: dict[str, Any] = {}
+    asked: dict[str, tuple[str, dict[str, Any]]] = {}  # all files are read before the first job takes its minutes
     if options.check in ("replies", "all"):
-        answer["replies"] = _ask(options, recipe, "length-drift", _prompts(options))
+        asked["replies"] = ("length-drift", _prompts(options))
     if options.check in ("tasks", "all"):
-        answer["tasks"] = _ask(options, recipe, "task-check", _items(options))
+        asked["tasks"] = ("task-check", _items(options))
+    answer = {name: _ask(options, recipe, *each) for name, each in asked.items()}
     _write_out(options.out, answer)
     if options.json:
         emit(answer)

@@ -199,7 +199,7 @@ class Store:
             packed = connection.scalar(sa.select(_token_maps.c.document).where(_token_maps.c.key == key))
         if packed is None:
             return None
-        return _parse(key, packed, lambda each: TokenMap.model_validate_json(zlib.decompress(each)))
+        return _parse(key, packed, lambda each: TokenMap.model_validate_json(zlib.decompress(each)), _JUDGED)
 
     def keep_noise_floor(self, key: str, floor: Mean) -> None:
         """Write a reference's distance to itself; one of the same key is replaced."""
@@ -211,7 +211,7 @@ class Store:
         """The noise floor of that key, or None."""
         with self._reading() as connection:
             document = connection.scalar(sa.select(_noise_floors.c.document).where(_noise_floors.c.key == key))
-        return None if document is None else _parse(key, document, Mean.model_validate_json)
+        return None if document is None else _parse(key, document, Mean.model_validate_json, _JUDGED)
 
     def _stored(self, query: sa.Select[Any]) -> Iterator[StoredFidelity]:
         with self._reading() as connection:
@@ -220,7 +220,7 @@ class Store:
             yield StoredFidelity(
                 created=datetime.fromisoformat(row["created"]),
                 recipe=Recipe.from_json(row["recipe"]),
-                fidelity=_parse(row["key"], row["document"], Fidelity.model_validate_json),
+                fidelity=_parse(row["key"], row["document"], Fidelity.model_validate_json, _JUDGED),
             )
 
     @contextlib.contextmanager
@@ -288,13 +288,18 @@ def _record_rows(run_id: str, records: Sequence[RequestRecord]) -> list[dict[str
     ]
 
 
-def _parse(run_id: str, document: D, read: Callable[[D], T]) -> T:
+_RUN = ("Run", "delete it with: mcp-core runs delete {key}")
+_JUDGED = ("Fidelity", "measure it again with: mcp-core fidelity RECIPE --fresh")
+
+
+def _parse(key: str, document: D, read: Callable[[D], T], noun_and_help: tuple[str, str] = _RUN) -> T:
+    noun, instead = noun_and_help
     try:
         return read(document)
     except (ValidationError, json.JSONDecodeError, zlib.error) as error:
         raise StoreError(
-            f"Run {run_id} in the store cannot be read: {_first_line(error)}.",
-            f"It may come from a newer MCP; delete it with: mcp-core runs delete {run_id}",
+            f"{noun} {key} in the store cannot be read: {_first_line(error)}.",
+            f"It may come from a newer MCP; {instead.format(key=key)}",
         ) from error
 
 

@@ -16,10 +16,12 @@ from mcp_core.evaluation import endpoint_fidelity
 from mcp_core.evaluation.endpoint_fidelity import Scored
 from mcp_core.evaluation.endpoints import Side, serve
 from mcp_core.evaluation.fidelity_metrics import figures
+from mcp_core.evaluation.fidelity_plan import screening
 from mcp_core.evaluation.fidelity_text import builtin_evaluation
 from mcp_core.evaluation.prompt_scores import Dialect, Unscorable, dialect_of
 from mcp_core.evaluation.sides import Sides, served, sides_of
 from mcp_core.jobs import Job, Outcome
+from mcp_core.models.attention_support import WITHOUT_SDPA
 from mcp_core.results import Fidelity, Mean
 
 __all__ = ["run"]
@@ -52,7 +54,7 @@ async def _judge(job: Job, sides: Sides, text: TextSet) -> Fidelity:
     compared = endpoint_fidelity.compare(documents, *scored)
     floor = await _floor(job, sides, dialect, dict(zip(documents, scored[0], strict=True)))
     measured = endpoint_fidelity.fidelity(sides.candidate, sides.reference, text, compared, dialect, floor)
-    general = sides.plan.notes(measured.documents) if sides.plan is not None else ()
+    general = sides.plan.notes(measured.documents) if sides.plan is not None else screening(measured.documents)
     return measured.model_copy(update={"notes": (*general, *measured.notes)})
 
 
@@ -75,9 +77,12 @@ async def _floor(
     job: Job, sides: Sides, dialect: Dialect, known: dict[Document, endpoint_fidelity.Found]
 ) -> Mean | None:
     """The reference's distance to itself with another attention kernel, on some documents, by the same top-k lists:
-    the floor of whole vocabularies would be another quantity. None for a reference that someone else runs.
+    the floor of whole vocabularies would be another quantity. None for a reference that someone else runs, and for
+    a model that has one kernel only.
     """
     if sides.reference.url is not None or sides.plan is None:
+        return None
+    if sides.plan.resolved.architecture.model_type in WITHOUT_SDPA:
         return None
     documents = list(known)
     few = documents[:: -(-len(documents) // FLOOR_DOCUMENTS)]

@@ -18,23 +18,22 @@ from mcp_core.hardware import Hardware
 from mcp_core.models import catalog
 from mcp_core.models.architecture import ResolvedModel
 from mcp_core.models.footprint import resolve_max_context
+from mcp_core.models.kv_memory import DEFAULT_WINDOW
 from mcp_core.recipe import DType, KVCache, Recipe
 from mcp_core.results import Fidelity
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "screening"]
 
 # Raised when figures of the same Recipe and text would come out otherwise: what was stored is measured again.
 _METHOD = 1
 # CONTRACTS.md: KV kinds are decoded after this many tokens.
 _PREFILL_TOKENS = 128
-_SLIDING_WINDOW = 512  # what kv.window null means (recipe.py)
 # KV kinds that keep or recompute keys and values as they are.
 _LOSSLESS_KV = {
     "offloaded": "offloaded keeps every key and value as it was computed, on the host",
     "off": "off computes every key and value again from the same tokens",
 }
 LOSSLESS_TEST = "tests/evaluation/test_fidelity_scoring.py::test_lossless_kv_kinds_predict_as_dynamic_does"
-_CALIBRATED = frozenset({"torchao-int8-static", "torchao-int8-static-smoothquant"})
 _SCREENING_DOCUMENTS = 20
 
 
@@ -73,7 +72,7 @@ class Plan:
     def prefill_tokens(self) -> int:
         """On the decode path, tokens before the first that is decoded: a window must be full to be judged."""
         if self.candidate.kv.kind == "sliding":
-            return max(_PREFILL_TOKENS, self.candidate.kv.window or _SLIDING_WINDOW)
+            return max(_PREFILL_TOKENS, self.candidate.kv.window or DEFAULT_WINDOW)
         return _PREFILL_TOKENS
 
     def without_measuring(self) -> Fidelity | None:
@@ -98,8 +97,7 @@ class Plan:
 
     def _notes(self, documents: int) -> Iterator[str]:
         recipe = self.recipe
-        if documents < _SCREENING_DOCUMENTS:
-            yield f"screening only: {documents} documents"
+        yield from screening(documents)
         if recipe.model.source == "bundled":
             yield (
                 "SmolLM2-135M proves the instrument and not the scheme: "
@@ -150,6 +148,11 @@ class Plan:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def screening(documents: int) -> tuple[str, ...]:
+    """What must be said where so few documents were scored that the figures decide nothing; nothing from 20 on."""
+    return (f"screening only: {documents} documents",) if documents < _SCREENING_DOCUMENTS else ()
+
+
 def make_plan(
     recipe: Recipe,
     machine: Hardware,
@@ -168,7 +171,7 @@ def make_plan(
     resolved = catalog.resolve(recipe.model, hub_token=hub_token)
     recipe = recipe.model_copy(update={"model": resolved.ref})
     text = texts.get(text_sha256) if text_sha256 else builtin_evaluation()
-    if recipe.quantization.scheme in _CALIBRATED:
+    if "calibration" in conflicts.options_read_by(recipe.quantization.scheme):
         require_disjoint(texts.get(recipe.quantization.calibration.text), text)
     candidate = _scored(recipe)
     return Plan(

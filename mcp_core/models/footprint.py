@@ -110,8 +110,8 @@ def estimate(
 class Predictor:
     """One Recipe on one machine; its weights are counted once, so that many loads can be asked about.
 
-    Raises RecipeError: context too long, no such device, or a quantized checkpoint that cannot be loaded here
-    (``stored_quantization.require_loadable_here``).
+    Raises RecipeError: context too long, no such device, attention that the model has not, or a quantized
+    checkpoint that cannot be loaded here (``stored_quantization.require_loadable_here``).
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from mcp_core.models.architecture import DTYPE_BYTES, Architecture
 from mcp_core.models.served_load import ServedLoad
 from mcp_core.recipe import Recipe
 
-__all__ = ["KeyValueMemory", "attention_over_past", "keys_and_values"]
+__all__ = ["DEFAULT_WINDOW", "KeyValueMemory", "attention_over_past", "keys_and_values"]
 
 # transformers' fp8 cache: one fp32 scale for a layer's keys and one for its values.
 _FP8_SCALES_BYTES = 2 * 4
@@ -19,7 +19,7 @@ _FP8_SCALES_BYTES = 2 * 4
 _LAYERS_ON_DEVICE = 2
 # What kv.window and kv.bits mean when they are null; quanto and HQQ give this many values a scale and a zero
 # point, and keep up to this many of the newest tokens dense (inference/kv_cache.py).
-_WINDOW_TOKENS, _BITS = 512, 4
+DEFAULT_WINDOW, _BITS = 512, 4
 _GROUP, _RESIDUAL_TOKENS = 64, 128
 
 
@@ -83,7 +83,7 @@ def _stored_bytes(recipe: Recipe) -> float:
 def _kept_tokens(recipe: Recipe, load: ServedLoad) -> int:
     """Tokens of one sequence that the cache holds."""
     if recipe.kv.kind == "sliding":
-        return min(load.context_tokens, recipe.kv.window or _WINDOW_TOKENS)
+        return min(load.context_tokens, recipe.kv.window or DEFAULT_WINDOW)
     return load.longest_allocation if recipe.kv.kind == "static" else load.context_tokens
 
 

@@ -65,8 +65,9 @@ def test_a_damaged_token_map_is_a_store_error(store):
     store.add_fidelity(RECIPE, fidelity(), token_map())
     with store._engine.begin() as connection:
         connection.execute(sa.text("UPDATE token_maps SET document = x'00ff'"))
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match=r"^Fidelity a{64} in the store cannot be read") as caught:
         store.token_map("a" * 64)
+    assert "--fresh" in caught.value.hint
 
 
 def test_a_reply_diverges_at_the_first_token_that_the_candidate_would_not_say():
