@@ -14,6 +14,8 @@ from shutil import which
 from pydantic import BaseModel
 
 from mcp_core import llama_cpp
+from mcp_core.engines import FOREIGN
+from mcp_core.engines.interpreters import ALLOWED, VARIABLES, why_none
 from mcp_core.errors import RecipeError
 from mcp_core.hardware import Device, Hardware, physical_cores
 from mcp_core.recipe import KVKind, Quantization, Recipe, SchemeName
@@ -41,7 +43,8 @@ def options_read_by(scheme: str) -> frozenset[str]:
 
 def find_conflicts(recipe: Recipe, hardware: Hardware) -> tuple[Conflict, ...]:
     """Every conflict of this Recipe on this machine, in the order of the table."""
-    return tuple(conflict for rule in _RULES for conflict in rule(recipe, hardware))
+    rules = _FOREIGN_RULES if recipe.engine in FOREIGN and recipe.model.source != "endpoint" else _RULES
+    return tuple(conflict for rule in rules for conflict in rule(recipe, hardware))
 
 
 def require_runnable(recipe: Recipe, hardware: Hardware) -> None:
@@ -52,9 +55,41 @@ def require_runnable(recipe: Recipe, hardware: Hardware) -> None:
 
 def resolve(recipe: Recipe, hardware: Hardware) -> Recipe:
     """The Recipe with ``device: auto`` and ``threads: null`` replaced by what this machine gives them."""
-    device = hardware.device(recipe.device)
+    device = _device_of(recipe, hardware)
     threads = recipe.threads or max(1, physical_cores() - 1)
     return recipe.model_copy(update={"device": device.id if device else recipe.device, "threads": threads})
+
+
+def _device_of(recipe: Recipe, hardware: Hardware) -> Device | None:
+    """The Recipe's device; ``auto`` needs no torch of ours where another engine brings its own."""
+    if recipe.engine in FOREIGN and recipe.device == "auto":
+        return next(iter(hardware.cuda_devices), hardware.device("cpu"))
+    return hardware.device(recipe.device)
+
+
+def _foreign_engine(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    """What an engine of its own interpreter needs, and cannot do."""
+    engine = FOREIGN[recipe.engine]
+    why = why_none(recipe.engine, recipe.engine_python)
+    if why:
+        field = "engine_python" if recipe.engine_python else "engine"
+        fix = f"Name it in {VARIABLES[recipe.engine]}, or in {ALLOWED} for a Recipe to choose; MCP starts no other."
+        yield Conflict(field, f"{engine.title}: {why}", fix)
+    device = _device_of(recipe, hardware)
+    if device is None:
+        there = ", ".join(each.id for each in hardware.devices)
+        yield Conflict("device", f"this machine has no {recipe.device}.", f"It has: {there}.")
+    elif device.kind != "cuda":
+        yield Conflict(
+            "device", f"{engine.title} runs on NVIDIA devices only.", "Choose engine transformers or llama.cpp."
+        )
+    yield from (Conflict(each.field, each.reason, each.fix) for each in engine.refusals(recipe))
+
+
+def _own_python(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    if recipe.engine_python is not None and recipe.engine not in FOREIGN:
+        reason = f"{recipe.engine} runs in MCP's own interpreter; it belongs to {' and '.join(FOREIGN)}."
+        yield Conflict("engine_python", reason, "Leave it at null.")
 
 
 def _engine(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
@@ -262,6 +297,10 @@ def _kv_library(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
         )
 
 
+def _kv_options_alone(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
+    yield from _kv_options(recipe)
+
+
 def _kv_options(recipe: Recipe) -> Iterator[Conflict]:
     _, able = _KV_LIBRARIES.get(recipe.kv.kind, ("", ()))
     if recipe.kv.window is not None and recipe.kv.kind != "sliding":
@@ -355,8 +394,12 @@ def _speculation(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
         yield Conflict("draft", "prompt-lookup needs no model.", "Set it to null.")
 
 
+# Beside what each engine itself says; whether torch, its kernels and libraries are here is no matter of theirs.
+_FOREIGN_RULES: tuple[Rule, ...] = (_foreign_engine, _threads, _quantization_options, _kv_options_alone)
+
 _RULES: tuple[Rule, ...] = (
     _engine,
+    _own_python,
     _device,
     _threads,
     _scheme,

@@ -28,6 +28,11 @@ VALUES = {
     "views",
     "paths",
     "llama_cpp",
+    "engines",
+    "engines.launch",
+    "engines.interpreters",
+    "engines.vllm",
+    "engines.sglang",
 }
 # Rooms that only a worker or a job child imports.
 HEAVY = {
@@ -41,7 +46,6 @@ HEAVY = {
     "models.prepare",
     "models.gguf_tokenizer",
     "models.random_weights",
-    "models.synthetic_tokenizer",
     "memory",
     "inference",
     "evaluation.experiment_arms",

@@ -56,7 +56,7 @@ def test_the_first_schemes_run_on_a_cpu(laptop, scheme):
         ({"quantization.double_quant": True}, "quantization.double_quant"),
         ({"quantization.group_size": 32}, "quantization.group_size"),
         ({"quantization.skip": ["*.down_proj"]}, "quantization.skip"),
-        ({"engine": "vllm"}, "engine"),
+        ({"engine": "endpoint"}, "engine"),
         ({"compile": True}, "compile"),
         ({"batching.mode": "continuous", "kv.kind": "static"}, "kv.kind"),
         ({"prefix_cache": True, "kv.kind": "off"}, "kv.kind"),

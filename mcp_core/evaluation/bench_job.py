@@ -18,7 +18,7 @@ __all__ = ["run"]
 
 
 async def run(job: Job) -> Outcome:
-    """Request: worker_url, recipe, workload. Secrets: token, store_url. The result is the Run."""
+    """Request: worker_url, control_url, recipe, workload. Secrets: token, store_url. The result is the Run."""
     with Store(job.secrets.get("store_url")) as store:
         measured = await measure(
             job.request["worker_url"],
@@ -28,6 +28,7 @@ async def run(job: Job) -> Outcome:
             detect(),
             on_progress=job.report,
             keep=store.add,
+            control_url=job.request.get("control_url"),
         )
     state: Literal["done", "failed", "cancelled"] = "done" if measured.status == "ok" else "failed"
     if measured.status == "cancelled":

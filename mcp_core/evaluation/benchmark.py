@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from mcp_core import __version__
+from mcp_core.engines import FOREIGN
 from mcp_core.errors import (
     Busy,
     Cancelled,
@@ -77,15 +78,18 @@ async def measure(
     on_progress: OnProgress | None = None,
     keep: Keep | None = None,
     lease: AbstractContextManager[object] | None = None,
+    control_url: str | None = None,
 ) -> Run:
-    """Measure a running server. A Recipe whose model is an endpoint means a foreign server, without control routes.
+    """Measure a running server. A Recipe whose model is an endpoint means one of someone else's, without control
+    routes; ``control_url`` is where those are answered, if not at ``worker_url``.
 
     Never raises for a failed measurement: the Run says so. Cancelling the task gives a Run of status cancelled
     with what was measured until then. ``lease`` is held meanwhile; ``keep`` is called once, at the end, and
     what it raises is raised.
     """
     async with open_session() as session:
-        bench = _Benchmark(ServerClient(worker_url, token, session), recipe, workload, hardware, on_progress)
+        client = ServerClient(worker_url, token, session, control_url)
+        bench = _Benchmark(client, recipe, workload, hardware, on_progress)
         with lease or nullcontext():
             run = await bench.run()
     if keep is not None:
@@ -122,6 +126,7 @@ class _Server:
     model: str
     prompts: PromptAt
     pid: int | None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Benchmark:
@@ -178,6 +183,9 @@ class _Benchmark:
         self._read_state(state)
         self._require_context(int(state["max_context"]))
         prompts = token_prompts(self._workload, int(state["vocab_size"]), state["special_ids"])
+        if self._found.recipe.engine in FOREIGN:
+            # It sends ids only when asked, and its processes are not pinned: the device does the work.
+            return _Server(models[0], prompts, None, {"return_token_ids": True})
         return _Server(models[0], prompts, int(state["pid"]))
 
     def _read_state(self, state: dict[str, Any]) -> None:
@@ -233,7 +241,12 @@ class _Benchmark:
         if not self._workload.warmup_requests:
             return
         warm = await run_warmup(
-            self._client, self._workload, server.prompts, model=server.model, on_progress=self._on_progress
+            self._client,
+            self._workload,
+            server.prompts,
+            model=server.model,
+            on_progress=self._on_progress,
+            extra=server.extra,
         )
         if warm.cancelled:
             raise _stopped()
@@ -242,7 +255,12 @@ class _Benchmark:
     async def _load(self, server: _Server) -> None:
         with self._energy():
             self._found.load = await run_load(
-                self._client, self._workload, server.prompts, model=server.model, on_progress=self._on_progress
+                self._client,
+                self._workload,
+                server.prompts,
+                model=server.model,
+                on_progress=self._on_progress,
+                extra=server.extra,
             )
         _require_answers(self._found.load)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ OnProgress = Callable[[Progress], None]
 
 LAG_TICK_S = 0.005
 PROBE_TIMEOUT_S = 5.0
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 # Kinds of failure after which the server may be gone; others came from a server that answers.
 _SUSPICIOUS = frozenset({"worker", "error"})
 
@@ -55,13 +57,16 @@ async def run_load(
     *,
     model: str,
     on_progress: OnProgress | None = None,
+    extra: Mapping[str, Any] = _NOTHING,
 ) -> LoadResult:
     """Send the measured requests of the workload; ``model`` is an id that the server lists.
 
+    ``extra`` are fields of every request that this server wants beside the usual ones.
     Raises nothing: a request that fails is a record. Cancelling the task that awaits this ends the load early,
     and the result comes back with ``cancelled`` set instead of CancelledError.
     """
-    return await _Load(client, workload, prompts, model, range(workload.requests), "measure", on_progress).run()
+    indexes = range(workload.requests)
+    return await _Load(client, workload, prompts, model, indexes, "measure", on_progress, extra).run()
 
 
 async def run_warmup(
@@ -71,15 +76,16 @@ async def run_warmup(
     *,
     model: str,
     on_progress: OnProgress | None = None,
+    extra: Mapping[str, Any] = _NOTHING,
 ) -> LoadResult:
     """Send the warm-up requests, with prompts of their own; otherwise as ``run_load``."""
     indexes = range(workload.requests, workload.requests + workload.warmup_requests)
-    return await _Load(client, workload, prompts, model, indexes, "warm-up", on_progress).run()
+    return await _Load(client, workload, prompts, model, indexes, "warm-up", on_progress, extra).run()
 
 
 def request_body(prompt: Prompt, model: str) -> dict[str, Any]:
-    """The body for ``/v1/completions``. Token ids ask for an exact reply length, which only our worker is sure to
-    understand; text goes to foreign servers with standard fields, and the length they chose is recorded."""
+    """The body for ``/v1/completions``. Token ids ask for an exact reply length, which our worker, vLLM and SGLang
+    understand; text goes to unknown servers with standard fields, and the length they chose is recorded."""
     body: dict[str, Any] = {"model": model, "max_tokens": prompt.output_tokens, "temperature": 0.0}
     if isinstance(prompt.content, str):
         return body | {"prompt": prompt.content}
@@ -98,8 +104,10 @@ class _Load:
         indexes: range,
         stage: str,
         on_progress: OnProgress | None,
+        extra: Mapping[str, Any],
     ) -> None:
         self._client = client
+        self._extra = extra
         self._workload = workload
         self._prompts = prompts
         self._model = model
@@ -149,7 +157,7 @@ class _Load:
 
     async def _send(self, index: int) -> RequestRecord:
         prompt = self._prompts(index)
-        body, sha256 = request_body(prompt, self._model), prompt.sha256
+        body, sha256 = request_body(prompt, self._model) | dict(self._extra), prompt.sha256
         reply = _Reply(index, sha256, self._begun_s)
         try:
             async with asyncio.timeout(self._workload.timeout_s):

@@ -63,11 +63,19 @@ def open_session() -> aiohttp.ClientSession:
 class ServerClient:
     """One server, by its base URL (with or without ``/v1``) and bearer token.
 
-    Without ``session`` it opens its own, closed by ``close()`` or at the end of ``async with``.
+    ``control_url`` is where ``/control`` is answered, if not there. Without ``session`` it opens its own, closed by
+    ``close()`` or at the end of ``async with``.
     """
 
-    def __init__(self, url: str, token: str | None = None, session: aiohttp.ClientSession | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        session: aiohttp.ClientSession | None = None,
+        control_url: str | None = None,
+    ) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
+        self._control_url = control_url or self.url
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._session = session
         self._owns_session = session is None
@@ -156,18 +164,20 @@ class ServerClient:
         self, method: str, name: str, body: Any = None, *, timeout_s: float = CONTROL_TIMEOUT_S
     ) -> dict[str, Any]:
         """Any control route of our worker. Raises as ``stream`` does, McpError when time runs out."""
-        return await self._request(method, f"/control/{name}", body, timeout_s)
+        return await self._request(method, f"/control/{name}", body, timeout_s, self._control_url)
 
     async def post_control(self, name: str, body: Any = None) -> dict[str, Any]:
         """``POST /control/{name}``."""
         return await self.control("POST", name, body)
 
-    async def _request(self, method: str, path: str, body: Any, timeout_s: float) -> dict[str, Any]:
+    async def _request(
+        self, method: str, path: str, body: Any, timeout_s: float, base: str | None = None
+    ) -> dict[str, Any]:
         limit = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         posted = {} if body is None and method == "POST" else body
         try:
             async with self._open().request(
-                method, self.url + path, json=posted, headers=self._headers, timeout=limit
+                method, (base or self.url) + path, json=posted, headers=self._headers, timeout=limit
             ) as response:
                 if response.status >= 400:
                     raise await _refusal(response)

@@ -23,15 +23,47 @@ from mcp_core.results import Memory
 from mcp_core.serving.memory_routes import MemoryAnswers, memory_routes
 from mcp_core.serving.service import Service
 
-__all__ = ["Hold", "WorkerControl", "control_routes"]
+__all__ = ["Hold", "Holding", "WorkerControl", "bearer", "control_routes"]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Hold(_Body):
+    """A measurement holds the worker: what for, and which process measures."""
+
+    purpose: str = Field(min_length=1, max_length=200)
+    pid: int = Field(ge=1)
+
+
+@dataclass(eq=False, slots=True)
+class Holding:
+    """Who holds a worker while it is measured. ``started_s`` tells that process from a later one of the same id."""
+
+    holder: Hold | None = None
+    started_s: float | None = None
+
+    def take(self, hold: Hold) -> None:
+        """Refuse live changes until released, or until the holding process is gone. Raises Busy."""
+        self.require_free()
+        self.holder, self.started_s = hold, devices.process_started_s(hold.pid)
+
+    def require_free(self) -> None:
+        """Raise Busy while somebody holds it."""
+        if self.holder is None or self.started_s is None:
+            return
+        if devices.is_alive(self.holder.pid, self.started_s):
+            raise Busy(f"The worker is held: {self.holder.purpose}.", "Wait until it ends, or cancel it.")
+
+    def release(self) -> None:
+        """End the hold."""
+        self.holder = None
 
 
 @dataclass(eq=False)
 class WorkerControl:
-    """What the control routes act on; live changes replace ``recipe``, ``holder`` is set while it is measured.
-
-    ``holder_started_s`` tells the holding process from a later one of the same id.
-    """
+    """What the control routes act on; live changes replace ``recipe``."""
 
     service: Service
     recipe: Recipe
@@ -41,8 +73,7 @@ class WorkerControl:
     reset_peaks: Callable[[], None]
     shut_down: Callable[[], None]
     answers: MemoryAnswers | None = None
-    holder: Hold | None = None
-    holder_started_s: float | None = None
+    holding: Holding = field(default_factory=Holding)
 
     def state(self) -> dict[str, Any]:
         """What this worker is."""
@@ -66,23 +97,13 @@ class WorkerControl:
 
     def apply(self, asked: Recipe) -> None:
         """Change the live fields to those of ``asked``. Raises Busy, or RequestRejected naming another field."""
-        self._require_free()
+        self.holding.require_free()
         asked = _as_running(asked, self.recipe)
         for name in _differences(self.recipe.model_dump(), asked.model_dump()):
             if name not in _LIVE_FIELDS:
                 raise RequestRejected(f"{name} cannot change in a running worker.", "Load it anew.", param=name)
         self.service.engine.apply_live(asked)
         self.recipe = asked
-
-    def hold(self, hold: Hold) -> None:
-        """Refuse live changes until released, or until the holding process is gone. Raises Busy."""
-        self._require_free()
-        self.holder, self.holder_started_s = hold, devices.process_started_s(hold.pid)
-
-    def _require_free(self) -> None:
-        holder, started_s = self.holder, self.holder_started_s
-        if holder is not None and started_s is not None and devices.is_alive(holder.pid, started_s):
-            raise Busy(f"The worker is held: {holder.purpose}.", "Wait until it ends, or cancel it.")
 
     async def drain(self, timeout_s: float) -> bool:
         """Accept nothing more and wait for what runs; whether all of it ended in time."""
@@ -93,19 +114,8 @@ class WorkerControl:
 _LIVE_FIELDS = frozenset({"batching.mode", "batching.max_requests", "batching.max_wait_ms", "prefix_cache"})
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 class _Drain(_Body):
     timeout_s: float = Field(default=30.0, ge=0, le=3600)
-
-
-class Hold(_Body):
-    """A measurement holds the worker: what for, and which process measures."""
-
-    purpose: str = Field(min_length=1, max_length=200)
-    pid: int = Field(ge=1)
 
 
 class _Profile(_Body):
@@ -114,7 +124,7 @@ class _Profile(_Body):
 
 def control_routes(control: WorkerControl) -> APIRouter:
     """``/control/...``."""
-    router = APIRouter(prefix="/control", dependencies=[Depends(_bearer(control.token))])
+    router = APIRouter(prefix="/control", dependencies=[Depends(bearer(control.token))])
     router.include_router(memory_routes(control.answers))
 
     @router.get("/state")
@@ -133,12 +143,12 @@ def control_routes(control: WorkerControl) -> APIRouter:
 
     @router.post("/hold")
     async def hold(body: Hold) -> dict[str, Any]:
-        control.hold(body)
+        control.holding.take(body)
         return {"held_for": body.purpose}
 
     @router.post("/release")
     async def release() -> dict[str, Any]:
-        control.holder = None
+        control.holding.release()
         return {"held_for": None}
 
     @router.post("/profile")
@@ -164,7 +174,8 @@ def control_routes(control: WorkerControl) -> APIRouter:
     return router
 
 
-def _bearer(token: str) -> Callable[[Request], Awaitable[None]]:
+def bearer(token: str) -> Callable[[Request], Awaitable[None]]:
+    """A dependency that lets nobody through but who has the token."""
     expected = f"Bearer {token}".encode()
 
     # async: a plain function would be called in a thread of its own, which a process short of memory cannot start.

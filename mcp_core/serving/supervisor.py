@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcp_core import devices
 from mcp_core.child_process import ChildProcess, lines_of, oom_kills
+from mcp_core.engines import FOREIGN
 from mcp_core.errors import Cancelled, LoadFailed, McpError, error_from
 from mcp_core.recipe import Recipe
 from mcp_core.serving.worker_record import Worker, WorkerLog, death_of
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["WORKER_COMMAND", "Supervisor", "Worker"]
 
 WORKER_COMMAND = (sys.executable, "-m", "mcp_core.serving.worker")
+# The same protocol, for a server of another engine.
+FOREIGN_COMMAND = (sys.executable, "-m", "mcp_core.serving.foreign")
 
 # How long a worker may take to end after it was asked, and after SIGTERM; s.
 SHUTDOWN_GRACE_S = 5.0
@@ -144,7 +147,8 @@ class Supervisor:
         kills_before = oom_kills()
         try:
             env = _environment(worker.recipe)
-            worker.process = process = await ChildProcess.spawn(self._command, order, env=env)
+            command = FOREIGN_COMMAND if worker.recipe.engine in FOREIGN else self._command
+            worker.process = process = await ChildProcess.spawn(command, order, env=env)
             worker.pid = process.pid
             worker.spawned.set()
             readers = (
@@ -182,16 +186,16 @@ class Supervisor:
             worker.end("failed", error_from(event["failure"]))
             await process.terminate(TERMINATE_GRACE_S)
         elif event["event"] == "ready":
-            await self._greet(worker, process, int(event["port"]))
+            await self._greet(worker, process, int(event["port"]), int(event.get("control_port", event["port"])))
 
-    async def _greet(self, worker: Worker, process: ChildProcess, port: int) -> None:
+    async def _greet(self, worker: Worker, process: ChildProcess, port: int, control_port: int) -> None:
         """First contact with a worker that says it is ready."""
         # aiohttp takes a third of a second to import: not on the loop, and not before there is a worker.
         client = await asyncio.to_thread(_import_client)
         if self._session is None:
             self._session = client.open_session()
-        worker.url = f"http://127.0.0.1:{port}"
-        worker.client = client.ServerClient(worker.url, worker.token, self._session)
+        worker.url, worker.control_url = (f"http://127.0.0.1:{each}" for each in (port, control_port))
+        worker.client = client.ServerClient(worker.url, worker.token, self._session, worker.control_url)
         try:
             worker.greeted(await worker.client.state())
         except McpError as error:

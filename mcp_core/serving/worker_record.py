@@ -87,6 +87,7 @@ class Worker:
     status: Status = "starting"
     pid: int | None = None
     url: str | None = None
+    control_url: str | None = None
     failure: Failure | None = None
     state: dict[str, Any] = field(default_factory=dict)
     client: ServerClient | None = None
