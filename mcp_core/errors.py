@@ -22,6 +22,7 @@ border where they occur. An ``assert`` states an invariant of ours; a user's mis
     ├── Cancelled                cancelled   the user asked to stop
     ├── QueueFull                queue       the worker's queue is full (HTTP 503)
     ├── Busy                     busy        the device or worker is held by someone else (HTTP 409)
+    ├── Unscorable               unscorable  a server gives no log-probabilities of a prompt
     └── StoreError               store       the results store cannot be read or written
 
 This file does not know what raises these.
@@ -50,6 +51,7 @@ __all__ = [
     "RequestRejected",
     "StoreError",
     "UnsafeModel",
+    "Unscorable",
     "WorkerDied",
     "WorkloadError",
     "error_from",
@@ -184,6 +186,12 @@ class Busy(McpError):
     """The device or the worker is held by another user or measurement (HTTP 409)."""
 
     kind = "busy"
+
+
+class Unscorable(McpError):
+    """The server gives no log-probabilities of a prompt."""
+
+    kind = "unscorable"
 
 
 class StoreError(McpError):

@@ -227,14 +227,14 @@ def test_doctor_tells_what_can_run_and_why_not(answer, cli_run):
     assert found["devices"][0]["id"] == "cpu"
     schemes = {each["name"]: each for each in found["schemes"]}
     assert schemes["none"] == {"name": "none", "available": True, "reason": None}
-    assert schemes["torchao-int4-weight-only"]["available"] is False
-    assert "not built" in schemes["torchao-int4-weight-only"]["reason"]
+    assert schemes["torchao-fp8-dynamic"]["available"] is False
+    assert "cpu" in schemes["torchao-fp8-dynamic"]["reason"]
     assert {each["name"] for each in found["attention"]} >= {"sdpa", "eager", "flash_attention_2"}
     assert {each["name"] for each in found["kv_kinds"]} >= {"dynamic", "offloaded"}
     assert found["store"]["ok"] is True
     code, out, _ = cli_run("doctor")
     assert code == 0
-    assert "torchao-int4-weight-only" in out
+    assert "torchao-fp8-dynamic" in out
 
 
 def test_doctor_says_what_is_broken(answer, home):

@@ -12,13 +12,14 @@ from dataclasses import replace
 from mcp_core import texts
 from mcp_core.decision.store import Store
 from mcp_core.documents import Document, TextSet
+from mcp_core.errors import Unscorable
 from mcp_core.evaluation import endpoint_fidelity
 from mcp_core.evaluation.endpoint_fidelity import Scored
 from mcp_core.evaluation.endpoints import Side, serve
 from mcp_core.evaluation.fidelity_metrics import figures
 from mcp_core.evaluation.fidelity_plan import screening
 from mcp_core.evaluation.fidelity_text import builtin_evaluation
-from mcp_core.evaluation.prompt_scores import Dialect, Unscorable, dialect_of
+from mcp_core.evaluation.prompt_scores import Dialect, dialect_of
 from mcp_core.evaluation.sides import Sides, served, sides_of
 from mcp_core.jobs import Job, Outcome
 from mcp_core.models.attention_support import WITHOUT_SDPA

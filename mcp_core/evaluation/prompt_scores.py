@@ -11,24 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mcp_core.errors import McpError, RequestRejected
+from mcp_core.errors import RequestRejected, Unscorable
 
 if TYPE_CHECKING:
     from mcp_core.evaluation.endpoints import Endpoint
 
-__all__ = ["Dialect", "PromptScores", "Unscorable", "dialect_of", "score"]
+__all__ = ["Dialect", "PromptScores", "dialect_of", "score"]
 
 # A passage is one request; a large model on a busy machine may take minutes for it.
 TIMEOUT_S = 600.0
 _PROBE = "The quick brown fox jumps over the lazy dog."
 # Log-probabilities are rounded: the probabilities of a list may sum to a little over 1.
 _SUM_TOLERANCE = 1e-3
-
-
-class Unscorable(McpError):
-    """The server gives no log-probabilities of a prompt."""
-
-    kind = "unscorable"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mcp_core.errors import InputError
+from mcp_core.errors import InputError, Unscorable
 from mcp_core.evaluation.paired import Interval, mcnemar_p, mean_difference
-from mcp_core.evaluation.prompt_scores import PromptScores, Unscorable, dialect_of, score
+from mcp_core.evaluation.prompt_scores import PromptScores, dialect_of, score
 from mcp_core.recipe import validation_message
 
 if TYPE_CHECKING:

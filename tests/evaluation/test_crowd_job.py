@@ -92,7 +92,7 @@ def test_it_can_be_followed(worker_state: dict[str, Any], tmp_path: Path, monkey
     states = [{request.state for request in crowd.runs[0].requests} for crowd in seen]
     assert any("waiting" in each for each in states)
     assert any("decoding" in each for each in states)
-    assert seen[-1].runs[0].ended
+    assert Crowd.model_validate_json((tmp_path / LIVE).read_bytes()).runs[0].ended
     stages = [json.loads(line) for line in (tmp_path / EVENTS).read_text().splitlines()]
     assert stages[0]["message"] == "Changing to batching off."
     assert "of 6 replies complete" in stages[-1]["message"]

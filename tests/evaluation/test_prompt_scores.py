@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcp_core.evaluation.prompt_scores import Dialect, PromptScores, Unscorable, dialect_of, score
+from mcp_core.errors import Unscorable
+from mcp_core.evaluation.prompt_scores import Dialect, PromptScores, dialect_of, score
 from tests.evaluation.bigram_server import LETTERS, Bigrams, running, table
 
 TEXT = "the quick fox"

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcp_core.errors import InputError
-from mcp_core.evaluation.prompt_scores import Unscorable
+from mcp_core.errors import InputError, Unscorable
 from mcp_core.evaluation.task_check import TaskItem, answers, builtin_items, compare, read_items
 from tests.evaluation.bigram_server import LETTERS, Bigrams, running, table
 

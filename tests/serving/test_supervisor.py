@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -269,7 +270,7 @@ def test_a_model_larger_than_memory_is_refused_with_the_numbers_unless_forced(
         **sizes, **more, **rest, device="cpu", fits=False, reason="Needs 900 GB; 10 GB are free.", parts=()
     )
     monkeypatch.setattr(admission.footprint, "estimate", lambda *_: huge)
-    monkeypatch.setattr(admission.catalog, "resolve", lambda ref, **_: ref)
+    monkeypatch.setattr(admission.catalog, "resolve", lambda ref, **_: SimpleNamespace(quantized=None))
     with pytest.raises(DoesNotFit, match="900 GB") as caught:
         admission.admit(Recipe(dtype="fp32"))
     assert "--force" in caught.value.hint

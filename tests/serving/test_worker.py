@@ -249,7 +249,7 @@ def test_a_taken_port_is_said_before_anything_is_loaded(start: Any, order: dict[
     ("change", "kind", "words"),
     [
         ({"recipe": {"dtype": "fp64"}}, "recipe", "dtype"),
-        ({"recipe": {"batching": {"mode": "continuous"}}}, "recipe", "batching.mode"),
+        ({"recipe": {"batching": {"mode": "static"}, "prefix_cache": True}}, "recipe", "prefix_cache"),
         ({"token": ""}, "input", "token"),
         ({"port": 70_000}, "port", "70000"),
         ({"recipe": {"model": {"source": "folder", "id": "/nowhere/at/all"}}}, None, "nowhere"),
