@@ -11,14 +11,32 @@ from pages._ui import chat_export, frame, session, workbench
 from pages._ui import format as fmt
 from pages._ui.batch_box import batch_box
 from pages._ui.chat import draw_conversation
+from pages._ui.chat_effects import headline, reply_rows
 from pages._ui.chat_settings import chat_settings
+from pages._ui.chat_switches import switch_bar
+from pages._ui.crowd_panel import crowd_panel
+from pages._ui.race_panel import race_panel
 from pages._ui.worker_card import no_worker, ready_worker
 
 frame.require("playground")
 
+# The other ways to talk to a worker, by the name of their tab.
+_OTHER_WAYS = {"Race": race_panel, "Many users": crowd_panel, "Batch": batch_box}
+_COLUMNS = {
+    "Prompt": "Tokens of the whole prompt, the conversation so far included.",
+    "Known": "Prompt tokens that the prefix cache had already.",
+    "TTFT ms": fmt.definition("ttft_ms"),
+    "Queue ms": "In the worker: from its arrival to its first step.",
+    "Prefill ms": "In the worker: from its first step to its first token.",
+    "Decode ms": "In the worker: from its first token to its last.",
+    "TPOT ms": fmt.definition("tpot_ms"),
+    "tok/s": fmt.definition("output_tok_s"),
+    "Guesses kept %": "Speculation: share of the guessed tokens that the model would have written itself.",
+}
+
 
 def draw() -> None:
-    """A worker, then one of the two ways to talk to it."""
+    """A worker, then one of the ways to talk to it."""
     st.title("Playground")
     worker = ready_worker()
     view = _conversation(worker)
@@ -28,10 +46,11 @@ def draw() -> None:
         no_worker("The playground")
         return
     mode, markdown, system = _toolbar(worker, view)
-    if mode == "Batch":
-        batch_box(worker)
-    else:
+    if mode == "Chat":
+        switch_bar(worker, busy=view is not None and view.streaming)
         _chat(worker, view, markdown=markdown, system=system)
+    else:
+        _OTHER_WAYS[mode](worker)
 
 
 def _conversation(worker: WorkerView | None) -> ConversationView | None:
@@ -60,7 +79,12 @@ def _toolbar(worker: WorkerView, view: ConversationView | None) -> tuple[str, bo
     """Mode, what is loaded, and the popovers; returns the mode, whether Markdown is drawn, the system prompt."""
     with st.container(horizontal=True, vertical_alignment="center"):
         mode = st.segmented_control(
-            "Mode", ["Chat", "Batch"], default="Chat", required=True, label_visibility="collapsed", key="mode"
+            "Mode",
+            ["Chat", *_OTHER_WAYS],
+            default="Chat",
+            required=True,
+            label_visibility="collapsed",
+            key="mode",
         )
         with st.popover("Settings", icon=":material/tune:"):
             system = chat_settings(view)
@@ -108,6 +132,7 @@ def _chat(worker: WorkerView, view: ConversationView | None, *, markdown: bool, 
     else:
         draw_conversation(view, markdown=markdown, random_text=worker.random_weights)
         _context(view)
+        _effects(view)
         _pace(view)
     streaming = view is not None and view.streaming
     text = st.chat_input(
@@ -152,6 +177,30 @@ def _context_bar(view: ConversationView) -> float:
     used = min(1.0, view.context_tokens / view.max_context)
     st.progress(used, text=f"Context: {view.context_tokens:,} of {view.max_context:,} tokens")
     return used
+
+
+def _effects(view: ConversationView) -> None:
+    """What the switches changed for this chat, and every reply's figures on demand."""
+    if view.streaming:
+        return
+    words, rows = headline(view.messages), reply_rows(view.messages)
+    if words:
+        st.info(words, icon=":material/compare_arrows:")
+    if not rows:
+        return
+    with st.expander("Figures of every reply", icon=":material/table_rows:"):
+        columns = {name: st.column_config.NumberColumn(format="%.0f", help=why) for name, why in _COLUMNS.items()}
+        columns |= {
+            name: st.column_config.NumberColumn(format="%.1f", help=_COLUMNS[name]) for name in ("TPOT ms", "tok/s")
+        }
+        st.dataframe(
+            rows,
+            hide_index=True,
+            placeholder="–",
+            column_config=columns,
+            key="reply-figures",
+            alt="A row a reply: what served it, and its figures.",
+        )
 
 
 def _pace(view: ConversationView) -> None:

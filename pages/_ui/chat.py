@@ -10,6 +10,7 @@ import streamlit as st
 from mcp_core.views import ConversationView, Message, ReplyStats
 from pages._ui import format as fmt
 from pages._ui import frame, session, workbench
+from pages._ui.chat_effects import guess_words, known_words
 
 __all__ = ["ROLE_ICONS", "draw_conversation", "reply_line", "show_text"]
 
@@ -61,6 +62,7 @@ def reply_line(stats: ReplyStats, finish_reason: str | None) -> str:
     ]
     if stats.output_tokens is not None:
         facts.append(fmt.count(stats.output_tokens, "token"))
+    facts += filter(None, (known_words(stats), guess_words(stats)))
     if finish_reason is not None:
         facts.append(_FINISH.get(finish_reason, finish_reason))
     return " · ".join(facts)

@@ -23,7 +23,7 @@ from pages._ui.job_panel import draw_progress
 from pages._ui.recipe_changes import compare
 from pages._ui.worker_card import worker_card
 
-__all__ = ["load_panel"]
+__all__ = ["load_panel", "unload_and_wait"]
 
 
 def load_panel(recipe: Recipe | None, footprint: Footprint | None, hardware: Hardware) -> None:
@@ -177,11 +177,11 @@ def _apply_by_reload(worker: WorkerView, recipe: Recipe, footprint: Footprint | 
     fits = footprint.fits or (way == _REPLACE and _fits_after_unload(worker, footprint))
     force = not fits and _consent()
     if st.button("Apply", type="primary", key="apply", disabled=not (fits or force), width="stretch"):
-        unload_first = partial(_unload_and_wait, worker) if way == _REPLACE else None
+        unload_first = partial(unload_and_wait, worker) if way == _REPLACE else None
         _load(recipe, force=force, before=unload_first)
 
 
-def _unload_and_wait(worker: WorkerView) -> None:
+def unload_and_wait(worker: WorkerView) -> None:
     """Until its process has ended the memory is not free, and loading would be refused."""
     workbench.get_workbench().unload(worker.id)
     deadline_s = time.monotonic() + _UNLOAD_WAIT_S

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
+from mcp_core.errors import McpError
 from mcp_core.generation import Sampling
 from mcp_core.presets import bundled
 from mcp_core.recipe import Recipe
@@ -66,6 +67,44 @@ def set_batch_id(value: str | None) -> None:
     _set("mcp_batch_id", value)
 
 
+def switches_revision() -> int:
+    """Part of every key of the playground's switches, so that ``redraw_switches`` replaces what they hold."""
+    return _get("mcp_switches_revision", int)
+
+
+def redraw_switches() -> None:
+    """Draw the switches from what the worker does, not from what was asked."""
+    _set("mcp_switches_revision", switches_revision() + 1)
+
+
+def keep_switch_failure(error: McpError) -> None:
+    """Why the last change of a switch failed; shown once, after the switches were drawn anew."""
+    _set("mcp_switch_failure", error)
+
+
+def take_switch_failure() -> McpError | None:
+    value: McpError | None = st.session_state.pop("mcp_switch_failure", None)
+    return value
+
+
+def race_ids() -> tuple[str, ...]:
+    """The races whose lanes are shown; two where each measured one Recipe, as both did not fit at once."""
+    return _get("mcp_race_ids", tuple)
+
+
+def set_race_ids(value: tuple[str, ...]) -> None:
+    _set("mcp_race_ids", value)
+
+
+def replay_began_s() -> float | None:
+    """When the replay of the race began (time.time()); None before its first."""
+    return _get("mcp_replay_began_s", _none)
+
+
+def set_replay_began_s(value: float | None) -> None:
+    _set("mcp_replay_began_s", value)
+
+
 def sampling() -> Sampling:
     """How chat replies are sampled. At first greedy: the same prompt gives the same reply under every Recipe."""
     return _get("mcp_sampling", lambda: Sampling(temperature=0.0, top_p=0.9))
@@ -109,6 +148,19 @@ def paused_at_s() -> float | None:
 
 def set_paused_at_s(value: float | None) -> None:
     _set("mcp_paused_at_s", value)
+
+
+def choose_next(key: str, value: str) -> None:
+    """The widget of that ``key`` shows ``value`` from the next run on."""
+    _set("mcp_choose_next", (key, value))
+
+
+def apply_choice(key: str) -> None:
+    """Right before that widget is drawn: what ``choose_next`` asked for."""
+    asked, value = _get("mcp_choose_next", lambda: ("", ""))
+    if asked == key:
+        st.session_state[key] = value
+        _set("mcp_choose_next", ("", ""))
 
 
 def drawn_state() -> object:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mcp_core.conflicts import require_runnable
+from mcp_core.crowd import Crowd, CrowdPlan, CrowdRequest, CrowdRun
 from mcp_core.errors import McpError
 from mcp_core.evaluation.experiment_values import ExperimentResult
 from mcp_core.evaluation.sensitivity_values import GroupSensitivity, Sensitivity
@@ -22,6 +23,7 @@ from mcp_core.hardware import Device, Hardware
 from mcp_core.monitoring.nvml import NvmlDevice
 from mcp_core.monitoring.sampler import Sample, WorkerSample
 from mcp_core.presets import bundled
+from mcp_core.race import Lane, RaceView
 from mcp_core.recipe import Recipe
 from mcp_core.results import (
     Divergence,
@@ -494,6 +496,94 @@ class FakeStudies:
         return job.id
 
 
+def race(race_id: str = "r1", *, running: bool = False, together: bool = False) -> RaceView:
+    """A dense and a packed model; the second is twice as fast."""
+    said = ("The", " sky", " is", " blue", ".")
+    lanes = [
+        Lane(
+            f"w{number}",
+            "SmolLM2-135M-Instruct",
+            bundled().replace({"quantization.scheme": scheme}),
+            "measuring" if running else "ok",
+            at_ms=tuple(100.0 * number + tpot_ms * at for at in range(5)),
+            pieces=said,
+            stats=ReplyStats(100.0 * number, tpot_ms, 500.0, 12, 5, 1000 / tpot_ms),
+            finish_reason=None if running else "stop",
+        )
+        for number, (scheme, tpot_ms) in enumerate((("none", 40.0), ("torchao-int8-weight-only", 20.0)), start=1)
+    ]
+    return RaceView(race_id, "Why is the sky blue?", together, tuple(lanes))
+
+
+def crowd(users: int = 4, *, modes: tuple[Any, ...] = ("off", "static", "continuous"), ended: bool = True) -> Crowd:
+    """Everybody served at once but in mode off; unfinished, the last mode is in its middle."""
+    plan = CrowdPlan(users=users, prompt_tokens=128, output_tokens=64, modes=modes)
+    runs = [_crowd_run(mode, users, ended=ended or mode != modes[-1]) for mode in modes]
+    return Crowd(plan=plan, runs=tuple(runs))
+
+
+def _crowd_run(mode: Any, users: int, *, ended: bool) -> CrowdRun:
+    turn_ms = {"off": 2000.0, "static": 0.0, "continuous": 0.0}[mode]
+    reply_ms = {"off": 1800.0, "static": 3000.0, "continuous": 2400.0}[mode]
+    requests = [
+        CrowdRequest(
+            index=index,
+            state="ok" if ended else ("decoding" if index % 2 else "waiting"),
+            sent_ms=1.0,
+            first_ms=201.0 + turn_ms * index if ended or index % 2 else None,
+            last_ms=201.0 + turn_ms * index + reply_ms if ended or index % 2 else None,
+            tokens=64,
+            queue_ms=turn_ms * index if ended else None,
+            prefill_ms=199.0 if ended else None,
+        )
+        for index in range(users)
+    ]
+    total_ms = turn_ms * (users - 1) + 201.0 + reply_ms
+    figures = {"output_tok_s": users * 64 / total_ms * 1e3, "ttft_p50_ms": 201.0, "ttft_p90_ms": 900.0}
+    return CrowdRun(
+        mode=mode,
+        elapsed_ms=total_ms,
+        ended=ended,
+        requests=tuple(requests),
+        completed=users if ended else 0,
+        **(figures if ended else {}),
+    )
+
+
+class FakeDemos:
+    """Set its attributes; starting a race or a crowd records a call and shows one that runs."""
+
+    def __init__(self, wb: FakeWorkbench) -> None:
+        self._wb = wb
+        self.races: dict[str, RaceView] = {}
+        self.crowds: dict[str, Crowd] = {}
+
+    def start_race(
+        self, worker_ids: Any, prompt: str, sampling: Sampling, max_tokens: int, *, together: bool = False
+    ) -> str:
+        self._wb._call("start_race", tuple(worker_ids), prompt, sampling, max_tokens, together)
+        race_id = f"r{len(self.races) + 1}"
+        started = race(race_id, running=True, together=together)
+        lanes = started.lanes[: len(tuple(worker_ids))]
+        self.races[race_id] = dataclasses.replace(started, prompt=prompt, lanes=lanes)
+        return race_id
+
+    def race(self, race_id: str) -> RaceView | None:
+        return self.races.get(race_id)
+
+    def stop_race(self, race_id: str) -> None:
+        self._wb._call("stop_race", race_id)
+        self.races[race_id] = race(race_id)
+
+    def start_crowd(self, worker_id: str, plan: CrowdPlan) -> str:
+        self._wb._call("start_crowd", worker_id, plan)
+        self._wb.add(study_job("crowd", worker_id=worker_id))
+        return "crowd-1"
+
+    def crowd(self, jid: str) -> Crowd | None:
+        return self.crowds.get(jid)
+
+
 class FakeWorkbench:
     """Set its attributes, draw a page, read ``calls``. An exception in ``errors[method]`` is raised by it."""
 
@@ -516,6 +606,7 @@ class FakeWorkbench:
         self.snapshot: Any = None
         self.other: tuple[Any, ...] = ()
         self.studies = FakeStudies(self)
+        self.demos = FakeDemos(self)
         self.errors: dict[str, McpError] = {}
         self.calls: list[tuple[Any, ...]] = []
         self._ids = itertools.count(1)
