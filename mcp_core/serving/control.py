@@ -125,7 +125,7 @@ class _Profile(_Body):
 def control_routes(control: WorkerControl) -> APIRouter:
     """``/control/...``."""
     router = APIRouter(prefix="/control", dependencies=[Depends(bearer(control.token))])
-    router.include_router(memory_routes(control.answers))
+    router.include_router(memory_routes(control.answers, lambda: control.recipe))
 
     @router.get("/state")
     async def state() -> dict[str, Any]:

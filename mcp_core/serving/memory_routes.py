@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_core.errors import RequestRejected
+from mcp_core.recipe import Recipe
 from mcp_core.results import MemoryAnalysis, Prediction
 from mcp_core.workload import Workload
 
@@ -30,7 +31,7 @@ class MemoryAnswers:
     """
 
     analysis: Callable[[int | None], MemoryAnalysis]
-    predict: Callable[[Workload], Prediction]
+    predict: Callable[[Workload, Recipe], Prediction]
     snapshot: Callable[[float], Path] | None = None
     no_snapshot: str = ""
 
@@ -41,8 +42,11 @@ class _Snapshot(BaseModel):
     seconds: float = Field(default=5.0, ge=0, le=60)
 
 
-def memory_routes(answers: MemoryAnswers | None) -> APIRouter:
-    """``memory``, ``prediction`` and ``snapshot``, to be put under ``/control``; none where nothing answers."""
+def memory_routes(answers: MemoryAnswers | None, running: Callable[[], Recipe]) -> APIRouter:
+    """``memory``, ``prediction`` and ``snapshot``, to be put under ``/control``; none where nothing answers.
+
+    ``running`` is the Recipe as it runs now, live changes included.
+    """
     router = APIRouter()
     if answers is None:
         return router
@@ -54,7 +58,7 @@ def memory_routes(answers: MemoryAnswers | None) -> APIRouter:
     @router.post("/prediction")
     async def prediction(request: Request) -> dict[str, Any]:
         workload = Workload.from_json(await request.body())
-        return (await asyncio.to_thread(answers.predict, workload)).model_dump(mode="json")
+        return (await asyncio.to_thread(answers.predict, workload, running())).model_dump(mode="json")
 
     @router.post("/snapshot")
     async def snapshot(body: _Snapshot) -> dict[str, Any]:

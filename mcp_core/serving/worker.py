@@ -200,9 +200,9 @@ class _Worker:
             timeline = self._recorder.timeline(most)
             return MemoryAnalysis(timeline=timeline, modules=modules, no_snapshot=reason)
 
-        def predict(workload: Workload) -> Prediction:
-            load = ServedLoad.of_workload(workload, self._recipe, loaded.max_context)
-            return predictor.at(load).as_prediction()
+        def predict(workload: Workload, recipe: Recipe) -> Prediction:
+            load = ServedLoad.of_workload(workload, recipe, loaded.max_context)
+            return footprint.Predictor(recipe, loaded.resolved, self._hardware).at(load).as_prediction()
 
         record = (lambda seconds: counters.snapshot(seconds, paths.home("profiles"))) if counters else None
         return MemoryAnswers(analysis, predict, record, reason)

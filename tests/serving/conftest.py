@@ -44,9 +44,10 @@ def memory_answers() -> MemoryAnswers:
         phase = MemoryPhase(name="load", seconds=2.5, samples=most or 0)
         return MemoryAnalysis(timeline=MemoryTimeline(phases=(phase,)), no_snapshot=NO_SNAPSHOT)
 
-    def predict(workload: Workload) -> Prediction:
+    def predict(workload: Workload, recipe: Recipe) -> Prediction:
         context = workload.prompt_tokens.max + workload.output_tokens.max
-        return Prediction(weights_bytes=1, peak_bytes=2, load_peak_bytes=3, context_tokens=context)
+        held = recipe.batching.max_requests
+        return Prediction(weights_bytes=1, peak_bytes=held, load_peak_bytes=3, context_tokens=context)
 
     return MemoryAnswers(analysis, predict, None, NO_SNAPSHOT)
 
