@@ -251,7 +251,8 @@ class _Judge:
     def _read_otherwise(self, reference: LoadedModel, passage: Passage) -> Iterator[torch.Tensor]:
         """The reference in another batch composition: smaller chunks, or all at once what is decoded singly."""
         cache = fresh_cache(reference, self._plan.reference, self._passages)
-        chunk = self._chunk if self._plan.path == "decode" else self._chunk // _FLOOR_PIECES
+        pieces = min(self._chunk // _FLOOR_PIECES, max(1, len(passage.ids) // 2))  # a short passage, too, is cut
+        chunk = self._chunk if self._plan.path == "decode" else pieces
         return windows(read(reference.model, passage, prefill_feeds(passage, chunk), cache, self._work.fed))
 
     # What comes of it

@@ -92,6 +92,12 @@ def test_a_scheme_is_found_further_than_the_floor(recipe, plain):
     assert {stage for stage, _, _ in said} >= {"load", "quantize"}
 
 
+def test_documents_shorter_than_a_chunk_have_a_floor_too(recipe):
+    found = judged(recipe, own_text([{"text": each[:40]} for each in SENTENCES * 2])).fidelity
+    assert 0 < found.noise_floor.mean < 1e-9  # fp32, halves instead of the whole
+    assert found.kl_over_floor == 0.0
+
+
 def test_in_turns_gives_what_beside_each_other_gives(recipe, plain, monkeypatch):
     beside = judged(quantized(recipe), plain)
     monkeypatch.setattr(module._Judge, "_both_fit", lambda _: False)

@@ -5,6 +5,7 @@ This file does not know which devices have kernels for it (``schemes.py``).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,7 +16,6 @@ from mcp_core.recipe import Quantization
 
 __all__ = ["quantize_fp4", "quantize_int8", "quantize_nf4"]
 
-
 _OUTLIER_THRESHOLD = 6.0  # the LLM.int8 paper's, and the library's own
 
 
@@ -23,6 +23,8 @@ def quantize_int8(
     options: Quantization, dtype: torch.dtype, device: torch.device, keep_dense: Sequence[str]
 ) -> BitsAndBytesConfig:
     """LLM.int8: rows scaled by their largest weight; activation columns with outliers are computed apart."""
+    # At every product it warns that bf16 inputs become fp16, which is what the scheme is.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     threshold = _OUTLIER_THRESHOLD if options.outlier_threshold is None else options.outlier_threshold
     return BitsAndBytesConfig(
         load_in_8bit=True, llm_int8_threshold=threshold, llm_int8_skip_modules=list(keep_dense)
