@@ -80,9 +80,9 @@ def _foreign_engine(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
         there = ", ".join(each.id for each in hardware.devices)
         yield Conflict("device", f"this machine has no {recipe.device}.", f"It has: {there}.")
     elif device.kind != "cuda":
-        yield Conflict(
-            "device", f"{engine.title} runs on NVIDIA devices only.", "Choose engine transformers or llama.cpp."
-        )
+        # Where there is no such device at all, no other choice of device helps.
+        field = "device" if hardware.cuda_devices else "engine"
+        yield Conflict(field, f"{engine.title} runs on NVIDIA devices only.", "Choose engine transformers.")
     yield from (Conflict(each.field, each.reason, each.fix) for each in engine.refusals(recipe))
 
 

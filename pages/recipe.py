@@ -17,6 +17,7 @@ from pages._ui import frame, session, workbench
 from pages._ui.before_after import before_after, measured_words
 from pages._ui.calibration_panel import calibration_panel
 from pages._ui.effects_panel import effects_panel
+from pages._ui.engine_notes import draw_not_carried
 from pages._ui.footprint_chart import SchemeRow, draw_footprint, draw_scheme_table
 from pages._ui.hub_token import current_token
 from pages._ui.load_panel import load_panel
@@ -50,6 +51,8 @@ def draw() -> None:
             footprint = _footprint(recipe)
         load_panel(recipe, footprint, hardware)
     if recipe is not None:
+        with form:
+            draw_not_carried(recipe)
         with form, st.container(border=True):
             before_after(recipe, footprint, stored.effects(recipe, hardware))
     _tools(recipe, footprint, hardware, stored)

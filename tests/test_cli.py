@@ -237,6 +237,22 @@ def test_doctor_tells_what_can_run_and_why_not(answer, cli_run):
     assert "torchao-fp8-dynamic" in out
 
 
+def test_doctor_tells_which_engines_there_are(answer, cli_run, tmp_path, monkeypatch):
+    monkeypatch.delenv("MCP_VLLM_PYTHON", raising=False)
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 0.5.23\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("MCP_SGLANG_PYTHON", str(python))
+    engines = {each["name"]: each for each in answer("doctor", "--json")["engines"]}
+    assert engines["transformers"]["available"] is True
+    assert "no interpreter that has vllm" in engines["vllm"]["reason"]
+    assert engines["vllm"]["version"] is None
+    assert engines["sglang"]["version"] == "0.5.23"
+    code, out, _ = cli_run("doctor")
+    assert code == 0
+    assert "no interpreter that has vllm" in out
+
+
 def test_doctor_says_what_is_broken(answer, home):
     home.mkdir()
     (home / "runs.sqlite").write_bytes(b"no database" * 1000)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 from mcp_core import hardware, paths
 from mcp_core.commands.arguments import add_json
 from mcp_core.commands.output import emit, say, size, table
 from mcp_core.decision.store import Store
+from mcp_core.engines import FOREIGN
+from mcp_core.engines.interpreters import interpreter
 from mcp_core.errors import McpError
 from mcp_core.hardware import Hardware
 from mcp_core.models import catalog
 from mcp_core.monitoring.nvml import nvml_reason
 from mcp_core.recipe import Attention, KVCache, Recipe, SchemeName
+from mcp_core.serving.foreign_server import version_of
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,6 +43,7 @@ def _look() -> dict[str, Any]:
     machine = hardware.detect()
     return machine.model_dump(mode="json") | {
         "nvidia_reason": nvml_reason(),
+        "engines": _engines(machine),
         "schemes": _choices(machine, "quantization.scheme", get_args(SchemeName)),
         "attention": _choices(machine, "attention", get_args(Attention)),
         "kv_kinds": _choices(machine, "kv.kind", get_args(KVCache.model_fields["kind"].annotation)),
@@ -55,6 +61,35 @@ def _choices(machine: Hardware, field: str, names: tuple[str, ...]) -> list[dict
         reason = next((conflict.reason for conflict in conflicts if conflict.field == field), None)
         rows.append({"name": name, "available": reason is None, "reason": reason})
     return rows
+
+
+# A Recipe that each engine could serve, so that what stands against it is the engine itself.
+_SERVED: dict[str, dict[str, Any]] = {
+    "transformers": {},
+    "llama.cpp": {"quantization.scheme": "gguf"},
+    "vllm": {"model": {"source": "shape", "id": "llama-2-7b"}},
+    "sglang": {"model": {"source": "shape", "id": "llama-2-7b"}},
+}
+
+
+def _engines(machine: Hardware) -> list[dict[str, Any]]:
+    """Each engine, why it cannot run here, and the version that its interpreter has."""
+    rows = []
+    for name, changes in _SERVED.items():
+        conflicts = Recipe().replace(changes | {"engine": name}).conflicts(machine)
+        reason = next((conflict.reason for conflict in conflicts if conflict.field == "engine"), None)
+        python = interpreter(name, None) if name in FOREIGN else None
+        version = _version(name, python) if python else None
+        rows.append({"name": name, "available": reason is None, "reason": reason, "version": version})
+    return rows
+
+
+def _version(engine: str, python: Path) -> str:
+    """What this interpreter has, or why it has not."""
+    try:
+        return asyncio.run(version_of(python, FOREIGN[engine].package, FOREIGN[engine].title))
+    except McpError as error:
+        return error.message
 
 
 def _store() -> str:
@@ -83,6 +118,8 @@ def _show(found: dict[str, Any]) -> None:
     ]
     table([("DEVICE", "NAME", "MEMORY", "FREE"), *devices])
     say("")
+    table([("ENGINE", "CAN RUN", "WHY NOT", "VERSION"), *(_engine_cells(each) for each in found["engines"])])
+    say("")
     for title, key in (("SCHEME", "schemes"), ("ATTENTION", "attention"), ("KV CACHE", "kv_kinds")):
         table([(title, "CAN RUN", "WHY NOT"), *(_cells(each) for each in found[key])])
         say("")
@@ -94,6 +131,10 @@ def _show(found: dict[str, Any]) -> None:
 
 def _cells(choice: dict[str, Any]) -> tuple[str, str, str]:
     return choice["name"], "yes" if choice["available"] else "no", choice["reason"] or ""
+
+
+def _engine_cells(engine: dict[str, Any]) -> tuple[str, str, str, str]:
+    return (*_cells(engine), engine["version"] or "")
 
 
 def _state(part: dict[str, Any]) -> tuple[str, str]:

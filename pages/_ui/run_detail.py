@@ -208,7 +208,10 @@ def _draw_settings(run: Run) -> None:
 
 def _setting_rows(effective: Effective) -> list[dict[str, str]]:
     skipped = ", ".join(effective.skipped_modules) or "none"
-    values = effective.model_dump(exclude_none=True) | {"skipped_modules": skipped}
+    values = effective.model_dump(exclude_none=True) | {
+        "skipped_modules": skipped,
+        "not_carried": " ".join(effective.not_carried) or "none",
+    }
     return [
         {"setting": name.replace("_", " "), "value": f"{value:,}" if isinstance(value, int) else str(value)}
         for name, value in values.items()

@@ -140,6 +140,8 @@ def _effective_rows(worker: WorkerView) -> list[dict[str, str]]:
         "CPU threads": str(effective.threads),
         "Switches": ", ".join(effective.switches) or "–",
     }
+    if effective.not_carried:
+        rows["Not carried over"] = " ".join(effective.not_carried)
     return [{"Setting": name, "Value": value} for name, value in rows.items()]
 
 

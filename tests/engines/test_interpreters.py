@@ -78,7 +78,8 @@ def test_conflicts_name_what_is_missing(gpu: Hardware, monkeypatch: pytest.Monke
 
 def test_without_a_gpu_it_is_refused(gpu: Hardware, engine_python: Path) -> None:
     without = gpu.model_copy(update={"devices": gpu.devices[:1]})
-    assert "NVIDIA" in conflicts(FOLDER, without)["device"]
+    assert "NVIDIA" in conflicts(FOLDER, without)["engine"]
+    assert "NVIDIA" in conflicts(FOLDER.replace({"device": "cpu"}), gpu)["device"]
     assert "no cuda:3" in conflicts(FOLDER.replace({"device": "cuda:3"}), gpu)["device"]
 
 
