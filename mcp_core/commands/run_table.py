@@ -53,6 +53,8 @@ def show(run: Run) -> None:
         say(f"energy: {run.energy_j_per_token:.3f} J per output token")
     if run.fidelity is not None:
         say(headline(run.fidelity))
+    for line in run.effective.not_carried if run.effective else ():
+        say(f"not carried over: {line}")
     if not run.comparable.ok:
         say(f"not comparable: {'; '.join(run.comparable.reasons)}")
 
