@@ -32,7 +32,8 @@ def draw() -> None:
 
 def _of(recipe: Recipe) -> str:
     threads = "default threads" if recipe.threads is None else fmt.count(recipe.threads, "thread")
-    return f"{fmt.model_name(recipe)} on {recipe.device}, {threads}"
+    device = workbench.get_workbench().hardware().device(recipe.device)
+    return f"{fmt.model_name(recipe)} on {device.id if device else recipe.device}, {threads}"
 
 
 draw()

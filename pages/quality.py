@@ -35,10 +35,10 @@ def draw() -> None:
     _how_the_last_ended(jobs)
     stored = _stored()
     chosen = _chosen(stored, recipe, jobs)
-    if chosen is None:
+    if chosen is not None:
+        _answer(chosen, recipe)
+    elif not any(job.state in ACTIVE for job in jobs):
         _nothing_yet()
-    else:
-        _answer(chosen)
     clicked = fidelity_table(stored)
     if clicked is not None and clicked != st.query_params.get("fidelity"):
         st.query_params["fidelity"] = clicked
@@ -46,8 +46,10 @@ def draw() -> None:
     _further(recipe, jobs)
 
 
-def _answer(chosen: StoredFidelity) -> None:
+def _answer(chosen: StoredFidelity, recipe: Recipe) -> None:
     with st.container(border=True):
+        if not _is_of(chosen, recipe):
+            st.caption(":material/info: Not of the Recipe above, but of this one:")
         fidelity_result(chosen)
         downloads(chosen)
     if chosen.fidelity.status == "measured":
@@ -98,7 +100,7 @@ def _chosen(stored: Sequence[StoredFidelity], recipe: Recipe, jobs: Sequence[Job
                 return named
             st.warning("The fidelity that this link names is not on this machine.", icon=":material/link_off:")
     found = _found_by(jobs)
-    of_this = [each for each in stored if each.recipe.quantization == recipe.quantization and _alike(each, recipe)]
+    of_this = [each for each in stored if _is_of(each, recipe)]
     return next((each for each in stored if each.fidelity.key == found), None) or next(iter(of_this), None)
 
 
@@ -108,6 +110,10 @@ def _found_by(jobs: Sequence[JobView]) -> str | None:
     if newest is None or newest.state != "done" or not newest.result:
         return None
     return str(newest.result["fidelity"].get("key"))
+
+
+def _is_of(stored: StoredFidelity, recipe: Recipe) -> bool:
+    return stored.recipe.quantization == recipe.quantization and _alike(stored, recipe)
 
 
 def _alike(stored: StoredFidelity, recipe: Recipe) -> bool:

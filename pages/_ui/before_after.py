@@ -134,8 +134,8 @@ def _kl_words(effect: Effect) -> str:
         return _MISSING
     error = effect.fidelity.kl.mean_se if effect.fidelity and effect.fidelity.kl else None
     if not error:
-        return fmt.number(effect.kl)
-    return f"{fmt.number(effect.kl)} ± {'<0.0001' if error < 1e-4 else fmt.number(error)}"
+        return f"{fmt.number(effect.kl)} nats"
+    return f"{fmt.number(effect.kl)} ± {'<0.0001' if error < 1e-4 else fmt.number(error)} nats"
 
 
 def _doubts(column: str, effect: Effect) -> None:
@@ -154,7 +154,7 @@ def _notes(effect: Effect, effects: Effects) -> None:
         notes += [effect.fidelity.reason] if effect.fidelity.reason else []
         notes += effect.fidelity.notes
     if notes:
-        st.caption(frame.plain(". ".join(note.rstrip(".") for note in notes) + "."))
+        st.caption(frame.plain(". ".join(fmt.sentence(note.rstrip(".")) for note in notes) + "."))
 
 
 def _measure_what_is_missing(recipe: Recipe, effect: Effect) -> None:

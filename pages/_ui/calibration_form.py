@@ -59,7 +59,11 @@ def add_text(key: str) -> str | None:
     )
     pasted = st.text_area("or paste text", key=f"{key}-pasted", height=120)
     content = uploaded.getvalue() if uploaded is not None else (pasted or "").encode()
-    if not st.button("Add this text", disabled=not content.strip(), key=f"{key}-add"):
+    # Never disabled: pasted text reaches the server only when its box is left, so the first click would be lost.
+    if not st.button("Add this text", key=f"{key}-add"):
+        return None
+    if not content.strip():
+        st.warning("Choose a file or paste some text first.", icon=":material/edit:")
         return None
     name = uploaded.name if uploaded is not None else f"pasted {datetime.now(UTC):%Y-%m-%d %H.%M.%S}.txt"
     with frame.errors_shown():

@@ -10,7 +10,7 @@ import streamlit as st
 from mcp_core.recipe import Recipe
 from mcp_core.views import JobView
 from pages._ui import format as fmt
-from pages._ui import frame, workbench
+from pages._ui import frame, session, workbench
 from pages._ui.calibration_form import add_text
 from pages._ui.hub_token import current_token
 from pages._ui.job_panel import ACTIVE
@@ -52,6 +52,7 @@ def text_choice(key: str) -> str | None:
     with frame.errors_shown():
         stored = workbench.get_workbench().studies.texts()
         titles |= {each.sha256: f"{each.name} · {fmt.count(each.documents, 'document')}" for each in stored}
+    session.apply_choice(f"{key}-text")
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     chosen = left.selectbox(
         "Text",
@@ -61,7 +62,9 @@ def text_choice(key: str) -> str | None:
         help="Best is text like what your users send; not the text that a static scheme was calibrated on.",
     )
     with right.popover("Add a text", icon=":material/add:", width="stretch"):
-        if add_text(f"{key}-own") is not None:
+        added = add_text(f"{key}-own")
+        if added is not None:
+            session.choose_next(f"{key}-text", added)
             st.rerun()
     return None if chosen == _BUILTIN else chosen
 

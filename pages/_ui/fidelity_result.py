@@ -142,7 +142,7 @@ def _figures(fidelity: Fidelity) -> None:
 def _notes(fidelity: Fidelity) -> None:
     """What limits its worth, said before anybody reads the figures in detail."""
     if fidelity.notes:
-        listed = "\n".join(f"- {frame.plain(note[:1].upper() + note[1:])}" for note in fidelity.notes)
+        listed = "\n".join(f"- {frame.plain(fmt.sentence(note))}" for note in fidelity.notes)
         st.warning(f"**How far this goes**\n\n{listed}", icon=":material/warning:")
 
 

@@ -29,6 +29,11 @@ def number(value: float | None) -> str:
     return f"{value:.2f}" if magnitude >= 1 else f"{value:.3g}"
 
 
+def sentence(text: str) -> str:
+    """The text with a capital first letter, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def size(value: float | None) -> str:
     """Bytes in decimal units (1 GB = 10^9 bytes): "269 MB", "1.24 GB"."""
     if value is None:
@@ -104,8 +109,10 @@ def scheme_title(name: str) -> str:
 
 
 def recipe_line(recipe: Recipe) -> str:
-    """ "fp32 · not quantized": what is special about how a model is served."""
-    scheme = scheme_title(recipe.quantization.scheme)
+    """ "fp32 · not quantized": what is special about how a model is served. A checkpoint may come quantized."""
+    name = recipe.quantization.scheme
+    stored = name == "none" and recipe.model.source in ("folder", "hub")
+    scheme = "as stored" if stored else scheme_title(name)
     return f"{recipe.dtype} · {scheme}{' · double quantization' if recipe.quantization.double_quant else ''}"
 
 

@@ -42,7 +42,7 @@ def job_panel(job: JobView) -> None:
     elif job.failure is not None:
         show_error(job.failure)
     elif job.state != "done":
-        st.info(f"{job.title} {_ENDED[job.state]}.", icon=":material/info:")
+        st.info(f"{fmt.sentence(job.title)} {_ENDED[job.state]}.", icon=":material/info:")
 
 
 @st.fragment(run_every=0.5)
@@ -53,7 +53,7 @@ def _follow(job_id: str) -> None:
         _announce(job)
         st.rerun()
     with st.container(border=True):
-        st.markdown(f"**{job.title}**")
+        st.markdown(f"**{fmt.sentence(job.title)}**")
         if job.state == "queued":
             st.caption(_queue_words(job))
         else:
@@ -76,4 +76,4 @@ def _queue_words(job: JobView) -> str:
 
 def _announce(job: JobView | None) -> None:
     if job is not None and session.first_time(f"job-{job.id}-ended"):
-        st.toast(f"{job.title} {_ENDED.get(job.state, 'ended')}.", duration="long")
+        st.toast(f"{fmt.sentence(job.title)} {_ENDED.get(job.state, 'ended')}.", duration="long")

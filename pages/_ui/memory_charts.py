@@ -47,8 +47,14 @@ def timeline_figure(timeline: MemoryTimeline) -> go.Figure:
     points = timeline.points
     figure = go.Figure([_line(points, name) for name in SERIES if any(getattr(each, name) for each in points)])
     for phase, start_s, end_s in stretches(points):
-        colour = phase_colour(phase)
-        figure.add_vrect(x0=start_s, x1=end_s, fillcolor=colour, opacity=0.18, line_width=0, layer="below")
+        figure.add_vrect(
+            x0=start_s,
+            x1=end_s,
+            fillcolor=phase_colour(phase),
+            opacity=0.06 if phase == "idle" else 0.18,
+            line_width=0,
+            layer="below",
+        )
     for phase in dict.fromkeys(point.phase for point in points):
         figure.add_trace(_legend_mark(phase))
     return figure.update_layout(
@@ -120,7 +126,9 @@ def stretches(points: Sequence[MemoryPoint]) -> list[tuple[str, float, float]]:
 
 
 def phase_colour(phase: str) -> str:
-    """The same colour for a phase everywhere."""
+    """The same colour for a phase everywhere; none for waiting, which is most of the time."""
+    if phase == "idle":
+        return "#8a8f98"
     return PALETTE[_PHASES.index(phase) % len(PALETTE)] if phase in _PHASES else PALETTE[-1]
 
 

@@ -52,9 +52,9 @@ def draw_run_memory(run: Run) -> None:
 def _draw_timeline(timeline: MemoryTimeline, key: str) -> None:
     st.plotly_chart(memory_charts.timeline_figure(timeline), key=key)
     rows = [
-        {"phase": phase.name, "time": fmt.duration(phase.seconds)}
+        {"Phase": phase.name, "Time": fmt.duration(phase.seconds)}
         | {
-            f"highest, {words}": fmt.size(getattr(phase, name))
+            f"Highest, {words}": fmt.size(getattr(phase, name))
             for name, words in memory_charts.SERIES.items()
             if any(getattr(each, name) for each in timeline.phases)
         }
@@ -84,7 +84,7 @@ def _module_rows(modules: Sequence[ModuleMemory]) -> list[dict[str, str]]:
         groups.setdefault(key, []).append(module.bytes)
     largest = sorted(groups.items(), key=lambda group: sum(group[1]), reverse=True)
     return [
-        {"module": name, "class": kind, "dtype": dtype, "count": f"{len(sizes):,}", "size": fmt.size(sum(sizes))}
+        {"Module": name, "Class": kind, "Dtype": dtype, "Count": f"{len(sizes):,}", "Size": fmt.size(sum(sizes))}
         for (name, kind, dtype), sizes in largest[:_GROUPS_SHOWN]
     ]
 

@@ -76,7 +76,7 @@ def _draw_answers(predictor: Predictor, footprint: Footprint) -> None:
         )
         st.metric(
             "Users at this context",
-            f"{users:,}{more}" if users else "none fits",
+            f"{users:,}{more} {'user' if users == 1 else 'users'}" if users else "none fits",
             help=f"Most sequences of {footprint.context_tokens:,} tokens that fit at once. Batching mode off still "
             "serves them one after the other.",
             border=True,
@@ -86,21 +86,25 @@ def _draw_answers(predictor: Predictor, footprint: Footprint) -> None:
 
 def _draw_parts(footprint: Footprint, groups: tuple[ModuleGroup, ...]) -> None:
     rows = [
-        {"part": name, "size": fmt.size(size), "share": f"{size / footprint.peak_bytes:.0%}"}
+        {"Part": name, "Size": fmt.size(size), "Share": _share(size / footprint.peak_bytes)}
         for name, size in footprint.parts
     ]
-    st.table([*rows, {"part": "**Peak**", "size": fmt.size(footprint.peak_bytes), "share": ""}], hide_index=True)
+    st.table([*rows, {"Part": "**Peak**", "Size": fmt.size(footprint.peak_bytes), "Share": ""}], hide_index=True)
     with st.expander("Weights by module"):
         st.table([_module_row(group) for group in groups[:_GROUPS_SHOWN]], border="horizontal", hide_index=True)
         st.caption("From the model's shapes; nothing was loaded. A star stands for every layer.")
 
 
+def _share(share: float) -> str:
+    return "under 1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
 def _module_row(group: ModuleGroup) -> dict[str, str]:
     packed = {"all": "packed", "some": "partly packed", "none": f"dense: {group.dense_because}"}[group.packed]
     return {
-        "module": group.name,
-        "count": f"{group.count:,}",
-        "size": fmt.size(group.bytes),
+        "Module": group.name,
+        "Count": f"{group.count:,}",
+        "Size": fmt.size(group.bytes),
         "": packed.removesuffix(": "),
     }
 

@@ -47,6 +47,7 @@ def effects_figure(bubbles: Sequence[Bubble]) -> go.Figure:
     return figure.update_layout(
         height=380,
         margin=_MARGIN,
+        showlegend=True,  # of a single bubble, too: it says which configuration it is
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "itemsizing": "constant"},
         xaxis={"title": "peak memory while serving (MB)", "rangemode": "tozero"},
         yaxis={"title": "mean KL (nats, logarithmic)", "type": "log", "dtick": 1, "exponentformat": "power"},

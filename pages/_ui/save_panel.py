@@ -42,20 +42,21 @@ def save_panel(recipe: Recipe, hardware: Hardware) -> None:
         return
     if recipe.quantization.scheme not in SCHEMES:  # of another version; the load panel says so
         return
-    formats = _formats(recipe, hardware)
+    reasons = _refused(recipe, hardware)
+    formats = [each for each in FORMATS if each not in reasons]
     if formats:
         _form(recipe, formats)
     if job is not None:
         _ended(recipe, job)
+    for each, reason in reasons.items():
+        st.caption(f":material/block: **{_TITLES[each]}**: {frame.plain(' '.join(reason))}")
 
 
-def _formats(recipe: Recipe, hardware: Hardware) -> list[CheckpointFormat]:
+def _refused(recipe: Recipe, hardware: Hardware) -> dict[CheckpointFormat, tuple[str, str]]:
+    """The formats that this Recipe cannot be written in, with the reason and what to do."""
     kind = conflicts.resolve(recipe, hardware).device.partition(":")[0]
-    reasons = {each: why_not_saved(recipe, kind, each) for each in FORMATS}
-    for each, refused in reasons.items():
-        if refused is not None:
-            st.caption(f":material/block: **{_TITLES[each]}**: {frame.plain(' '.join(refused))}")
-    return [each for each, refused in reasons.items() if refused is None]
+    asked = {each: why_not_saved(recipe, kind, each) for each in FORMATS}
+    return {each: refused for each, refused in asked.items() if refused is not None}
 
 
 def _form(recipe: Recipe, formats: list[CheckpointFormat]) -> None:
@@ -89,14 +90,28 @@ def _ended(recipe: Recipe, job: JobView) -> None:
         return
     saved = SavedCheckpoint.model_validate(job.result)
     st.success(f"**{fmt.size(saved.bytes)} in** `{saved.folder}`", icon=":material/check_circle:")
+    if saved.logit_difference is not None:
+        st.caption(
+            f"Loaded again: its logits differ by {saved.logit_difference:.2%} from the model that was written."
+        )
     if saved.deployable_as:
         st.caption(f"Served by: {frame.plain(saved.deployable_as)}.")
-    if saved.skip_reasons:
-        st.caption(f"{fmt.count(len(saved.skip_reasons), 'layer')} left dense.")
+    _left_dense(saved.skip_reasons)
     if saved.format != "gguf" and st.button("Use this checkpoint", icon=":material/folder_open:", key="save-use"):
         stored = {"model": {"source": "folder", "id": saved.folder}, "quantization": {}}
         session.use_recipe(recipe.replace(stored))
         st.rerun()
+
+
+def _left_dense(reasons: dict[str, str]) -> None:
+    """Every layer that was not quantized, by its reason, on demand."""
+    if not reasons:
+        return
+    with st.expander(f"{fmt.count(len(reasons), 'layer')} left dense", icon=":material/layers:"):
+        for reason in dict.fromkeys(reasons.values()):
+            names = ", ".join(name for name, each in reasons.items() if each == reason)
+            st.markdown(f"**{frame.plain(fmt.sentence(reason))}**")
+            st.caption(frame.plain(names))
 
 
 def _folder() -> Path:

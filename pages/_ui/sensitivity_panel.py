@@ -37,19 +37,19 @@ def sensitivity_panel(recipe: Recipe) -> None:
     if job is not None and job.state in ACTIVE:
         job_panel(job)
         return
-    _start_form(recipe)
-    if job is not None and job.result is None:
+    found = Sensitivity.model_validate(job.result) if job is not None and job.result is not None else None
+    _start_form(recipe, found)
+    if found is not None:
+        _result(recipe, found)
+    elif job is not None:
         job_panel(job)
-    elif job is not None and job.result is not None:
-        _result(recipe, Sensitivity.model_validate(job.result))
 
 
-def _start_form(recipe: Recipe) -> None:
+def _start_form(recipe: Recipe, found: Sensitivity | None) -> None:
+    """At first it says how what is shown below was found."""
     reason = _not_startable(recipe)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        by = st.segmented_control(
-            "Groups", list(_BY), default="Decoder layers", required=True, key="sensitivity-by"
-        )
+        by = st.segmented_control("Groups", list(_BY), default=_way_of(found), required=True, key="sensitivity-by")
         tokens = st.selectbox(
             "Text",
             list(_TOKENS),
@@ -70,6 +70,10 @@ def _start_form(recipe: Recipe) -> None:
         with frame.errors_shown():
             workbench.get_workbench().studies.start_sensitivity(recipe, _BY[str(by)], tokens, current_token())
             st.rerun()
+
+
+def _way_of(found: Sensitivity | None) -> str:
+    return next((title for title, by in _BY.items() if found is not None and by == found.by), "Decoder layers")
 
 
 _TEXT_HELP = "Tokens of the built-in evaluation set, which no scheme is calibrated on. More is slower and steadier."
@@ -152,7 +156,7 @@ def _small_print(found: Sensitivity) -> None:
         notes.append(f"left dense by the scheme: {', '.join(found.unpacked)}")
     if found.random_weights:
         notes.append("random weights: the order says nothing about a trained model")
-    st.caption(frame.plain(". ".join(note.capitalize() for note in notes) + "."))
+    st.caption(frame.plain(". ".join(fmt.sentence(note) for note in notes) + "."))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

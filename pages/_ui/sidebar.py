@@ -123,7 +123,7 @@ def _bar(title: str, used_bytes: int, total_bytes: int, worker_bytes: int | None
 
 def _draw_job(job: JobView) -> None:
     with st.container(border=True):
-        st.markdown(f":small[**{job.title}**]")
+        st.markdown(f":small[**{fmt.sentence(job.title)}**]")
         progress = job.progress
         if progress is None:
             st.caption(job.state)

@@ -186,7 +186,7 @@ def _guesses(token: MappedToken) -> list[dict[str, str]]:
     count = max(len(token.reference_top), len(token.candidate_top))
     return [
         {
-            "": f"{rank + 1}.",
+            "": str(rank + 1),
             "Reference": _guess(token.reference_top, rank),
             "This Recipe": _guess(token.candidate_top, rank),
         }

@@ -28,10 +28,10 @@ def test_a_ready_worker_s_memory_is_on_the_monitor(page: OpenPage, wb: fakes.Fak
     assert not at.exception
     assert "Where memory goes" in [each.value for each in at.header]
     phases, modules = (table.value for table in at.table)
-    assert list(phases["phase"]) == ["imports", "load", "idle", "prefill", "decode"]
-    assert phases["highest, process (host)"][1] == "1.20 GB"
-    assert list(modules["module"]) == ["model.layers.*.mlp.up_proj", "model.embed_tokens"]
-    assert list(modules["size"]) == ["120 MB", "113 MB"]
+    assert list(phases["Phase"]) == ["imports", "load", "idle", "prefill", "decode"]
+    assert phases["Highest, process (host)"][1] == "1.20 GB"
+    assert list(modules["Module"]) == ["model.layers.*.mlp.up_proj", "model.embed_tokens"]
+    assert list(modules["Size"]) == ["120 MB", "113 MB"]
     assert "Not here: This model is on the CPU." in texts(at)
     record = next(each for each in at.button if each.label == "Record 5 seconds")
     assert record.disabled
@@ -75,7 +75,7 @@ def test_a_run_shows_what_was_predicted_and_its_timeline(page: OpenPage, wb: fak
     at.run()
     assert not at.exception
     assert "Predicted peak **693 MB** for a request of 96 tokens, measured **630 MB**: **+10.0%**." in texts(at)
-    assert any("phase" in table.value for table in at.table)
+    assert any("Phase" in table.value for table in at.table)
 
 
 def planner() -> None:

@@ -16,6 +16,7 @@ from mcp_core.errors import DoesNotFit, HubError, RecipeError
 from mcp_core.models.prepared import PreparedModel
 from mcp_core.presets import bundled, recipe_preset
 from mcp_core.recipe import Recipe
+from mcp_core.schemes import SCHEMES
 from pages._ui.scheme_picker import family_of
 
 Page = Callable[[str], AppTest]
@@ -311,8 +312,9 @@ def test_models_on_this_machine_are_listed_and_deleted(wb: fakes.FakeWorkbench, 
 
 
 def test_an_uploaded_recipe_with_a_scheme_of_another_version_says_so_and_the_page_stands(
-    wb: fakes.FakeWorkbench, page: Page
+    wb: fakes.FakeWorkbench, page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delitem(SCHEMES, "gguf")
     wb.errors["footprint"] = RecipeError("quantization.scheme: not built in this version.", "There are: none.")
     at = with_recipe(page("recipe"), bundled().replace({"quantization.scheme": "gguf"})).run()
     assert not at.exception

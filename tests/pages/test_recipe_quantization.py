@@ -157,7 +157,7 @@ def test_before_and_after_from_runs_and_fidelities(wb: fakes.FakeWorkbench, page
     assert rows["Weights"] == ["538 MB", "269 MB", "-50%"]
     assert rows["Peak"] == ["630 MB", "315 MB", "-50%"]
     assert rows["Time per token"] == ["31.5 ms", "63.0 ms", "+100%"]
-    assert rows["KL"] == ["0.0005 ± <0.0001", "0.187 ± 0.0187", ""]
+    assert rows["KL"] == ["0.0005 ± <0.0001 nats", "0.187 ± 0.0187 nats", ""]
     assert rows["Same top token"] == ["99.0%", "70.0%", ""]
     assert not [button for button in at.button if button.key in ("judge", "measure-speed")]
 
@@ -196,7 +196,7 @@ def test_one_click_measures_fidelity_and_follows_it(wb: fakes.FakeWorkbench, pag
     at = with_recipe(page("recipe"), NF4).run()
     at.button(key="judge").click().run()
     assert calls(wb, "start_fidelity")[0][:2] == (NF4, None)
-    assert "fidelity of SmolLM2-135M-Instruct" in texts(at)
+    assert "Fidelity of SmolLM2-135M-Instruct" in texts(at)
     assert not [button for button in at.button if button.key == "judge"]
 
 
