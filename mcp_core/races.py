@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["RACES_KEPT", "Entrant", "Races"]
 
 RACES_KEPT = 20
-# Shares no beginning with a user's prompt, so that a prefix cache helps neither lane.
+# Shares no more than the chat template's beginning with a prompt; what a prefix cache knew stands with the lane.
 _WARM_UP = {"role": "user", "content": "Warm-up: count to four."}
 _WARM_UP_TOKENS = 8
 
