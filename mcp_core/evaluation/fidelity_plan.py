@@ -150,7 +150,9 @@ class Plan:
 
 def screening(documents: int) -> tuple[str, ...]:
     """What must be said where so few documents were scored that the figures decide nothing; nothing from 20 on."""
-    return (f"screening only: {documents} documents",) if documents < _SCREENING_DOCUMENTS else ()
+    if documents >= _SCREENING_DOCUMENTS:
+        return ()
+    return (f"screening only: {documents} document{'' if documents == 1 else 's'}",)
 
 
 def make_plan(
