@@ -111,5 +111,6 @@ def test_the_settings_are_those_that_the_code_reads() -> None:
     named = set(re.findall(r"^\| `([A-Z_]+)` \|", README, re.MULTILINE))
     sources = [*(ROOT / "mcp_core").rglob("*.py"), *(ROOT / "pages").rglob("*.py")]
     text = "".join(path.read_text() for path in sources)
-    read = set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', text))
+    read = set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"|"(?=MCP_)(\w+)"', text))
+    read = {name for pair in read for name in pair if name and name != "MCP_"}
     assert named == read, "README's table and the code's variables differ"

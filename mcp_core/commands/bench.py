@@ -169,6 +169,7 @@ class _Bench:
             on_progress=self._progress,
             keep=self._keep,
             lease=devices.acquire(worker.recipe.device, "measure", label, besides=[worker.lease.holder.id]),
+            control_url=worker.control_url,
         )
         return await _with_cause_of_death(measured, supervisor, worker)
 

@@ -304,7 +304,7 @@ def _effective(prepared: _Prepared, server: ForeignServer, version: str) -> Effe
         kv_kind=recipe.kv.kind if recipe.kv.kind == "quantized-fp8" else "paged",
         max_context=prepared.given.max_context,
         threads=recipe.threads or 1,
-        batching_mode="continuous",
+        batching_mode=recipe.batching.mode,
         engine=recipe.engine,
         engine_version=version,
         model_type=prepared.resolved.architecture.model_type,
