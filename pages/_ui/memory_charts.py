@@ -32,30 +32,25 @@ _PHASES = (
     "quantize",
     "warm-up",
     "check",
-    "idle",
     "prefill",
     "decode",
 )
+_IDLE = "idle"  # most of the time
 _MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
 _GB, _MB = 1e9, 1e6
 
 
 def timeline_figure(timeline: MemoryTimeline) -> go.Figure:
-    """Lines of what was read over the worker's time, the phases as coloured stretches behind them."""
+    """Lines of what was read over the worker's time, phases as coloured stretches behind them, waiting without."""
     import plotly.graph_objects as go
 
     points = timeline.points
     figure = go.Figure([_line(points, name) for name in SERIES if any(getattr(each, name) for each in points)])
-    for phase, start_s, end_s in stretches(points):
-        figure.add_vrect(
-            x0=start_s,
-            x1=end_s,
-            fillcolor=phase_colour(phase),
-            opacity=0.06 if phase == "idle" else 0.18,
-            line_width=0,
-            layer="below",
-        )
-    for phase in dict.fromkeys(point.phase for point in points):
+    shaded = [each for each in stretches(points) if each[0] != _IDLE]
+    for phase, start_s, end_s in shaded:
+        colour = phase_colour(phase)
+        figure.add_vrect(x0=start_s, x1=end_s, fillcolor=colour, opacity=0.18, line_width=0, layer="below")
+    for phase in dict.fromkeys(phase for phase, _, _ in shaded):
         figure.add_trace(_legend_mark(phase))
     return figure.update_layout(
         height=320,
@@ -126,9 +121,7 @@ def stretches(points: Sequence[MemoryPoint]) -> list[tuple[str, float, float]]:
 
 
 def phase_colour(phase: str) -> str:
-    """The same colour for a phase everywhere; none for waiting, which is most of the time."""
-    if phase == "idle":
-        return "#8a8f98"
+    """The same colour for a phase everywhere."""
     return PALETTE[_PHASES.index(phase) % len(PALETTE)] if phase in _PHASES else PALETTE[-1]
 
 

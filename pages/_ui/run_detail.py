@@ -8,9 +8,10 @@ from __future__ import annotations
 import streamlit as st
 
 from mcp_core.errors import McpError
-from mcp_core.results import Effective, Measurement, Memory, Quantiles, Run
+from mcp_core.results import Effective, Fidelity, Measurement, Memory, Quantiles, Run
 from pages._ui import charts, frame, session, workbench
 from pages._ui import format as fmt
+from pages._ui.fidelity_result import DEFINITIONS, headline
 from pages._ui.memory_panel import draw_run_memory
 from pages._ui.run_table import STATUS_WORDS
 
@@ -34,6 +35,8 @@ def draw(run: Run) -> None:
         draw_counts(run.measurement)
         draw_latencies(run.measurement)
         _draw_requests(run)
+    if run.fidelity is not None:
+        _draw_fidelity(run.fidelity)
     if run.memory is not None:
         _draw_memory(run.memory)
         draw_run_memory(run)
@@ -127,6 +130,20 @@ def draw_latencies(speed: Measurement) -> None:
         for name, field in {**_LATENCIES, "p95, p99": "p95"}.items():
             st.markdown(f"**{name}**: {fmt.definition(field)}")
         st.markdown(_engine_clock(speed))
+
+
+def _draw_fidelity(fidelity: Fidelity) -> None:
+    """The answer in one sentence; its figures, kinds of text and token map are on the Quality page."""
+    st.subheader("Fidelity")
+    if fidelity.status == "measured":
+        st.markdown(f"{headline(fidelity)}.", help=DEFINITIONS["kl"])
+    else:
+        st.markdown(frame.plain(fidelity.reason or fidelity.status))
+    if fidelity.notes:
+        st.caption(frame.plain(". ".join(fmt.sentence(note.rstrip(".")) for note in fidelity.notes) + "."))
+    if fidelity.key is not None:
+        label = "By kind of text, token by token"
+        frame.link("quality", label, icon=":material/compare:", fidelity=fidelity.key)
 
 
 def _cells(values: Quantiles) -> dict[str, str]:

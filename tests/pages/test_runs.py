@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from mcp_core.errors import StoreError
 from mcp_core.results import Comparable
 from pages._ui import run_table
+from pages._ui.fidelity_result import headline
 
 OpenPage = Callable[[str], AppTest]
 OK, FAILED = fakes.ok_run(), fakes.failed_run()
@@ -52,6 +53,15 @@ def test_the_table_is_newest_first_with_words_and_units(page: OpenPage, wb: fake
     assert table["ttft_p50_ms"].isna()[1]
     assert table["peak_memory_gb"][0] == 0.63
     assert table["note"][0] == "smoke test · too few requests"
+
+
+def test_the_fidelity_of_a_run_is_its_answer_in_a_sentence(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    judged = fakes.fidelity(OK.recipe).fidelity
+    wb.add(OK.model_copy(update={"fidelity": judged}))
+    at = _open(page, OK.id)
+    assert not at.exception
+    assert "Fidelity" in [each.value for each in at.subheader]
+    assert any(each.value.startswith(headline(judged)) for each in at.markdown)
 
 
 def test_a_link_opens_a_run_in_full(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
