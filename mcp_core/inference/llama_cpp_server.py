@@ -157,7 +157,8 @@ def _sampling(sampling: Sampling, drawn: int) -> dict[str, Any]:
     """The same filters in the same order as ``inference/sampling.py``; llama.cpp's defaults are others."""
     before = ["penalties"] if sampling.repetition_penalty != 1 else []
     if sampling.temperature == 0:
-        return {"samplers": [*before, "top_k"], "top_k": 1}
+        # At temperature 0 all but the largest logit are dropped; top_k 1 sorts, and made a token 8 % slower.
+        return {"samplers": [*before, "temperature"], "temperature": 0}
     seed = {} if sampling.seed is None else {"seed": (sampling.seed + drawn) % _ANY_SEED}
     return {
         "samplers": [*before, "temperature", "top_k", "top_p", "min_p"],

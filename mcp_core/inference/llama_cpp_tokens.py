@@ -64,16 +64,17 @@ class TokenBytes:
         if self._sentencepiece:
             single = _BYTE_TOKEN.fullmatch(name)
             return bytes([int(single[1], 16)]) if single else name.replace("\u2581", " ").encode()
-        stand_ins = _stand_ins()
-        return bytes(stand_ins[each] for each in name) if all(each in stand_ins for each in name) else name.encode()
+        try:
+            return name.translate(_stand_ins()).encode("latin-1")
+        except UnicodeEncodeError:  # an added token, written as it reads
+            return name.encode()
 
 
 @functools.cache
-def _stand_ins() -> dict[str, int]:
-    """Character -> byte."""
+def _stand_ins() -> dict[int, int]:
+    """For str.translate: the characters that stand for other bytes than their own -> those bytes, as Latin-1."""
     others = [byte for byte in range(256) if byte not in _PRINTABLE]
-    shown = {chr(byte): byte for byte in _PRINTABLE}
-    return shown | {chr(256 + place): byte for place, byte in enumerate(others)}
+    return {256 + place: byte for place, byte in enumerate(others)}
 
 
 def _is_open(data: bytes) -> bool:
