@@ -40,7 +40,7 @@ def effects_panel(recipe: Recipe, effects: Effects) -> None:
         alt="The measured configurations, least loss first.",
     )
     if rest := len(effects.all()) - len(complete):
-        st.caption(f"{fmt.count(rest, 'more configuration')} with speed but without fidelity.")
+        st.caption(f"{fmt.count(rest, 'more configuration')} with speed but without fidelity on the same text.")
 
 
 def _empty(effects: Effects) -> None:

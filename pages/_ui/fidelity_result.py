@@ -104,7 +104,7 @@ def mean_words(mean: Mean | None, *, percent: bool = False) -> str:
         return fmt.NOT_MEASURED
     if percent:
         return f"{mean.mean:.1%}" + ("" if mean.se is None else f" ± {mean.se:.1%}")
-    return fmt.number(mean.mean) + ("" if mean.se is None else f" ± {mean.se:.1g}")
+    return fmt.number(mean.mean) + ("" if mean.se is None else f" ± {fmt.one_digit(mean.se)}")
 
 
 def _figures(fidelity: Fidelity) -> None:

@@ -29,6 +29,11 @@ def number(value: float | None) -> str:
     return f"{value:.2f}" if magnitude >= 1 else f"{value:.3g}"
 
 
+def one_digit(value: float) -> str:
+    """One significant digit and no exponent, as an error is given: 0.02, 20, 0.00004."""
+    return f"{float(f'{value:.1g}'):,.12f}".rstrip("0").rstrip(".")
+
+
 def sentence(text: str) -> str:
     """The text with a capital first letter, the rest as it is."""
     return text[:1].upper() + text[1:]
@@ -109,11 +114,18 @@ def scheme_title(name: str) -> str:
 
 
 def recipe_line(recipe: Recipe) -> str:
-    """ "fp32 · not quantized": what is special about how a model is served. A checkpoint may come quantized."""
+    """ "fp32 · not quantized": what is special about how a model is served. A checkpoint may come quantized.
+
+    Another engine than transformers is named; llama.cpp has no dtype beside the file's own.
+    """
     name = recipe.quantization.scheme
+    if recipe.engine == "llama.cpp":
+        return f"llama.cpp · {scheme_title(name)}"
     stored = name == "none" and recipe.model.source in ("folder", "hub")
     scheme = "as stored" if stored else scheme_title(name)
-    return f"{recipe.dtype} · {scheme}{' · double quantization' if recipe.quantization.double_quant else ''}"
+    engine = "" if recipe.engine in ("transformers", "endpoint") else f"{recipe.engine} · "
+    doubly = " · double quantization" if recipe.quantization.double_quant else ""
+    return f"{engine}{recipe.dtype} · {scheme}{doubly}"
 
 
 def run_notes(run: Run) -> str:

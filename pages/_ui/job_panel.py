@@ -39,7 +39,7 @@ def job_panel(job: JobView) -> None:
     """Follow one job until it ends; the page is then drawn anew. An ended job shows how it ended."""
     if job.state in ACTIVE:
         _follow(job.id)
-    elif job.failure is not None:
+    elif job.failure is not None and job.state != "cancelled":
         show_error(job.failure)
     elif job.state != "done":
         st.info(f"{fmt.sentence(job.title)} {_ENDED[job.state]}.", icon=":material/info:")

@@ -6,6 +6,8 @@ text, never as HTML. This file does not know how a map was measured.
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +25,7 @@ LEVELS = (0.01, 0.1, 0.7, 2.0)
 _WORDS = ("under 0.01", "0.01 to 0.1", "0.1 to 0.7", "0.7 to 2", "over 2")
 # A longer text would be slow to draw, and nobody reads it token by token.
 MOST_TOKENS = 1500
+_PART = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")
 
 _HTML = '<div class="map" role="listbox" tabindex="0" aria-label="Tokens, coloured by KL"></div>'
 _CSS = """
@@ -137,15 +140,32 @@ def _draw(document: MappedDocument, tokens: Sequence[MappedToken], key: str) -> 
     first = worst_token(tokens) if first is None else first
     # Registered at every run: a server that was started anew does not know it, and the same again is no change.
     component = st.components.v2.component("mcp_token_map", html=_HTML, css=_CSS, js=_JS)
-    data = {"tokens": [_as_data(token) for token in tokens], "chosen": first, "fork": document.diverges_at}
+    texts = _readable([token.text for token in tokens])
+    data = {
+        "tokens": [_as_data(*each) for each in zip(tokens, texts, strict=True)],
+        "chosen": first,
+        "fork": document.diverges_at,
+    }
     answer = component(key=key, data=data, default={"token": first}, on_token_change=lambda: None)
     return None if answer.token is None else int(answer.token)
 
 
-def _as_data(token: MappedToken) -> dict[str, Any]:
+def _readable(texts: Sequence[str]) -> list[str]:
+    """A letter that several tokens share stands in the last of them, so that the text reads as it was written."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return [decoder.decode(_bytes_of(text)) for text in texts]
+
+
+def _bytes_of(text: str) -> bytes:
+    """What a token stands for: a part of a letter comes as ``bytes:\\xc3``."""
+    part = _PART.fullmatch(text)
+    return bytes.fromhex(part[1].replace("\\x", "")) if part else text.encode()
+
+
+def _as_data(token: MappedToken, text: str) -> dict[str, Any]:
     if token.kl is None:
-        return {"text": token.text, "level": None, "title": "context, not scored"}
-    return {"text": token.text, "level": level_of(token.kl), "title": f"KL {fmt.number(token.kl)} nats"}
+        return {"text": text, "level": None, "title": "context, not scored"}
+    return {"text": text, "level": level_of(token.kl), "title": f"KL {fmt.number(token.kl)} nats"}
 
 
 def _legend(document: MappedDocument, shown: int) -> None:

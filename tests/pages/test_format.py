@@ -87,3 +87,8 @@ def test_every_figure_that_pages_show_has_a_definition() -> None:
     assert fmt.definition("no such figure") is None
     assert set(shown[:5]) <= set(Measurement.model_fields)
     assert set(shown[5:7]) <= set(Memory.model_fields)
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0187, "0.02"), (21.3, "20"), (4.2e-5, "0.00004"), (0.0, "0")])
+def test_an_error_has_one_digit_and_no_exponent(value: float, text: str) -> None:
+    assert fmt.one_digit(value) == text

@@ -20,7 +20,7 @@ from pages._ui.charts import colour_of
 from pages._ui.fidelity_result import as_csv
 from pages._ui.fidelity_table import comparison_figure
 from pages._ui.frame import PAGES
-from pages._ui.token_map import level_of, worst_token
+from pages._ui.token_map import _readable, level_of, worst_token
 
 Page = Callable[[str], AppTest]
 NF4 = bundled().replace({"quantization.scheme": "bnb-nf4"})
@@ -162,6 +162,10 @@ def test_an_own_text_can_be_pasted_and_is_scored(wb: fakes.FakeWorkbench, page: 
     at.selectbox(key="fidelity-text").set_value(sha256).run()
     at.button(key="start-fidelity").click().run()
     assert calls(wb, "start_fidelity")[0][1] == sha256
+
+
+def test_a_letter_of_several_tokens_reads_as_it_was_written() -> None:
+    assert _readable(["Dorf", "bytes:\\x20\\xc3", "bytes:\\xbc", "ber"]) == ["Dorf", " ", "ü", "ber"]
 
 
 def test_the_token_map_opens_the_worst_token_and_the_fork(wb: fakes.FakeWorkbench, page: Page) -> None:

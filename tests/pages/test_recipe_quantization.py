@@ -189,7 +189,7 @@ def test_the_effects_picture_has_a_bubble_for_each_measured_configuration(
     measured(wb).add(fakes.ok_run("int8", bundled().replace({"quantization.scheme": "bnb-int8"})))
     at = page("recipe").run()
     assert [row["KL, nats"] for row in table_with(at, "Configuration")] == ["0.0005", "0.187"]
-    assert "1 more configuration with speed but without fidelity." in texts(at)
+    assert "1 more configuration with speed but without fidelity on the same text." in texts(at)
 
 
 def test_one_click_measures_fidelity_and_follows_it(wb: fakes.FakeWorkbench, page: Page) -> None:
