@@ -12,7 +12,7 @@ from mcp_core import texts
 from mcp_core.documents import Document
 from mcp_core.errors import InputError
 from mcp_core.evaluation import length_drift, task_check
-from mcp_core.evaluation.endpoints import Endpoint
+from mcp_core.evaluation.endpoints import Endpoint, serve
 from mcp_core.evaluation.sides import SideReport, served, sides_of
 from mcp_core.jobs import Job, Outcome
 
@@ -54,6 +54,10 @@ async def _both(
 ) -> tuple[tuple[str, T], tuple[str, T]]:
     """What each side answered, with its title; the reference is gone before the candidate is started."""
     sides = await sides_of(job)
+    for side in (sides.reference, sides.candidate):
+        if side.url is not None:  # a server that is not there is known before minutes are spent on the other side
+            async with serve(side):
+                pass
     answered = []
     for side in (sides.reference, sides.candidate):
         async with served(job, side, total, noun) as (endpoint, report):

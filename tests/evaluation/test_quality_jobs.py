@@ -12,7 +12,7 @@ import pytest
 
 from mcp_core import texts
 from mcp_core.decision.store import Store
-from mcp_core.errors import InputError
+from mcp_core.errors import InputError, WorkerDied
 from mcp_core.evaluation import endpoint_job, quality_jobs
 from mcp_core.evaluation.length_drift import LengthDrift, builtin_prompts
 from mcp_core.evaluation.task_check import TaskCheck
@@ -62,6 +62,20 @@ def test_fidelity_of_an_endpoint_is_answered_and_kept(tmp_path: Path) -> None:
     assert kept.fidelity == found
     assert kept.recipe.model.source == "endpoint"
     assert stages(tmp_path) == ["reference", "candidate"]
+
+
+def test_a_candidate_that_is_not_there_is_known_before_the_reference_replies(tmp_path: Path) -> None:
+    reference = Bigrams(table(1))
+
+    async def started() -> None:
+        async with running(reference) as one:
+            urls = {"url": "http://127.0.0.1:9", "reference_url": one.client.url}
+            asked = {"recipe": Recipe().model_dump(mode="json"), "max_tokens": 8} | urls
+            await quality_jobs.drift(Job(tmp_path, asked, {}))
+
+    with pytest.raises(WorkerDied, match="does not answer"):
+        asyncio.run(started())
+    assert not (tmp_path / "events.jsonl").exists()
 
 
 def test_a_server_without_prompt_scores_is_not_measurable_and_says_why(tmp_path: Path) -> None:
