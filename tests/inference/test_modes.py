@@ -258,7 +258,15 @@ def test_memory_that_never_suffices_fails_the_step_s_requests_by_name(make_engin
 
 @EACH_MODE
 def test_cancel_while_queued_prefilling_and_decoding(make_engine, recorder, request_of, changes):
-    engine = make_engine(changes)
+    engine = make_engine(changes, start=False)
+    step = engine._mode.step
+
+    def slow():
+        time.sleep(0.005)
+        return step()
+
+    engine._mode.step = slow
+    engine.start()
     engine.submit(request_of("running", max_tokens=160))
     recorder.wait(lambda: len(recorder.of("running")) >= 2)
     engine.submit(request_of("late", prompt=tuple(range(3, 183)), max_tokens=200))

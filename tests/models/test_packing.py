@@ -53,7 +53,7 @@ def test_tied_output_layer_counts_once(smollm):
 
 
 def test_a_pattern_that_names_no_layer_is_refused_as_at_load(smollm):
-    with pytest.raises(RecipeError, match='"\\*.gate_prj" names no linear layer') as caught:
+    with pytest.raises(RecipeError, match=r'"\*\.gate_prj" names no linear layer') as caught:
         pack(smollm, "bf16", Quantization(scheme="bnb-nf4", skip=("*.up_proj", "*.gate_prj")))
     assert "_proj" in caught.value.hint
     pack(smollm, "bf16", Quantization(scheme="bnb-nf4", skip=("lm_head",)))  # tied: in no list of tensors

@@ -14,7 +14,7 @@ ALL_LINEAR = 14  # 7 in each of 2 layers
 
 
 def test_every_row_of_the_table_can_be_configured() -> None:
-    for name in SCHEMES:
+    for name in (name for name, scheme in SCHEMES.items() if scheme.engine != "llama.cpp"):
         config = quantization.configure(Quantization(scheme=name), torch.bfloat16, CPU, ("lm_head",))
         assert (config is None) == (name == "none" or SCHEMES[name].convert is not None)
 
