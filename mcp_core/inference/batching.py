@@ -51,7 +51,8 @@ def build_mode(parts: Parts) -> Mode:
 
 
 def _off(parts: Parts) -> Mode:
-    return OneByOne(parts.decoder, parts.new_cache, parts.loaded.max_context, parts.is_cancelled)
+    keeps = parts.recipe.kv.kind != "off"
+    return OneByOne(parts.decoder, parts.new_cache, parts.loaded.max_context, parts.is_cancelled, keeps=keeps)
 
 
 def _static(parts: Parts) -> Mode:

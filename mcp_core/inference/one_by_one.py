@@ -19,15 +19,23 @@ __all__ = ["OneByOne"]
 
 
 class OneByOne:
-    """``is_cancelled`` is asked about the running request between two forward passes of its prompt."""
+    """``is_cancelled`` is asked about the running request between two forward passes of its prompt; ``keeps`` is
+    whether its caches keep keys and values at all."""
 
     name = "off"
     wait_s = 0.0
 
     def __init__(
-        self, decoder: Decoder, new_cache: CacheFactory, longest: int, is_cancelled: Callable[[str], bool]
+        self,
+        decoder: Decoder,
+        new_cache: CacheFactory,
+        longest: int,
+        is_cancelled: Callable[[str], bool],
+        *,
+        keeps: bool = True,
     ) -> None:
         self.longest = longest
+        self._keeps = keeps
         self._decoder = decoder
         self._new_cache = new_cache
         self._is_cancelled = is_cancelled
@@ -83,8 +91,8 @@ class OneByOne:
         return ModeFigures(
             running,
             len(self._waiting),
-            self._tokens * running,
-            self.longest,
+            self._tokens * running * self._keeps,
+            self.longest * self._keeps,
             drafted_tokens_total=guesses.drafted,
             accepted_tokens_total=guesses.accepted,
         )

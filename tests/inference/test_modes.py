@@ -275,3 +275,11 @@ def test_cancel_while_queued_prefilling_and_decoding(make_engine, recorder, requ
     engine.cancel("running")
     assert recorder.wait_end("running").finish == "cancelled"
     assert engine.stats().cancelled_total == 2
+
+
+def test_without_a_cache_no_keys_and_values_are_counted(make_engine, recorder, request_of):
+    for kind, capacity in (("off", 0), ("dynamic", 512)):
+        engine = make_engine({"kv.kind": kind})
+        engine.submit(request_of(kind, max_tokens=3))
+        recorder.wait_end(kind)
+        assert engine.stats().kv_capacity_tokens == capacity
