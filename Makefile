@@ -45,6 +45,7 @@ format: install
 bench: install
 	$(BIN)/python tests/bench/foundation.py
 	$(BIN)/python tests/bench/speed.py
+	$(BIN)/python tests/bench/llama_cpp.py
 
 screenshots: install
 	$(BIN)/python tests/browser/screenshots.py screenshots

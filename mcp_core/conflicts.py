@@ -94,7 +94,7 @@ def _own_python(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
 
 def _engine(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
     if recipe.engine == "llama.cpp" and recipe.model.source != "endpoint":
-        yield from (Conflict(*refusal) for refusal in llama_cpp.refusals(recipe, hardware.libraries))
+        yield from (Conflict(*refusal) for refusal in llama_cpp.refusals(recipe, hardware))
     elif recipe.engine != "transformers" and recipe.model.source != "endpoint":
         yield Conflict(
             "engine",

@@ -6,12 +6,13 @@ This file does not know how its server is started or asked (``inference/llama_cp
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
+from mcp_core.hardware import Hardware
 from mcp_core.recipe import Recipe
 
-__all__ = ["KV_TYPE", "LIBRARY", "MOST_SLOTS", "NO_PROMPT_LOGPROBS", "refusals", "slot_tokens", "slots"]
+__all__ = ["KV_TYPE", "LIBRARY", "NO_PROMPT_LOGPROBS", "refusals", "slot_tokens", "slots", "with_engine"]
 
 LIBRARY = "xllamacpp"
 NO_PROMPT_LOGPROBS = "llama.cpp's server gives no log-probabilities of a prompt."
@@ -40,15 +41,16 @@ _UNREAD: dict[str, str] = {
 }
 
 
-def refusals(recipe: Recipe, libraries: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+def refusals(recipe: Recipe, hardware: Hardware) -> Iterator[tuple[str, str, str]]:
     """(field, reason, fix) of everything that a Recipe with engine llama.cpp asks in vain."""
-    if LIBRARY not in libraries:
+    if LIBRARY not in hardware.libraries:
         install = "pip install 'mcp-core[llamacpp]' (the package is xllamacpp)"
         yield "engine", f"llama.cpp needs {LIBRARY}, which is not installed.", install
     if recipe.model.source not in _SOURCES:
         reason = f"llama.cpp reads GGUF files; this model comes from {recipe.model.source}."
         yield "engine", reason, "Choose the bundled model or a .gguf file, or engine transformers."
-    if recipe.device.startswith("cuda"):
+    device = hardware.device(recipe.device)
+    if device is not None and device.kind != "cpu":
         yield "device", f"the installed {LIBRARY} is built for CPUs.", "Set it to cpu."
     if recipe.batching.mode == "static":
         yield "batching.mode", "llama.cpp batches continuously or not at all.", "Choose continuous or off."
@@ -56,6 +58,30 @@ def refusals(recipe: Recipe, libraries: Mapping[str, str]) -> Iterator[tuple[str
     for field, reason in _UNREAD.items():
         if _value(recipe, field) != _value(default, field):
             yield field, reason, f"Leave it at {json.dumps(_value(default, field))}."
+
+
+def with_engine(recipe: Recipe, engine: str) -> Recipe:
+    """The Recipe for another engine. From and to llama.cpp what only one side reads goes back to its default."""
+    if "llama.cpp" not in (engine, recipe.engine) or engine == recipe.engine:
+        return recipe.replace({"engine": engine})
+    default = Recipe()
+    batching = recipe.batching.model_copy(
+        update={
+            "mode": "continuous" if recipe.batching.mode == "static" else recipe.batching.mode,
+            "max_wait_ms": default.batching.max_wait_ms,
+            "kv_blocks": default.batching.kv_blocks,
+        }
+    )
+    kept = recipe.model_dump(mode="json", include={"model", "threads", "prefix_cache"})
+    return Recipe.from_dict(kept).replace(
+        {
+            "engine": engine,
+            "device": "cpu" if engine == "llama.cpp" else "auto",
+            "quantization.scheme": "gguf" if engine == "llama.cpp" else "none",
+            "kv.max_context": recipe.kv.max_context,
+            "batching": batching.model_dump(mode="json"),
+        }
+    )
 
 
 def slots(recipe: Recipe) -> int:

@@ -13,7 +13,7 @@ from mcp_core.results import Measurement, Quantiles, Run
 
 __all__ = ["HEADING", "row_of", "show"]
 
-HEADING = ("RUN", "CREATED", "STATUS", "MODEL", "SCHEME", "WORKLOAD", "TTFT p50", "TPOT p50", "OUTPUT")
+HEADING = ("RUN", "CREATED", "STATUS", "MODEL", "ENGINE", "SCHEME", "WORKLOAD", "TTFT p50", "TPOT p50", "OUTPUT")
 
 
 def row_of(run: Run) -> tuple[str, ...]:
@@ -24,6 +24,7 @@ def row_of(run: Run) -> tuple[str, ...]:
         f"{run.created.astimezone():%Y-%m-%d %H:%M}",
         run.status,
         run.recipe.model.id,
+        run.recipe.engine,
         run.recipe.quantization.scheme,
         run.workload.name,
         _figure(measured.ttft_ms.p50 if measured else None, "ms"),

@@ -13,7 +13,9 @@ import streamlit as st
 from mcp_core.conflicts import resolve
 from mcp_core.errors import RecipeError
 from mcp_core.hardware import Hardware
+from mcp_core.llama_cpp import with_engine
 from mcp_core.recipe import ModelRef, Recipe
+from mcp_core.schemes import SCHEMES
 from pages._ui import frame
 from pages._ui.model_form import model_form
 from pages._ui.recipe_options import Options, choices_of, describe, options_of, say_refused
@@ -34,6 +36,7 @@ _KV_TITLES = {
     "offloaded": "Offloaded",
     "off": "Off: recompute every token",
 }
+_ENGINES = ("transformers", "llama.cpp", "vllm", "sglang")
 _KV_BITS = (2, 4, 8)
 _DEFAULT_KV_BITS = 4
 _TOGGLES = {"switches.tf32": "TF32 products", "switches.cudnn_benchmark": "cudnn.benchmark"}
@@ -57,12 +60,16 @@ def recipe_form(
     if model is not None:
         recipe = recipe.replace({"model": model.model_dump(mode="json")})
     with st.container(border=True):
-        st.markdown("##### Precision and device", anchors=False)
+        st.markdown("##### Engine, precision and device", anchors=False)
+        recipe = with_engine(recipe, _engine(recipe, hardware, key))
         recipe = recipe.replace(_numbers(recipe, hardware, key))
     with st.container(border=True):
         st.markdown("##### Quantization", anchors=False)
-        picked = scheme_picker(recipe, hardware, key, measured, came(recipe))
-        recipe = recipe.replace({"quantization": picked.model_dump(mode="json")})
+        if recipe.engine == "llama.cpp":
+            st.caption(came(recipe) or SCHEMES["gguf"].about)
+        else:
+            picked = scheme_picker(recipe, hardware, key, measured, came(recipe))
+            recipe = recipe.replace({"quantization": picked.model_dump(mode="json")})
     with st.expander("Advanced: attention, KV cache, switches, limits", icon=":material/tune:"):
         recipe = recipe.replace(_advanced(recipe, hardware, key))
     return recipe if model is not None else None
@@ -77,13 +84,17 @@ def _model(model: ModelRef, key: Key) -> ModelRef | None:
         return None
 
 
+def _engine(recipe: Recipe, hardware: Hardware, key: Key) -> str:
+    options = options_of(recipe, hardware, "engine", _ENGINES)
+    return _segments(options, "engine", "Engine", {}, key)
+
+
 def _numbers(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
-    dtype = _segments(
-        options_of(recipe, hardware, "dtype", choices_of("dtype")), "dtype", "Dtype", _DTYPE_TITLES, key
-    )
+    by_file = recipe.engine == "llama.cpp"  # types are the file's, and the device is the CPU
+    dtype = recipe.dtype if by_file else _dtype(recipe, hardware, key)
     device_column, thread_column = st.columns([2, 1])
     with device_column:
-        device = _device(recipe, hardware, key)
+        device = "cpu" if by_file else _device(recipe, hardware, key)
     threads = thread_column.number_input(
         "CPU threads",
         min_value=1,
@@ -96,6 +107,11 @@ def _numbers(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
     return {"dtype": dtype, "device": device, "threads": threads}
 
 
+def _dtype(recipe: Recipe, hardware: Hardware, key: Key) -> str:
+    options = options_of(recipe, hardware, "dtype", choices_of("dtype"))
+    return _segments(options, "dtype", "Dtype", _DTYPE_TITLES, key)
+
+
 def _device(recipe: Recipe, hardware: Hardware, key: Key) -> str:
     ids = ("auto", *(device.id for device in hardware.devices))
     options = options_of(recipe, hardware, "device", ids)
@@ -106,23 +122,27 @@ def _device(recipe: Recipe, hardware: Hardware, key: Key) -> str:
 
 
 def _advanced(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
+    if recipe.engine == "llama.cpp":  # it reads none of the others
+        return _limits(recipe, key)
     left, right = st.columns(2)
     with left:
         options = options_of(recipe, hardware, "attention", choices_of("attention"))
         attention = _select(options, "attention", "Attention", {}, key)
     with right:
         kv = _kv(recipe, hardware, key)
+    limits = _limits(recipe, key)
+    context = limits.pop("kv.max_context")
+    switches = _switches(recipe, hardware, key)
+    return {"attention": attention, "kv": {**kv, "max_context": context}, **limits, "switches": switches}
+
+
+def _limits(recipe: Recipe, key: Key) -> dict[str, Any]:
     left, right = st.columns(2)
     with left:
         context = _count("kv.max_context", "Max context, tokens", recipe.kv.max_context, 16, "up to 4,096", key)
     with right:
         held = _count("batching.max_requests", "Max requests", recipe.batching.max_requests, 1, None, key)
-    return {
-        "attention": attention,
-        "kv": {**kv, "max_context": context},
-        "batching.max_requests": held or recipe.batching.max_requests,
-        "switches": _switches(recipe, hardware, key),
-    }
+    return {"kv.max_context": context, "batching.max_requests": held or recipe.batching.max_requests}
 
 
 def _kv(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:

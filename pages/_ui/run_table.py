@@ -61,6 +61,7 @@ def row(run: Run) -> dict[str, Any]:
     return {
         "status": run.status,
         "model": fmt.model_name(run.recipe),
+        "engine": run.recipe.engine,
         "scheme": run.recipe.quantization.scheme,
         "dtype": run.recipe.dtype,
         "workload": run.workload.name,
@@ -100,7 +101,11 @@ def _columns() -> dict[str, Any]:
         ),
         "created": column.DatetimeColumn("Created", width=90, format="MM-DD HH:mm", help="In your browser's time."),
         "model": column.TextColumn("Model", width=152),
-        "served": column.TextColumn("Served as", width=150, help="dtype of dense weights · quantization scheme."),
+        "served": column.TextColumn(
+            "Served as",
+            width=150,
+            help="Engine if not transformers · dtype of dense weights · quantization scheme.",
+        ),
         "workload": column.TextColumn("Workload", width=80, help="What was asked of the server."),
         "ttft_p50_ms": _number("TTFT (ms)", "ttft_ms", 78, median=True),
         "tpot_p50_ms": _number("TPOT (ms)", "tpot_ms", 78, median=True),

@@ -53,7 +53,8 @@ def scheme_picker(
     ``measured`` has a sentence for each scheme that was measured with this model here; ``came`` says how a
     checkpoint that came quantized is stored, empty where it did not.
     """
-    options = options_of(recipe, hardware, "quantization.scheme", list(SCHEMES))
+    applied = [name for name, row in SCHEMES.items() if row.engine != "llama.cpp"]  # its scheme is its files'
+    options = options_of(recipe, hardware, "quantization.scheme", applied)
     family = _family(options, key)
     offered = [name for name in options.offered if family_of(name) == family]
     refused = tuple(each for each in options.refused if family_of(each[0]) == family)

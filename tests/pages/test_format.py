@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import fake_workbench as fakes
 import pytest
 
-from mcp_core.presets import bundled
+from mcp_core.presets import bundled, recipe_preset
 from mcp_core.results import Measurement, Memory
 from pages._ui import format as fmt
 
@@ -92,3 +92,9 @@ def test_every_figure_that_pages_show_has_a_definition() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.0187, "0.02"), (21.3, "20"), (4.2e-5, "0.00004"), (0.0, "0")])
 def test_an_error_has_one_digit_and_no_exponent(value: float, text: str) -> None:
     assert fmt.one_digit(value) == text
+
+
+def test_an_engine_that_is_not_transformers_is_named_in_a_recipes_line() -> None:
+    assert fmt.recipe_line(recipe_preset("bundled-llama.cpp")) == "llama.cpp · GGUF, as the file has it"
+    assert fmt.recipe_line(bundled().replace({"engine": "vllm"})) == "vllm · fp32 · not quantized"
+    assert "transformers" not in fmt.recipe_line(bundled())

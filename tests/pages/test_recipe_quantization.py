@@ -388,3 +388,24 @@ def test_groups_keep_their_order_and_kept_ones_are_apart() -> None:
     quantized, kept = groups_figure(["0", "1", "2"], [0.1, 0.3, 0.2], [False, True, False]).data
     assert (list(quantized.x), list(kept.x)) == (["0", "2"], ["1"])
     assert list(quantized.y) == [0.1, 0.2]
+
+
+def test_the_engine_picker_offers_llama_cpp_and_hides_what_it_does_not_read(
+    wb: fakes.FakeWorkbench, page: Page
+) -> None:
+    wb.machine = wb.machine.model_copy(update={"libraries": {**wb.machine.libraries, "xllamacpp": "2026.10"}})
+    at = page("recipe").run()
+    assert {"Dtype", "Attention"} <= labels(at)
+    at.segmented_control(key="recipe-engine-0").set_value("llama.cpp").run()
+    recipe = chosen_recipe(at)
+    assert (recipe.engine, recipe.quantization.scheme, recipe.device) == ("llama.cpp", "gguf", "cpu")
+    assert not {"Dtype", "Attention", "KV cache", "Quantization"} & labels(at)
+    at.segmented_control(key="recipe-engine-0").set_value("transformers").run()
+    assert chosen_recipe(at).quantization.scheme == "none"
+    assert {"Dtype", "Attention"} <= labels(at)
+
+
+def test_an_engine_that_is_not_here_is_listed_with_the_reason(wb: fakes.FakeWorkbench, page: Page) -> None:
+    wb.machine = wb.machine.model_copy(update={"libraries": {"torch": "2.13"}})
+    at = page("recipe").run()
+    assert "llama.cpp** needs xllamacpp, which is not installed." in texts(at)
