@@ -162,6 +162,7 @@ def _scheme_rows(recipe: Recipe, hardware: Hardware) -> list[SchemeRow]:
 def _scheme_row(recipe: Recipe, plain: Recipe, name: SchemeName, reason: str) -> SchemeRow:
     asked = _with_scheme(recipe, plain, name)
     chosen = recipe.quantization.scheme == name
+    reason = "" if chosen and recipe.engine == "llama.cpp" else reason  # it was asked of transformers
     try:
         footprint = workbench.get_workbench().footprint(asked, current_token())
     except McpError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mcp_core.conflicts import resolve
 from mcp_core.hardware import Hardware
+from mcp_core.llama_cpp import with_engine
 from mcp_core.recipe import Quantization, Recipe
 from mcp_core.results import Fidelity, Run, StoredFidelity
 
@@ -57,7 +58,9 @@ class Effect:
 
 
 def baseline_of(recipe: Recipe) -> Recipe:
-    """The same Recipe with its weights left in their dtype."""
+    """The same Recipe with its weights left in their dtype, which for llama.cpp's takes transformers."""
+    if recipe.engine == "llama.cpp":
+        return with_engine(recipe, "transformers").replace({"device": recipe.device})
     return recipe.model_copy(update={"quantization": Quantization()})
 
 

@@ -102,3 +102,11 @@ def test_text_that_the_scheme_was_calibrated_on_is_refused():
 def test_an_unknown_text_is_refused():
     with pytest.raises(InputError, match="no text"):
         plan(text_sha256="0" * 64)
+
+
+def test_what_llama_cpp_serves_cannot_be_judged_and_the_reason_is_given():
+    pytest.importorskip("xllamacpp")
+    answer = make_plan(recipe_preset("bundled-llama.cpp"), MACHINE).without_measuring()
+    assert answer.status == "not-measurable"
+    assert answer.engine == "llama.cpp"
+    assert "no log-probabilities of a prompt" in answer.reason
