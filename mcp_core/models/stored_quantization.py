@@ -16,7 +16,7 @@ from mcp_core.errors import InvalidModel, RecipeError
 from mcp_core.hardware import Device, Hardware
 from mcp_core.recipe import Recipe
 
-__all__ = ["StoredQuantization", "read_stored_quantization", "require_loadable_here"]
+__all__ = ["StoredQuantization", "read_stored_quantization", "require_loadable_here", "require_quantized_once"]
 
 _DEQUANTIZED = "Choose its original checkpoint and a scheme here."
 _LOADED_AS_IS = "vLLM, SGLang: this checkpoint as it is"
@@ -82,16 +82,21 @@ def require_loadable_here(stored: StoredQuantization | None, recipe: Recipe, har
     """Raise RecipeError where a quantized checkpoint is asked to be quantized again, or its library is missing."""
     if stored is None:
         return
-    if recipe.quantization.scheme != "none":
-        raise RecipeError(
-            f"quantization.scheme: the checkpoint is already quantized ({stored.label}).",
-            "Set it to none, which keeps what the checkpoint came with, or choose its original checkpoint.",
-        )
+    require_quantized_once(stored, recipe)
     missing = _missing(stored.libraries, hardware.libraries)
     if missing:
         raise RecipeError(
             f"model: a checkpoint in {stored.label} needs {' and '.join(missing)}, which is not installed.",
             f"pip install {' '.join(missing)}",
+        )
+
+
+def require_quantized_once(stored: StoredQuantization, recipe: Recipe) -> None:
+    """Raise RecipeError where a checkpoint that came quantized is asked to be quantized again, by any engine."""
+    if recipe.quantization.scheme != "none":
+        raise RecipeError(
+            f"quantization.scheme: the checkpoint is already quantized ({stored.label}).",
+            "Set it to none, which keeps what the checkpoint came with, or choose its original checkpoint.",
         )
 
 

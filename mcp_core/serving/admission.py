@@ -11,7 +11,7 @@ from mcp_core.engines import FOREIGN
 from mcp_core.errors import DoesNotFit, RecipeError
 from mcp_core.models import catalog, footprint
 from mcp_core.models.architecture import ResolvedModel
-from mcp_core.models.stored_quantization import require_loadable_here
+from mcp_core.models.stored_quantization import require_loadable_here, require_quantized_once
 from mcp_core.recipe import Recipe
 
 __all__ = ["admit", "require_foreign", "require_room"]
@@ -61,10 +61,8 @@ def require_foreign(
             f"model: {engine.title} loads no checkpoint in {stored.label}.",
             f"It loads {', '.join(sorted(engine.stored_methods))}.",
         )
-    if stored is not None and recipe.quantization.scheme != "none":
-        raise RecipeError(
-            f"quantization.scheme: the checkpoint is already quantized ({stored.label}).", "Set it to none."
-        )
+    if stored is not None:
+        require_quantized_once(stored, recipe)
     device = machine.device(recipe.device)
     weights = footprint.estimate(recipe, resolved, machine).weights_bytes
     free = device.memory_free_bytes if device else 0

@@ -52,8 +52,8 @@ __all__ = ["end_as_the_server_did", "main", "memory_share"]
 
 # How long the server may take to end after SIGTERM, and what it started after SIGKILL; s. Together less than the
 # supervisor waits before it kills the group.
-TERMINATE_GRACE_S = 2.0
-KILL_GRACE_S = 2.0
+TERMINATE_GRACE_S = 1.5
+KILL_GRACE_S = 1.0
 LOOK_EVERY_S = 1.0
 METRICS_TIMEOUT_S = 5.0
 # Of a device's memory: what a server may take at most, and what is left of what is free.
@@ -109,7 +109,6 @@ class _Foreign:
         self._started_s = started_s
         self._ending = asyncio.Event()
         self._server: ForeignServer | None = None
-        self._serving: asyncio.Task[None] | None = None
         # Python would import from the folder it is started in: an empty one, with the key's file in it for a while.
         self._scratch = Path(tempfile.mkdtemp(dir=paths.home("engines")))
 
@@ -153,12 +152,12 @@ class _Foreign:
         url = f"http://{HOST}:{prepared.given.port}"
         looking = asyncio.create_task(_look_forever(memory))
         try:
-            await server.healthy(url, prepared.given.token)
+            await server.healthy(url)
             for path, _ in engine.launch(prepared.recipe, prepared.given).files:
                 path.unlink(missing_ok=True)
             memory.loaded()
-            await self._answer(prepared, server, memory, version, url)
-            return await server.wait()
+            answering = self._answer(prepared, server, memory, version, url)
+            return await _first_end(asyncio.create_task(server.wait()), answering)
         finally:
             looking.cancel()
 
@@ -201,7 +200,9 @@ class _Foreign:
         self._channel.progress("load", None, f"Starting {engine.title}.")
         command = (str(prepared.python), *launch.arguments)
         sys.stderr.write(f"{' '.join(command)}\n")
-        return await ForeignServer.start(engine.title, command, launch.environment, self._scratch, self._line)
+        return await ForeignServer.start(
+            engine.title, self._order.token, command, launch.environment, self._scratch, self._line
+        )
 
     def _line(self, line: str) -> None:
         """One line of the server's log: into ours, and told where it says how far loading is."""
@@ -210,10 +211,10 @@ class _Foreign:
         if stage is not None:
             self._channel.progress(stage[0], None, stage[1])
 
-    async def _answer(
+    def _answer(
         self, prepared: _Prepared, server: ForeignServer, memory: ForeignMemory, version: str, url: str
-    ) -> None:
-        """Answer /control in the server's place, and say that all is ready."""
+    ) -> asyncio.Task[None]:
+        """Answer /control in the server's place from now on; once it does, all is ready."""
         kv_bytes = _kv_bytes_per_token(prepared)
         control = ForeignControl(
             title=FOREIGN[prepared.recipe.engine].title,
@@ -226,11 +227,18 @@ class _Foreign:
         )
         listener = bind(0)
         control_port = listen(listener)
-        ready = asyncio.Event()
-        http = HttpServer(http_config(create_control(control)), ready.set)
-        self._serving = asyncio.create_task(http.serve(sockets=[listener]))
-        await ready.wait()
-        self._channel.ready(prepared.given.port, control_port)
+        http = HttpServer(
+            http_config(create_control(control)), lambda: self._channel.ready(prepared.given.port, control_port)
+        )
+        return asyncio.create_task(http.serve(sockets=[listener]))
+
+
+async def _first_end(ended: asyncio.Task[int], answering: asyncio.Task[None]) -> int:
+    """The server's exit code. Raises what ended the control routes, without which nobody can ask about it."""
+    await asyncio.wait((ended, answering), return_when=asyncio.FIRST_COMPLETED)
+    if not ended.done():
+        await answering
+    return await ended
 
 
 def _free_port(asked: int) -> int:
@@ -262,15 +270,15 @@ def _stats_reader(prepared: _Prepared, server: ForeignServer, url: str) -> Calla
     async def stats() -> EngineStats:
         try:
             async with (
-                aiohttp.ClientSession(timeout=limit) as session,
+                aiohttp.ClientSession(timeout=limit, raise_for_status=True) as session,
                 session.get(f"{url}/metrics", headers=headers) as response,
             ):
                 page = await response.text()
-        except (aiohttp.ClientError, TimeoutError) as error:
+            return engine_stats(
+                prepared.recipe.engine, page, running_requests(prepared.recipe), server.learned.kv_capacity_tokens
+            )
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise WorkerDied("The engine's counters cannot be read.", "It may be ending.") from error
-        return engine_stats(
-            prepared.recipe.engine, page, running_requests(prepared.recipe), server.learned.kv_capacity_tokens
-        )
 
     return stats
 

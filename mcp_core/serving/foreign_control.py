@@ -23,7 +23,7 @@ __all__ = ["ForeignControl", "create_control"]
 
 _UNKNOWN = {
     "GET": ("memory",),
-    "POST": ("prediction", "snapshot", "profile", "recipe"),
+    "POST": ("prediction", "snapshot", "profile", "recipe", "drain"),
 }
 
 

@@ -5,6 +5,7 @@ This file does not know which server it is.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from mcp_core.hardware import Device
@@ -25,6 +26,7 @@ class ForeignMemory:
         self._read = read or (lambda: _read(device.uuid))
         before = self._read()
         self._used_before = before.memory_used_bytes if before else 0
+        self._lock = threading.Lock()  # one thread looks, another resets
         self._host_peak = 0
         self._load_peak: int | None = None
         self._device_peak: int | None = None
@@ -32,10 +34,11 @@ class ForeignMemory:
     def look(self) -> None:
         """Read once; blocks for milliseconds."""
         processes = members()
-        self._host_peak = max(self._host_peak, resident_bytes(processes))
-        held = self._held(frozenset(each.pid for each in processes))
-        if held is not None:
-            self._device_peak = max(self._device_peak or 0, held)
+        resident, held = resident_bytes(processes), self._held(frozenset(each.pid for each in processes))
+        with self._lock:
+            self._host_peak = max(self._host_peak, resident)
+            if held is not None:
+                self._device_peak = max(self._device_peak or 0, held)
 
     def loaded(self) -> None:
         """It answers: what was highest until now belongs to loading."""
@@ -44,7 +47,8 @@ class ForeignMemory:
 
     def reset_peaks(self) -> None:
         """Peaks count from now."""
-        self._host_peak, self._device_peak = 0, None
+        with self._lock:
+            self._host_peak, self._device_peak = 0, None
         self.look()
 
     def memory(self, weights_bytes: int | None, kv_bytes_per_token: int | None) -> Memory:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import subprocess
+import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,23 +44,36 @@ async def version_of(python: Path, package: str, title: str) -> str:
     """The version that this interpreter has of a package. Raises LoadFailed where it has none."""
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
     try:
-        process = await asyncio.create_subprocess_exec(
-            python, "-c", code, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=outside_environment({})
-        )
-        output, _ = await asyncio.wait_for(process.communicate(), VERSION_TIMEOUT_S)
+        returncode, output = await _run_outside(python, "-c", code)
     except (OSError, TimeoutError) as error:
         raise LoadFailed(f"{python} cannot be run: {error}.", "Is it a Python interpreter?") from error
-    if process.returncode:
+    if returncode:
         raise LoadFailed(f"{python} has no {title}.", f"Install it there: {python} -m pip install {package}")
     return output.decode(errors="replace").strip()
 
 
-class ForeignServer:
-    """Made by ``start``. ``learned`` grows with its log."""
+async def _run_outside(*command: str | Path) -> tuple[int | None, bytes]:
+    """Its exit code and output. Raises OSError, and TimeoutError where it takes too long; then it is ended."""
+    with tempfile.TemporaryDirectory() as folder:  # Python would import from the one it is started in
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, cwd=folder, env=outside_environment({})
+        )
+        try:
+            output, _ = await asyncio.wait_for(process.communicate(), VERSION_TIMEOUT_S)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            raise TimeoutError(f"no answer within {VERSION_TIMEOUT_S:.0f} s") from None
+    return process.returncode, output
 
-    def __init__(self, title: str, process: subprocess.Popen[bytes]) -> None:
+
+class ForeignServer:
+    """Made by ``start``. ``learned`` grows with its log, in which ``token``, its key, is blotted out."""
+
+    def __init__(self, title: str, token: str, process: subprocess.Popen[bytes]) -> None:
         self.learned = Learned()
         self._title = title
+        self._token = token
         self._process = process
         self._last: deque[str] = deque(maxlen=LAST_LINES)
         self._reading: asyncio.Task[None] | None = None
@@ -68,6 +82,7 @@ class ForeignServer:
     async def start(
         cls,
         title: str,
+        token: str,
         command: Sequence[str],
         environment: Mapping[str, str],
         folder: Path,
@@ -75,9 +90,9 @@ class ForeignServer:
     ) -> ForeignServer:
         """Start it in ``folder``, which is empty: Python would import from it. Raises LoadFailed."""
         # Not asyncio's: its wait() lasts until every pipe is closed, and what the server started holds them open.
+        # Not in a thread: that goes on when this is cancelled, and would start what nobody ends.
         try:
-            process = await asyncio.to_thread(
-                subprocess.Popen,
+            process = subprocess.Popen(  # noqa: ASYNC220
                 command,
                 stdin=DEVNULL,
                 stdout=PIPE,
@@ -87,20 +102,21 @@ class ForeignServer:
             )
         except OSError as error:
             raise LoadFailed(f"{title} cannot be started: {error}.", "Check its interpreter.") from error
-        server = cls(title, process)
+        server = cls(title, token, process)
         reader, loop = asyncio.StreamReader(), asyncio.get_running_loop()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), process.stdout)
         server._reading = asyncio.create_task(server._read(reader, on_line))
         return server
 
-    async def healthy(self, url: str, token: str) -> None:
+    async def healthy(self, url: str) -> None:
         """Wait until it answers. Raises LoadFailed or OutOfMemory, with its own last words, when it ends before."""
         ended = asyncio.create_task(self._ended())
-        asking = asyncio.create_task(_ask_until_healthy(f"{url}/health", token))
+        asking = asyncio.create_task(_ask_until_healthy(f"{url}/health", self._token))
         try:
             await asyncio.wait((ended, asking), return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
                 raise await self._cause()
+            await asking
         finally:
             asking.cancel()
             ended.cancel()
@@ -133,7 +149,8 @@ class ForeignServer:
         return code
 
     async def _read(self, reader: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:
-        async for line in lines_of(reader):
+        async for said in lines_of(reader):
+            line = said.replace(self._token, "***")  # SGLang writes all its settings; the last line may be shown
             self._last.append(line)
             self.learned = self.learned.after(line)
             on_line(line)
@@ -143,7 +160,7 @@ async def _ask_until_healthy(url: str, token: str) -> None:
     limit = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=limit, headers={"Authorization": f"Bearer {token}"}) as session:
         while True:
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            with contextlib.suppress(aiohttp.ClientError, OSError):
                 async with session.get(url) as response:
                     if response.status == 200:
                         return

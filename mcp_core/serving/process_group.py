@@ -1,8 +1,8 @@
-"""ProcessGroup: every process that came from this one, found and ended, whatever it did to hide.
+"""ProcessGroup: the processes that came from this one, found and ended.
 
 A foreign server starts processes of its own, which outlive it when it is killed (vLLM's EngineCore keeps the
-device's memory). They stay in the group of the process that leads it, or are its descendants. This file does not
-know what they are.
+device's memory). They stay in the group of the process that leads it, or are its descendants; one that leaves the
+group and whose parent has ended is not found. This file does not know what they are.
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ def serve(engine: str, read: argparse.Namespace) -> None:
         print(line, flush=True)
     failure = os.environ.get("STAND_IN_FAILURE")
     if failure:
-        print(failure, flush=True)
+        print(failure.replace("KEY", read.key), flush=True)
         sys.exit(3)
     seen = os.environ.get("STAND_IN_SEEN")
     if seen:

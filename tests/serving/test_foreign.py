@@ -24,8 +24,10 @@ from mcp_core.models import catalog
 from mcp_core.models.stored_quantization import StoredQuantization
 from mcp_core.recipe import ModelRef, Recipe, ShapeSpec
 from mcp_core.results import Run
+from mcp_core.serving import foreign, foreign_server, supervisor
 from mcp_core.serving.admission import require_foreign
 from mcp_core.serving.foreign import memory_share
+from mcp_core.serving.foreign_server import ForeignServer
 from mcp_core.serving.supervisor import Supervisor, Worker
 from mcp_core.views import Progress
 from mcp_core.workload import Lengths, Workload
@@ -192,9 +194,11 @@ def test_sglang_and_its_death_while_serving(gpu: Hardware, pids: Callable[[], li
 def test_a_server_that_does_not_come_up_says_why(
     pids: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STAND_IN_FAILURE", "(E pid=3) ERROR 11-25 10:00:00 [x.py:1] ValueError: no such thing")
-    with pytest.raises(
-        LoadFailed, match=r"vLLM ended while loading \(exit code 3\).*said: ValueError: no such thing"
+    monkeypatch.setenv(
+        "STAND_IN_FAILURE", "(E pid=3) ERROR 11-25 10:00:00 [x.py:1] ValueError: no such thing as KEY."
+    )
+    with pytest.raises(  # its key is shown to nobody
+        LoadFailed, match=r"vLLM ended while loading \(exit code 3\).*said: ValueError: no such thing as \*\*\*\."
     ):
         supervised(lambda it: started(it, RECIPE))
     assert none_left(pids())
@@ -254,6 +258,38 @@ def test_nothing_is_left_when_the_app_is_killed(pids: Callable[[], list[int]], t
     assert none_left([*pids(), int(companion)])
 
 
+def test_the_companion_ends_all_before_the_supervisor_ends_it() -> None:
+    assert foreign.TERMINATE_GRACE_S + foreign.KILL_GRACE_S < supervisor.TERMINATE_GRACE_S
+
+
+def test_a_question_that_cannot_be_asked_is_no_healthy_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cannot(*_: object) -> None:
+        raise ValueError("no url")
+
+    async def ask() -> None:
+        server = await ForeignServer.start("X", "token", ("sleep", "60"), {}, tmp_path, lambda _line: None)
+        try:
+            await server.healthy("nowhere")
+        finally:
+            await server.end(5)
+
+    monkeypatch.setattr(foreign_server, "_ask_until_healthy", cannot)
+    with pytest.raises(ValueError, match="no url"):
+        asyncio.run(ask())
+
+
+def test_an_interpreter_that_tells_no_version_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python, pid = tmp_path / "python", tmp_path / "pid"
+    python.write_text(f"#!/bin/sh\necho $$ > {pid}\nexec sleep 60\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(foreign_server, "VERSION_TIMEOUT_S", 1.0)
+    with pytest.raises(LoadFailed, match="cannot be run: no answer within 1 s"):
+        asyncio.run(foreign_server.version_of(python, "vllm", "vLLM"))
+    assert none_left([int(pid.read_text())])
+
+
 COMPANION = Path(__file__).parents[1] / "engines" / "companion_with_gpu.py"
 
 
@@ -286,3 +322,8 @@ def test_admission_refuses_a_method_that_the_engine_lacks(gpu: Hardware, engine:
     refusal = contextlib.nullcontext() if loads else pytest.raises(RecipeError, match="SGLang loads no checkpoint")
     with refusal:
         require_foreign(RECIPE.replace({"engine": engine}), resolved, gpu)
+    if loads:
+        with pytest.raises(RecipeError, match="already quantized"):
+            require_foreign(
+                RECIPE.replace({"engine": engine, "quantization.scheme": "torchao-fp8-dynamic"}), resolved, gpu
+            )
