@@ -12,12 +12,24 @@ from typing import Any
 from mcp_core.hardware import Hardware
 from mcp_core.recipe import Recipe
 
-__all__ = ["KV_TYPE", "LIBRARY", "NO_PROMPT_LOGPROBS", "refusals", "slot_tokens", "slots", "with_engine"]
+__all__ = [
+    "KV_TYPE",
+    "LIBRARY",
+    "NO_PROMPT_LOGPROBS",
+    "PASS_TOKENS",
+    "refusals",
+    "slot_tokens",
+    "slots",
+    "unread",
+    "with_engine",
+]
 
 LIBRARY = "xllamacpp"
 NO_PROMPT_LOGPROBS = "llama.cpp's server gives no log-probabilities of a prompt."
 # llama.cpp's own default for keys and values, and the only type that a Recipe can ask for.
 KV_TYPE = "f16"
+# Most tokens of a prompt in one pass, llama.cpp's own default.
+PASS_TOKENS = 512
 # Every slot's keys and values are allocated when the model loads, so that batching.max_requests, which also counts
 # waiting requests (64 by default), would take 6 GB for a model of 135M; measured decode no longer gains at 16.
 MOST_SLOTS = 16
@@ -52,6 +64,11 @@ def refusals(recipe: Recipe, hardware: Hardware) -> Iterator[tuple[str, str, str
     device = hardware.device(recipe.device)
     if device is not None and device.kind != "cpu":
         yield "device", f"the installed {LIBRARY} is built for CPUs.", "Set it to cpu."
+    yield from unread(recipe)
+
+
+def unread(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+    """The same of what llama.cpp cannot honour on any machine."""
     if recipe.batching.mode == "static":
         yield "batching.mode", "llama.cpp batches continuously or not at all.", "Choose continuous or off."
     default = Recipe()

@@ -63,6 +63,8 @@ class Course:
         if not self.begun:
             self.begun, self.cached = True, int(progress["cache"])
         processed = int(progress["processed"])
+        if self._asked_at:  # what it reads anew is not all prompt, and was counted
+            return
         self._computed += max(0, processed - max(self._processed, int(progress["cache"])))
         self._processed = processed
 

@@ -27,6 +27,7 @@ from mcp_core.inference.llama_cpp_server import Answer, stream_body, whole_body
 from mcp_core.inference.llama_cpp_tokens import TokenBytes
 from mcp_core.inference.mode import ModeFigures, Outcome, StepOutcome
 from mcp_core.recipe import Recipe
+from mcp_core.results import Failure
 
 __all__ = ["LlamaCppEngine"]
 
@@ -82,6 +83,7 @@ class LlamaCppEngine:
         self._ledger = Ledger(recipe.batching.max_requests, self._figures())
         self._since_s = 0.0
         self._wakened, self._waker = socket.socketpair()
+        self._waker.setblocking(False)  # full, it wakes anyway; and who wakes may hold the lock
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wakened, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._serve_forever, name="engine", daemon=True)
@@ -98,6 +100,11 @@ class LlamaCppEngine:
         documents = self._loaded.server.complete(whole_body(request, (), 0, _WARM_UP_TOKENS)).read_all()
         if len(documents[0]["tokens"]) != _WARM_UP_TOKENS:
             raise LoadFailed("llama.cpp generated nothing with this model.", "The worker's log says more.")
+        return None
+
+    @property
+    def kernel_name(self) -> str | None:
+        """llama.cpp does not tell."""
         return None
 
     @property
@@ -144,11 +151,14 @@ class LlamaCppEngine:
             return replace(self._ledger.stats(), running=len(self._running), queued=len(self._queue))
 
     def apply_live(self, recipe: Recipe) -> None:
-        """Take over batching and prefix cache. Raises RequestRejected for more slots than were loaded."""
+        """Take over batching and prefix cache. Raises RequestRejected for what llama.cpp cannot do so."""
+        for field_name, reason, hint in llama_cpp.unread(recipe):
+            raise RequestRejected(f"{field_name}: {reason}", hint, param=field_name)
         width = llama_cpp.slots(recipe)
         if recipe.batching.mode != self._recipe.batching.mode and width > len(self._slots):
             raise RequestRejected(
-                f"llama.cpp allocated {len(self._slots)} slot when it loaded, and continuous needs {width}.",
+                f"llama.cpp allocated {len(self._slots)} slot{'s' if len(self._slots) > 1 else ''} when it loaded, "
+                f"and continuous needs {width}.",
                 "Load the Recipe anew.",
                 param="batching.mode",
             )
@@ -215,15 +225,27 @@ class LlamaCppEngine:
                 if not self._queue or len(self._running) >= self._width:
                     return
                 request = self._queue.popleft()
-                slot = self._slot_for(request)
-                course = Course(request, self._loaded.eos_ids, self._bytes)
-                if not self._running:
-                    self._since_s = time.perf_counter()
-                reuse = self._recipe.prefix_cache and slot.tenant == request.tenant
-                answer = self._loaded.server.complete(stream_body(request, (), slot.number, reuse=reuse))
-                slot.busy, slot.tenant = True, request.tenant
-                running = self._running[request.id] = _Running(course, slot, answer)
-            self._selector.register(answer, selectors.EVENT_READ, running)
+                try:
+                    self._begin(request)
+                    continue
+                except OSError as error:
+                    _log.warning("llama.cpp could not be asked: %r", error)
+                cause = Failure.of(McpError("llama.cpp does not answer.", "The worker's log says more."))
+                event = self._ledger.end(request, "error", time.perf_counter(), cause)
+                self._changed.notify_all()
+            self._deliver([event])
+
+    def _begin(self, request: GenerationRequest) -> None:
+        """Called with the lock held: give it a slot, and ask. Raises OSError, and then it holds none."""
+        slot = self._slot_for(request)
+        course = Course(request, self._loaded.eos_ids, self._bytes)
+        if not self._running:
+            self._since_s = time.perf_counter()
+        reuse = self._recipe.prefix_cache and slot.tenant == request.tenant
+        answer = self._loaded.server.complete(stream_body(request, (), slot.number, reuse=reuse))
+        slot.busy, slot.tenant = True, request.tenant
+        running = self._running[request.id] = _Running(course, slot, answer)
+        self._selector.register(answer, selectors.EVENT_READ, running)
 
     def _slot_for(self, request: GenerationRequest) -> _Slot:
         """The free slot that holds most of the prompt, else the one that was not used for longest."""
@@ -259,7 +281,7 @@ class LlamaCppEngine:
                 self._ask_again(running)
         except McpError as error:
             return [course.failed(error)]
-        except (OSError, ValueError, LookupError) as error:
+        except Exception as error:  # noqa: BLE001 - the thread's boundary: requests may fail, the engine goes on
             _log.warning("an answer of llama.cpp could not be read: %r", error)
             return [course.failed(McpError("llama.cpp's answer broke off.", "The worker's log says more."))]
         return outcomes
@@ -314,7 +336,7 @@ class LlamaCppEngine:
             self._sink(events)
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # closed meanwhile
+        with contextlib.suppress(OSError):  # closed meanwhile, or full of bytes that wake
             self._waker.send(b"\0")
 
     def _figures(self) -> ModeFigures:

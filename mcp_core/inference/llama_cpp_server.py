@@ -23,7 +23,6 @@ from mcp_core.recipe import Recipe
 
 __all__ = ["Answer", "LlamaServer", "stream_body", "whole_body"]
 
-_UBATCH_TOKENS = 512  # llama.cpp's own default for one pass of a prompt
 _LOG_ERRORS = 1
 _RECEIVE_BYTES = 65_536
 # llama.cpp reads this seed as "any".
@@ -46,7 +45,7 @@ class LlamaServer:
             raise LoadFailed(f"llama.cpp could not load {model.name}.", "The worker's log says why.") from error
 
     def complete(self, body: dict[str, Any]) -> Answer:
-        """Begin a completion."""
+        """Begin a completion. Raises OSError."""
         return Answer(self._address, "/completion", body)
 
     def tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -64,7 +63,8 @@ class LlamaServer:
 class Answer:
     """One request to the server while its answer comes in: JSON documents, one a token where it streams.
 
-    ``fileno`` is for selectors. ``close`` before the end cancels it: the server notices at its next token.
+    Made, it is sent; raises OSError. ``fileno`` is for selectors. ``close`` before the end cancels it: the server
+    notices at its next token.
     """
 
     def __init__(self, address: str, path: str, body: dict[str, Any]) -> None:
@@ -74,8 +74,12 @@ class Answer:
         self.ended = False
         payload = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: mcp\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        self._socket.connect(address)
-        self._socket.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
+        try:
+            self._socket.connect(address)
+            self._socket.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
+        except OSError:
+            self._socket.close()
+            raise
 
     def fileno(self) -> int:
         """Of the connection."""
@@ -178,7 +182,7 @@ def _parameters(model: Path, recipe: Recipe, max_context: int, slots: int) -> An
     parameters.n_parallel = slots
     parameters.n_ctx = slots * llama_cpp.slot_tokens(max_context)
     parameters.n_batch = max(recipe.batching.step_tokens, slots)
-    parameters.n_ubatch = min(parameters.n_batch, _UBATCH_TOKENS)
+    parameters.n_ubatch = min(parameters.n_batch, llama_cpp.PASS_TOKENS)
     parameters.n_threads_http = 2 * slots + 2  # a thread a connection; cancelled ones linger for a second
     parameters.fit_params = False  # it would shorten the context instead of failing
     parameters.cache_ram_mib = 0  # prefixes are reused from slots; a second copy is not in any footprint

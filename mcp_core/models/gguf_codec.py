@@ -121,13 +121,21 @@ def _converted(resolved: ResolvedModel, source: Path) -> Tokenizer:
     with FileLock(f"{file}.lock"):
         if not file.is_file():
             command = [sys.executable, "-m", "mcp_core.models.gguf_tokenizer", str(source), str(file)]
-            made = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-            if made.returncode != 0:
-                last = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
+            why = _why_it_failed(command)
+            if why:
                 raise InvalidModel(
-                    f"{source.name} has no tokenizer that can be read: {last[:300]}", "Choose another GGUF."
+                    f"{source.name} has no tokenizer that can be read: {why}", "Choose another GGUF."
                 )
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def _why_it_failed(command: list[str]) -> str:
+    """The last line that this command wrote before it failed; empty where it did not."""
+    try:
+        made = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"reading it takes longer than {_TIMEOUT_S} s"
+    return (made.stderr.strip().splitlines() or ["no reason given"])[-1][:300] if made.returncode else ""

@@ -20,7 +20,6 @@ IMPORTS_BYTES = 90 * _MB
 # llama.cpp's vocabulary and graph, our tokenizer, HTTP.
 _RUNTIME_BYTES = 48 * _MB
 _F16_BYTES, _F32_BYTES = 2, 4
-_PASS_TOKENS = 512
 
 
 def beside_weights(recipe: Recipe, architecture: Architecture, load: ServedLoad) -> tuple[KeyValueMemory, int, int]:
@@ -28,7 +27,7 @@ def beside_weights(recipe: Recipe, architecture: Architecture, load: ServedLoad)
     slots = max(llama_cpp.slots(recipe), load.concurrency)
     context = llama_cpp.slot_tokens(load.longest_allocation)
     per_token = architecture.kv_elements_per_token * _F16_BYTES
-    rows = min(recipe.batching.step_tokens, _PASS_TOKENS, load.longest_prompt)
+    rows = min(recipe.batching.step_tokens, llama_cpp.PASS_TOKENS, load.longest_prompt)
     activations = rows * 3 * (architecture.hidden + architecture.intermediate) * _F32_BYTES
     mask = rows * context * _F16_BYTES
     logits = slots * architecture.vocab * 2 * _F32_BYTES

@@ -78,3 +78,14 @@ def test_progress_counts_what_was_computed_and_what_was_cached() -> None:
             {"prompt_progress": {"total": 12, "cache": 5, "processed": processed}, "tokens": [0], "stop": False},
         )
     assert (one.begun, one.cached, one.take_computed(), one.take_computed()) == (True, 5, 7, 0)
+
+
+def test_a_prompt_that_is_asked_for_again_is_counted_once() -> None:
+    one = course()
+    progress = {"prompt_progress": {"total": 2, "cache": 0, "processed": 2}, "tokens": [0], "stop": False}
+    read(one, progress, token("a", ids("a")[0], 1), token("\ufffdb", ids("b")[0], 3))
+    one.asked_again()
+    read(one, end(2, tokens=tuple(ids("cb"))))
+    one.asked_again()
+    read(one, {**progress, "prompt_progress": {"total": 5, "cache": 4, "processed": 5}})
+    assert one.take_computed() == 2

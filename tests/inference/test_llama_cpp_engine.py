@@ -154,6 +154,49 @@ def test_a_cancelled_request_ends_queued_or_running_and_its_slot_serves_on(model
     assert engine.stats().cancelled_total == 5
 
 
+def test_a_request_that_cannot_be_asked_ends_once_and_the_next_is_served(
+    model, engine, collector, monkeypatch
+) -> None:
+    def gone(_: object) -> None:
+        raise ConnectionRefusedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.server), "complete", lambda _, body: gone(body))
+        engine.submit(request(model, "a"))
+        (event,) = collector.of("a")
+    assert (event.finish, event.token) == ("error", None)
+    assert "does not answer" in event.failure.message
+    engine.submit(request(model, "next"))
+    assert collector.of("next")[-1].finish == "stop"
+    assert (engine.stats().failed_total, engine.stats().finished_total) == (1, 1)
+
+
+def test_waking_never_waits_for_the_engine(model, collector, monkeypatch) -> None:
+    monkeypatch.setattr(type(model.server), "close", lambda _: None)
+    idle = LlamaCppEngine(model, RECIPE.replace({"batching.max_requests": 2000}), collector)  # not started
+    asked = request(model, "a")
+
+    def submit_all() -> None:
+        for _ in range(2000):
+            idle.submit(asked)
+
+    submitting = threading.Thread(target=submit_all, daemon=True)
+    submitting.start()
+    submitting.join(timeout=20)
+    assert not submitting.is_alive()
+    assert idle.stats().queued == 2000
+    idle.close()
+
+
+@pytest.mark.parametrize("changes", [{"batching.mode": "static"}, {"batching.max_wait_ms": 1.0}])
+def test_a_live_change_that_llama_cpp_does_not_read_is_refused(engine, changes) -> None:
+    (field,) = changes
+    with pytest.raises(RequestRejected, match=field) as caught:
+        engine.apply_live(RECIPE.replace(changes))
+    assert caught.value.param == field
+    assert engine.mode_name == "continuous, 4 slots"
+
+
 def test_the_context_is_the_recipes_and_not_the_slots(model, engine, collector) -> None:
     long = tuple(range(100, 100 + 250))
     engine.submit(GenerationRequest("a", long, 1000, GREEDY, ignore_eos=True))
