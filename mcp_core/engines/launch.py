@@ -5,11 +5,11 @@ This file does not know any engine's flags (``vllm.py``, ``sglang.py``) or how a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_core.recipe import DType, Recipe
+from mcp_core.recipe import DType, Recipe, SchemeName
 
 __all__ = [
     "DTYPE_NAMES",
@@ -19,6 +19,7 @@ __all__ = [
     "NotCarried",
     "Refusal",
     "common_environment",
+    "common_not_carried",
     "common_refusals",
     "running_requests",
 ]
@@ -32,8 +33,9 @@ PAGE_TOKENS = 16
 class Given:
     """What this machine adds to a Recipe: where the model lies, how long its context is, which port is free.
 
-    ``memory_share`` is the part of the whole device's memory that the server may take. ``scratch`` is a folder for
-    files that hold a secret; ``token`` is the key that clients will send. ``draft`` is the draft model's folder.
+    ``memory_share`` is the part of the whole device's memory that vLLM may take; SGLang finds its own, of what is
+    free. ``scratch`` is a folder for files that hold a secret; ``token`` is the key that clients will send.
+    ``draft`` is the draft model's folder.
     """
 
     folder: Path
@@ -93,8 +95,13 @@ def common_environment(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def common_refusals(recipe: Recipe, title: str) -> Iterator[Refusal]:
-    """What neither vLLM nor SGLang can do."""
+def common_refusals(
+    recipe: Recipe, title: str, schemes: Collection[SchemeName], other_scheme: str
+) -> Iterator[Refusal]:
+    """What neither vLLM nor SGLang can do.
+
+    ``schemes`` are those that the engine applies while it loads; ``other_scheme`` is what to do about another.
+    """
     if recipe.model.source not in ("hub", "folder", "shape"):
         yield Refusal(
             "model.source",
@@ -103,10 +110,32 @@ def common_refusals(recipe: Recipe, title: str) -> Iterator[Refusal]:
         )
     if recipe.batching.mode == "static":
         yield Refusal("batching.mode", f"{title} has no padded batches.", "Choose continuous or off.")
+    yield from _scheme(recipe, title, schemes, other_scheme)
     yield from _quantization(recipe, title)
     yield from _kv(recipe, title)
     yield from _switches(recipe, title)
     yield from _speculation(recipe, title)
+
+
+def common_not_carried(recipe: Recipe, title: str) -> Iterator[NotCarried]:
+    """What both have not, or do otherwise, with the same meaning."""
+    if recipe.kv.kind == "static":
+        yield NotCarried("kv.kind", "keys and values lie in pages, not in one static block.")
+    if recipe.kv.kind == "quantized-fp8":
+        yield NotCarried("kv.kind", "fp8 scales are the checkpoint's, else 1; ours are found for each sequence.")
+    if recipe.batching.mode == "continuous":
+        yield NotCarried("batching.max_requests", "one request more waits; it is not refused.")
+    if recipe.switches.cudnn_benchmark:
+        yield NotCarried("switches.cudnn_benchmark", f"{title} does not set it.")
+
+
+def _scheme(recipe: Recipe, title: str, schemes: Collection[SchemeName], other: str) -> Iterator[Refusal]:
+    options = recipe.quantization
+    if options.scheme not in schemes:
+        yield Refusal("quantization.scheme", f"{title} does not apply {options.scheme} while it loads.", other)
+    if options.scheme == "bnb-nf4" and not options.double_quant:
+        reason = f"{title} always quantizes the block scales of NF4 too."
+        yield Refusal("quantization.double_quant", reason, "Set it to true.")
 
 
 def _quantization(recipe: Recipe, title: str) -> Iterator[Refusal]:

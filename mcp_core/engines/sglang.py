@@ -17,6 +17,7 @@ from mcp_core.engines.launch import (
     NotCarried,
     Refusal,
     common_environment,
+    common_not_carried,
     common_refusals,
     running_requests,
 )
@@ -41,34 +42,18 @@ _ATTENTION = {
 
 def refusals(recipe: Recipe) -> Iterator[Refusal]:
     """What this Recipe asks that SGLang cannot do, or would do with another meaning."""
-    yield from common_refusals(recipe, _TITLE)
-    options = recipe.quantization
-    if options.scheme not in _SCHEMES:
-        reason = f"SGLang does not apply {options.scheme} while it loads."
-        yield Refusal("quantization.scheme", reason, _AS_CHECKPOINT)
-    if options.scheme == "bnb-nf4" and not options.double_quant:
-        yield Refusal(
-            "quantization.double_quant",
-            "SGLang always quantizes the block scales of NF4 too.",
-            "Set it to true.",
-        )
+    yield from common_refusals(recipe, _TITLE, _SCHEMES, _AS_CHECKPOINT)
 
 
 def not_carried(recipe: Recipe) -> Iterator[NotCarried]:
     """What SGLang has not, or does otherwise, with the same meaning."""
+    yield from common_not_carried(recipe, _TITLE)
     if recipe.attention not in _ATTENTION:
         yield NotCarried("attention", f"SGLang chooses its own kernel; it has no {recipe.attention}.")
-    if recipe.kv.kind == "static":
-        yield NotCarried("kv.kind", "keys and values lie in pages, not in one static block.")
-    if recipe.kv.kind == "quantized-fp8":
-        yield NotCarried("kv.kind", "fp8 scales are the checkpoint's, else 1; ours are found for each sequence.")
     if recipe.batching.mode == "continuous":
-        yield NotCarried("batching.max_requests", "one request more waits; it is not refused.")
         yield NotCarried("batching.step_tokens", "it bounds a chunk of a prompt; decoding tokens come on top.")
     if recipe.quantization.scheme == "torchao-fp8-dynamic":
         yield NotCarried("quantization.scheme", "SGLang's own fp8, with its own scales.")
-    if recipe.switches.cudnn_benchmark:
-        yield NotCarried("switches.cudnn_benchmark", "SGLang does not set it.")
 
 
 def launch(recipe: Recipe, given: Given) -> Launch:

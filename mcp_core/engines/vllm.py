@@ -1,4 +1,4 @@
-"""vLLM: a Recipe as ``vllm serve``'s command line, and what its log and counters say.
+"""vLLM: a Recipe as ``vllm serve``'s command line.
 
 The flags are those of vLLM 0.23 (``vllm/engine/arg_utils.py``, ``vllm/entrypoints/openai/cli_args.py``). This file
 does not know how the process is started.
@@ -16,6 +16,7 @@ from mcp_core.engines.launch import (
     NotCarried,
     Refusal,
     common_environment,
+    common_not_carried,
     common_refusals,
     running_requests,
 )
@@ -42,17 +43,7 @@ _ATTENTION = {
 
 def refusals(recipe: Recipe) -> Iterator[Refusal]:
     """What this Recipe asks that vLLM cannot do, or would do with another meaning."""
-    yield from common_refusals(recipe, _TITLE)
-    options = recipe.quantization
-    if options.scheme not in _SCHEMES:
-        reason = f"vLLM does not apply {options.scheme} while it loads."
-        yield Refusal("quantization.scheme", reason, _AS_CHECKPOINT)
-    if options.scheme == "bnb-nf4" and not options.double_quant:
-        yield Refusal(
-            "quantization.double_quant",
-            "vLLM always quantizes the block scales of NF4 too.",
-            "Set it to true.",
-        )
+    yield from common_refusals(recipe, _TITLE, _SCHEMES, _AS_CHECKPOINT)
     batching = recipe.batching
     if batching.mode == "continuous" and batching.step_tokens < batching.max_requests:
         yield Refusal(
@@ -64,22 +55,15 @@ def refusals(recipe: Recipe) -> Iterator[Refusal]:
 
 def not_carried(recipe: Recipe) -> Iterator[NotCarried]:
     """What vLLM has not, or does otherwise, with the same meaning."""
+    yield from common_not_carried(recipe, _TITLE)
     if recipe.attention in ("sdpa", "eager"):
         yield NotCarried("attention", f"vLLM chooses its own kernel; it has no {recipe.attention}.")
     if recipe.attention in ("flash_attention_2", "flash_attention_3"):
         yield NotCarried("attention", "which release of FlashAttention runs is vLLM's choice by the device.")
-    if recipe.kv.kind == "static":
-        yield NotCarried("kv.kind", "keys and values lie in pages, not in one static block.")
-    if recipe.kv.kind == "quantized-fp8":
-        yield NotCarried("kv.kind", "fp8 scales are the checkpoint's, else 1; ours are found for each sequence.")
-    if recipe.batching.mode == "continuous":
-        yield NotCarried("batching.max_requests", "one request more waits; it is not refused.")
     if recipe.quantization.scheme == "torchao-fp8-dynamic":
         yield NotCarried("quantization.scheme", "vLLM's own fp8: one weight scale a matrix, not one a row.")
     if recipe.compile:
         yield NotCarried("compile", "besides recording CUDA graphs, vLLM compiles the model.")
-    if recipe.switches.cudnn_benchmark:
-        yield NotCarried("switches.cudnn_benchmark", "vLLM does not set it.")
 
 
 def launch(recipe: Recipe, given: Given) -> Launch:

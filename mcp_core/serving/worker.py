@@ -8,7 +8,6 @@ the model fits (that was checked before).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -17,11 +16,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
-
-import uvicorn
 
 from mcp_core import conflicts, hardware, paths
 from mcp_core.errors import LoadFailed, McpError, RecipeError
@@ -34,6 +30,7 @@ from mcp_core.recipe import Recipe
 from mcp_core.results import MemoryAnalysis, ModuleMemory, Prediction
 from mcp_core.serving.api import create_app
 from mcp_core.serving.control import WorkerControl, control_routes
+from mcp_core.serving.http_server import HttpServer, http_config
 from mcp_core.serving.inbox import Inboxes
 from mcp_core.serving.listener import HOST, bind, listen
 from mcp_core.serving.memory_routes import MemoryAnswers
@@ -223,7 +220,8 @@ class _Worker:
             answers=answers,
         )
         port = listen(listener)
-        server = _Server(_config(service, control), lambda: self._channel.ready(port))
+        app = create_app(service, control_routes(control), hosts=(HOST,))
+        server = HttpServer(http_config(app), lambda: self._channel.ready(port))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, ending.set)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -232,35 +230,6 @@ class _Worker:
         await asyncio.to_thread(service.engine.close)  # streams still open end with an error event
         server.should_exit = True
         await serving
-
-
-class _Server(uvicorn.Server):
-    """uvicorn that says when it answers, and without signal handlers: the worker has its own way to end."""
-
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_started = on_started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_started()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _config(service: Service, control: WorkerControl) -> uvicorn.Config:
-    return uvicorn.Config(
-        create_app(service, control_routes(control), hosts=(HOST,)),
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        # Longer than a client keeps an idle connection, so that none is closed under a request.
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=1,
-    )
 
 
 def _import_heavy(recipe: Recipe, machine: Hardware) -> CudaCounters | None:

@@ -54,8 +54,8 @@ def model_form(model: ModelRef, key: Key) -> ModelRef:
 
 def _bundled(model: ModelRef, key: Key) -> ModelRef:
     st.caption(
-        "**SmolLM2-135M-Instruct**, installed with this app. Nothing is downloaded; its first load expands it to "
-        "dense weights on disk, once."
+        "**SmolLM2-135M-Instruct**, installed with this app. Nothing is downloaded. llama.cpp reads its GGUF as it "
+        "is; engine transformers expands it to dense weights on disk, once."
     )
     return ModelRef()
 
@@ -102,7 +102,8 @@ def _gguf(model: ModelRef, key: Key) -> ModelRef:
         placeholder="/path/to/model.gguf",
         key=key("model.gguf"),
         persist_state="session",
-        help="Its weights are expanded to dense safetensors once, on disk, and then served like any other.",
+        help="llama.cpp reads it as it is; for engine transformers its weights are expanded to dense safetensors "
+        "once, on disk.",
     )
     _say_roots()
     return _reference("gguf", asked, "Type the path of a .gguf file on this machine.")
