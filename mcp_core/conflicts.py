@@ -356,6 +356,12 @@ def _batching(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
             f"{recipe.kv.kind} holds one sequence; batching, prefix_cache and compile keep many.",
             "Choose dynamic, or batching.mode off without prefix_cache and compile.",
         )
+    if recipe.is_paged and recipe.attention not in ("sdpa", "flash_attention_3"):
+        yield Conflict(
+            "attention",
+            f"keys and values in pages are attended to by kernels of their own, not by {recipe.attention}.",
+            "Choose sdpa, or batching.mode off without prefix_cache and compile.",
+        )
     if mode == "static" and recipe.prefix_cache:
         yield Conflict("prefix_cache", "a padded batch shares no pages.", "Choose continuous, or leave it false.")
     if mode == "static" and recipe.compile:

@@ -300,6 +300,12 @@ class Recipe(_Value):
         return _digest({key: value for key, value in document.items() if value != {}})
 
     @property
+    def is_paged(self) -> bool:
+        """Whether keys and values of its sequences live in pages of one pool."""
+        mode = self.batching.mode
+        return mode == "continuous" or (mode == "off" and (self.prefix_cache or self.compile))
+
+    @property
     def numerics_key(self) -> str:
         """Digest of the part that can change logits."""
         document = self._distinct()

@@ -21,8 +21,9 @@ from mcp_core.inference.one_by_one import OneByOne
 from mcp_core.inference.paged.pages import PagePool
 from mcp_core.inference.paged.runner import PagedRunner
 from mcp_core.inference.paged.scheduler import Scheduler
+from mcp_core.inference.scoring import PromptScorer
 from mcp_core.inference.static_batch import StaticBatch
-from mcp_core.models.kv_pool import MOST_RUNNING, PAGE_TOKENS, is_paged, pool_pages
+from mcp_core.models.kv_pool import MOST_RUNNING, PAGE_TOKENS, pool_pages
 from mcp_core.models.loaded import LoadedModel, Report
 from mcp_core.recipe import Recipe
 
@@ -44,9 +45,9 @@ class Parts:
 def build_mode(parts: Parts) -> Mode:
     """The mode that this Recipe asks for, ready to serve. Raises RecipeError, OutOfMemory's causes."""
     recipe = parts.recipe
-    if recipe.kv.kind != "dynamic" and (recipe.batching.mode != "off" or is_paged(recipe)):
+    if recipe.kv.kind != "dynamic" and (recipe.batching.mode != "off" or recipe.is_paged):
         raise RecipeError(f"kv.kind: {recipe.kv.kind} holds one sequence at a time.", "Load with kv.kind dynamic.")
-    paged = recipe.batching.mode == "off" and is_paged(recipe)
+    paged = recipe.batching.mode == "off" and recipe.is_paged
     return _paged(parts, most_running=1) if paged else _MODES[recipe.batching.mode](parts)
 
 
@@ -59,7 +60,7 @@ def _static(parts: Parts) -> Mode:
     loaded, batching = parts.loaded, parts.recipe.batching
     return StaticBatch(
         loaded.model,
-        parts.decoder,
+        _scorer(parts),
         parts.new_cache,
         loaded.eos_ids,
         loaded.max_context,
@@ -78,16 +79,15 @@ def _paged(parts: Parts, most_running: int) -> Mode:
     device = loaded.model.get_input_embeddings().weight.device
     pages = pool_pages(recipe, loaded.resolved.architecture, loaded.max_context, device.type, _free_bytes(device))
     pool = PagePool(pages + 1, PAGE_TOKENS, share=recipe.prefix_cache)  # page 0 takes padding
-    runner = PagedRunner(loaded.model, pages + 1, PAGE_TOKENS)
+    runner = PagedRunner(loaded.model, pages + 1, PAGE_TOKENS, recipe.attention)
     name: str = recipe.batching.mode
     if recipe.compile:
         _record(runner, parts, most_running)
-        name = f"{name}, compiled"
+        name = f"{name}, recorded steps"
     return Continuous(
         Scheduler(pool, max(recipe.batching.step_tokens, most_running), most_running),
         runner,
-        parts.decoder,
-        parts.new_cache,
+        _scorer(parts),
         loaded.eos_ids,
         loaded.max_context,
         device,
@@ -95,11 +95,15 @@ def _paged(parts: Parts, most_running: int) -> Mode:
     )
 
 
+def _scorer(parts: Parts) -> PromptScorer:
+    return PromptScorer(parts.decoder, parts.new_cache, parts.is_cancelled)
+
+
 def _record(runner: PagedRunner, parts: Parts, most_running: int) -> None:
     def on_size(done: int, total: int) -> None:
         parts.report("compile", done / total, f"Recording decode steps: {done} of {total} batch sizes.")
 
-    parts.report("compile", 0.0, "Compiling the decode step; the first time takes a minute or more.")
+    parts.report("compile", 0.0, "Recording decode steps.")
     runner.record(most_running, -(-parts.loaded.max_context // PAGE_TOKENS), on_size=on_size)
 
 
@@ -110,12 +114,17 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _require_plain_attention(model: Any) -> None:
-    """Raise RecipeError for layers that see a window only, or keep something other than keys and values."""
+    """Raise RecipeError for layers that keep something other than all keys and values, or attend in their own way.
+
+    What a layer asks beyond that is seen when it is asked (``paged/attention.py``).
+    """
     kinds = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
+    found = ", ".join(f"layers of {kind}" for kind in sorted(kinds - {"full_attention"}))
+    if not getattr(model, "_supports_attention_backend", False):
+        found = f"{type(model).__name__}'s own attention"
+    if found:
         raise RecipeError(
-            f"batching.mode: this model has layers of {', '.join(sorted(kinds - {'full_attention'}))}; pages hold "
-            "full attention only.",
+            f"batching.mode: this model has {found}; pages hold plain causal attention only.",
             "Set batching.mode to static or off, and prefix_cache and compile to false.",
         )
 

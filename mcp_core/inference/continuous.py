@@ -7,19 +7,18 @@ know how pages are shared (``paged/``) or tokens chosen (``choosing.py``).
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Sequence
 
 import torch
 
 from mcp_core.errors import OutOfMemory
-from mcp_core.generation import FinishReason, GenerationRequest
+from mcp_core.generation import GenerationRequest
 from mcp_core.inference.choosing import Choice, Chooser, Row
-from mcp_core.inference.decoding import Decoder
-from mcp_core.inference.kv_cache import CacheFactory
+from mcp_core.inference.finish import finish_of
 from mcp_core.inference.mode import ModeFigures, Outcome, StepOutcome
 from mcp_core.inference.paged.runner import PagedRunner
 from mcp_core.inference.paged.scheduler import Part, Scheduler
+from mcp_core.inference.scoring import PromptScorer
 from mcp_core.models.kv_pool import MOST_RUNNING
 from mcp_core.models.load_errors import is_out_of_memory
 from mcp_core.recipe import Batching
@@ -34,7 +33,7 @@ _SMALLEST_STEP = 16
 
 
 class Continuous:
-    """``decoder`` scores prompts (echo with log-probabilities), which need logits of every position."""
+    """``kernel`` names what computes its attention."""
 
     wait_s = 0.0
 
@@ -42,8 +41,7 @@ class Continuous:
         self,
         scheduler: Scheduler,
         runner: PagedRunner,
-        decoder: Decoder,
-        new_cache: CacheFactory,
+        scorer: PromptScorer,
         eos_ids: frozenset[int],
         max_context: int,
         device: torch.device,
@@ -51,14 +49,13 @@ class Continuous:
         name: str = "continuous",
     ) -> None:
         self.name = name
+        self.kernel: str | None = runner.kernel
         self._scheduler = scheduler
         self._runner = runner
-        self._decoder = decoder
-        self._new_cache = new_cache
+        self._scorer = scorer
         self._eos_ids = eos_ids
         self._max_context = max_context
         self._chooser = Chooser(eos_ids, device)
-        self._scoring: deque[GenerationRequest] = deque()
         self._started: set[str] = set()
         self._at_work: tuple[GenerationRequest, ...] = ()
         self._halvings = 0
@@ -71,12 +68,13 @@ class Continuous:
     @property
     def room(self) -> int:
         """Free places among the sequences that may run."""
-        return self._scheduler.max_running - self._scheduler.running - self._scheduler.waiting - len(self._scoring)
+        held = self._scheduler.running + self._scheduler.waiting + len(self._scorer.waiting)
+        return self._scheduler.max_running - held
 
     def add(self, request: GenerationRequest) -> None:
         """Queue it."""
         if request.prompt_logprobs is not None:
-            self._scoring.append(request)
+            self._scorer.waiting.append(request)
         else:
             self._scheduler.add(request)
 
@@ -86,17 +84,13 @@ class Continuous:
         if sequence is not None:
             self._forget(sequence.request)
             return sequence.request
-        for request in self._scoring:
-            if request.id == request_id:
-                self._scoring.remove(request)
-                return request
-        return None
+        return self._scorer.drop(request_id)
 
     def step(self) -> StepOutcome:
         """One forward pass over all that take part, or one prompt scored."""
         parts = self._scheduler.plan()
         if not parts:
-            return self._score() if self._scoring else StepOutcome()
+            return self._score() if self._scorer.waiting else StepOutcome()
         self._at_work = tuple(part.sequence.request for part in parts)
         started = tuple(self._newly_started(parts))
         prefill = sum(part.count for part in parts if part.sequence.output_count == 0)
@@ -114,14 +108,14 @@ class Continuous:
 
     def held(self) -> tuple[GenerationRequest, ...]:
         """Running ones first."""
-        return (*self._scheduler.requests(), *self._scoring)
+        return (*self._scheduler.requests(), *self._scorer.waiting)
 
     def figures(self) -> ModeFigures:
         """Sequences, tokens and pages."""
         scheduler, pool = self._scheduler, self._scheduler.pool
         return ModeFigures(
             running=scheduler.running,
-            waiting=scheduler.waiting + len(self._scoring),
+            waiting=scheduler.waiting + len(self._scorer.waiting),
             kv_tokens=scheduler.tokens_held,
             kv_capacity_tokens=pool.capacity * pool.page_size,
             kv_pages_used=pool.used,
@@ -132,7 +126,7 @@ class Continuous:
         )
 
     def set_limits(self, batching: Batching) -> None:
-        """How many sequences may run at once, within what was compiled for."""
+        """How many sequences may run at once."""
         if self._scheduler.max_running > 1:
             self._scheduler.max_running = min(batching.max_requests, MOST_RUNNING)
 
@@ -156,18 +150,12 @@ class Continuous:
         """The sequence has one more token; it may be its last."""
         sequence = part.sequence
         sequence.tokens.append(choice.token)
-        finish = self._finish(sequence.request, choice.token, sequence.output_count)
+        count = sequence.output_count
+        finish = finish_of(sequence.request, choice.token, count, self._eos_ids, self.longest)
         if finish is not None:
             self._scheduler.end(sequence)
             self._forget(sequence.request)
         return Outcome(sequence.request, choice.token, finish, choice.logprob)
-
-    def _finish(self, request: GenerationRequest, token: int, count: int) -> FinishReason | None:
-        if token in self._eos_ids and not request.ignore_eos:
-            return "stop"
-        if count >= request.max_tokens or len(request.prompt) + count >= self.longest:
-            return "length"
-        return None
 
     def _newly_started(self, parts: Sequence[Part]) -> list[tuple[GenerationRequest, int]]:
         fresh = [part.sequence for part in parts if part.sequence.request.id not in self._started]
@@ -175,14 +163,9 @@ class Continuous:
         return [(sequence.request, sequence.cached) for sequence in fresh]
 
     def _score(self) -> StepOutcome:
-        """One prompt, scored by itself; up to its first token where one is asked for."""
-        request = self._scoring.popleft()
+        request = self._scorer.waiting.popleft()
         self._at_work = (request,)
-        outcomes = [
-            Outcome(request, step.token, step.finish, step.logprob, step.prompt_logprobs)
-            for step in self._decoder.steps(request, self._new_cache(), lambda: False)
-        ]
-        return StepOutcome(tuple(outcomes), ((request, 0),), len(request.prompt), 1)
+        return self._scorer.score(request)
 
     def _after_lack_of_memory(self, parts: Sequence[Part]) -> list[Outcome]:
         """Every sequence waits again with what it has so far, and steps are half as large; at most twice."""

@@ -6,15 +6,17 @@ This file does not know about queues, threads or HTTP (``engine.py`` and ``servi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from mcp_core.generation import PREFILL_CHUNK_TOKENS, FinishReason, GenerationRequest, TokenLogprob
+from mcp_core.inference.choosing import Chooser, Row
+from mcp_core.inference.finish import finish_of
 from mcp_core.inference.kv_cache import NoCache, extend
-from mcp_core.inference.sampling import Sampler, log_probabilities
+from mcp_core.inference.sampling import log_probabilities
 from mcp_core.inference.speculation import Proposer
 
 __all__ = ["Decoder", "Step"]
@@ -46,7 +48,6 @@ class Decoder:
         self.proposer = proposer
         self._model = model
         self._device: torch.device = next(model.parameters()).device
-        self._eos = torch.tensor(sorted(eos_ids), dtype=torch.long, device=self._device)
         self._eos_ids = eos_ids
         self._max_context = max_context
         self._chunk = PREFILL_CHUNK_TOKENS[self._device.type]
@@ -56,7 +57,6 @@ class Decoder:
         """Prefill, then decode; the first step carries the first token (or, with max_tokens 0, none)."""
         started = time.perf_counter()
         prompt = torch.tensor([request.prompt], dtype=torch.long, device=self._device)
-        sampler = Sampler(request.sampling, len(request.prompt), self._device)
         logits, prompt_logprobs = self._prefill(prompt, cache, request.prompt_logprobs, is_cancelled)
         if logits is None:
             yield Step(None, "cancelled", time.perf_counter() - started)
@@ -64,28 +64,25 @@ class Decoder:
         if request.max_tokens == 0:
             yield Step(None, "length", time.perf_counter() - started, prompt_logprobs=prompt_logprobs)
             return
-        history = prompt if sampler.needs_history else None
-        count = 0
-        ahead = _Ahead(self.proposer, request)
+        chooser, tokens = Chooser(self._eos_ids, self._device), list(request.prompt)
+        ahead = _Ahead(self.proposer)
         while True:
-            token, logprob = self._next_token(logits, history, request, sampler, count)
-            count += 1
-            value = int(token)
-            finish = self._finish(request, value, count)
-            yield Step(value, finish, time.perf_counter() - started, logprob, prompt_logprobs)
+            choice = chooser.choose(logits, [Row(request, tokens)])[0]
+            tokens.append(choice.token)
+            count = len(tokens) - len(request.prompt)
+            finish = finish_of(request, choice.token, count, self._eos_ids, self._max_context)
+            yield Step(choice.token, finish, time.perf_counter() - started, choice.logprob, prompt_logprobs)
             if finish is not None:
                 return
             if is_cancelled():
                 yield Step(None, "cancelled", 0.0)
                 return
             started, prompt_logprobs = time.perf_counter(), None
-            history = None if history is None else torch.cat([history, token], dim=1)
-            checked = ahead.after(value, cache)
+            checked = ahead.after(choice.token, cache)
             if checked is None:
-                guessed = ahead.guess(self._room(request, count))
-                tokens = torch.tensor([[value, *guessed]], device=self._device) if guessed else token
-                rows = self._forward(tokens, cache, logits_to_keep=1 + len(guessed))
-                checked = ahead.check(guessed, rows)
+                guessed = ahead.guess(tokens, self._room(request, count))
+                asked = torch.tensor([[choice.token, *guessed]], device=self._device)
+                checked = ahead.check(guessed, self._forward(asked, cache, logits_to_keep=1 + len(guessed)))
             logits = checked
 
     def _room(self, request: GenerationRequest, count: int) -> int:
@@ -115,36 +112,12 @@ class Decoder:
     def _forward(self, tokens: torch.Tensor, cache: Any, logits_to_keep: int) -> torch.Tensor:
         return extend(self._model, tokens, cache, logits_to_keep)
 
-    def _next_token(
-        self,
-        logits: torch.Tensor,
-        history: torch.Tensor | None,
-        request: GenerationRequest,
-        sampler: Sampler,
-        count: int,
-    ) -> tuple[torch.Tensor, TokenLogprob | None]:
-        scores = logits.float()
-        if count < request.min_tokens and not request.ignore_eos:
-            scores = scores.index_fill(-1, self._eos, -torch.inf)
-        token = sampler.choose(scores, history)
-        if request.logprobs is None:
-            return token, None
-        return token, log_probabilities(logits, token[0], request.logprobs)[0]
-
-    def _finish(self, request: GenerationRequest, token: int, count: int) -> FinishReason | None:
-        if token in self._eos_ids and not request.ignore_eos:
-            return "stop"
-        if count >= request.max_tokens or len(request.prompt) + count >= self._max_context:
-            return "length"
-        return None
-
 
 class _Ahead:
     """Logits of guessed tokens that have been computed and not yet been compared with what is chosen."""
 
-    def __init__(self, proposer: Proposer | None, request: GenerationRequest) -> None:
+    def __init__(self, proposer: Proposer | None) -> None:
         self._proposer = proposer
-        self._tokens = list(request.prompt)
         self._guessed: list[int] = []
         self._rows: list[torch.Tensor] = []
         if proposer is not None:
@@ -154,7 +127,6 @@ class _Ahead:
         """Logits after ``chosen`` if it was guessed; else None, and the cache is cut back to what was chosen."""
         if self._proposer is None:
             return None
-        self._tokens.append(chosen)
         if self._guessed and self._guessed[0] == chosen:
             self._proposer.count.accepted += 1
             self._guessed.pop(0)
@@ -164,9 +136,9 @@ class _Ahead:
         self._guessed, self._rows = [], []
         return None
 
-    def guess(self, most: int) -> list[int]:
-        """What may follow the tokens chosen so far."""
-        return self._proposer.propose(self._tokens, most) if self._proposer is not None else []
+    def guess(self, tokens: Sequence[int], most: int) -> list[int]:
+        """What may follow ``tokens``, the prompt and the reply so far."""
+        return self._proposer.propose(tokens, most) if self._proposer is not None else []
 
     def check(self, guessed: list[int], rows: torch.Tensor) -> torch.Tensor:
         """Keep the logits ``rows [1, 1 + guessed, vocab]`` of the guesses; returns those after the chosen token."""

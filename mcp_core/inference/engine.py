@@ -18,7 +18,7 @@ from typing import Protocol
 
 import torch
 
-from mcp_core.errors import ContextTooLong, McpError, OutOfMemory, QueueFull, RequestRejected
+from mcp_core.errors import Busy, ContextTooLong, McpError, OutOfMemory, QueueFull, RequestRejected
 from mcp_core.generation import EngineStats, FinishReason, GenerationRequest, Sampling, TokenEvent
 from mcp_core.inference.batching import Parts, build_mode
 from mcp_core.inference.decoding import Decoder
@@ -109,6 +109,11 @@ class Engine:
         """How requests share the model now."""
         return self._mode.name
 
+    @property
+    def kernel_name(self) -> str | None:
+        """What computes attention now, where it is not the model's own implementation."""
+        return self._mode.kernel
+
     def warm_up(self) -> str | None:
         """Decode a few tokens before ``start``, so that the first request is not the slow one; the attention
         kernel that was seen in it, if it was sdpa's.
@@ -164,7 +169,7 @@ class Engine:
         Raises the error that it met; then the old mode serves on.
         """
         if _mode_of(recipe) != _mode_of(self._recipe):
-            self._swap_to(recipe, timeout_s)
+            self._swap_to(recipe, timeout_s)  # raises Busy while another change is under way
         with self._changed:
             self._ledger.max_requests = recipe.batching.max_requests
             self._mode.set_limits(recipe.batching)
@@ -173,6 +178,8 @@ class Engine:
     def _swap_to(self, recipe: Recipe, timeout_s: float) -> None:
         swap = _Swap(recipe, timeout_s, time.monotonic())
         with self._changed:
+            if self._swap is not None or self._closed:
+                raise Busy("The batching mode is being changed, or the worker is ending.", "Try again in a moment.")
             self._swap = swap
             self._changed.notify_all()
         swap.done.wait()
@@ -230,6 +237,9 @@ class Engine:
             else:
                 self._step_traced(traced)
         self._end_all("cancelled")
+        if self._swap is not None:
+            self._swap.error = Busy("The worker is ending.", "Load the model again.")
+            self._swap.done.set()
 
     def _wait_for_work(self) -> bool:
         """Until there is a request, a swap or a cancellation to look at; False when closed."""
@@ -242,14 +252,20 @@ class Engine:
 
     def _feed(self) -> GenerationRequest | None:
         """Give the mode what it has room for; one of them that is to be traced."""
-        traced = None
+        traced, too_long = None, []
         with self._changed:
             while self._queue and self._swap is None and self._mode.room > 0:
                 request = self._queue.popleft()
+                if self._is_too_long(request):  # it was accepted before another mode took over
+                    failure = Failure.of(self._context_error(request))
+                    too_long.append(self._ledger.end(request, "error", time.perf_counter(), failure))
+                    continue
                 self._mode.add(request)
                 self._in_mode.add(request.id)
                 if request.id in self._traces:
                     traced = request
+        if too_long:
+            self._sink(too_long)
         return traced
 
     def _step(self) -> None:
@@ -259,7 +275,7 @@ class Engine:
         try:
             outcome = self._mode.step()
         except Exception as error:  # noqa: BLE001 - the thread's boundary: requests may fail, the engine goes on
-            self._fail(self._mode.at_work(), as_error(error))
+            self._fail(as_error(error))
             return
         with self._changed:
             events = self._ledger.take(outcome, began_s, time.perf_counter())
@@ -288,7 +304,10 @@ class Engine:
         if events:
             self._sink(events)
 
-    def _fail(self, requests: Sequence[GenerationRequest], error: McpError) -> None:
+    def _fail(self, error: McpError) -> None:
+        """The requests of the step that was tried end with it; all, where it is not known which those were."""
+        tried = [request for request in self._mode.at_work() if request.id in self._in_mode]
+        requests = tried or self._mode.held()
         _log.warning("%d requests failed: %s", len(requests), error.message)
         if isinstance(error, OutOfMemory) and torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -354,21 +373,37 @@ class Engine:
             self._check.of(mode)
         except Exception as error:  # noqa: BLE001 - whatever it was, the old mode serves on and the asker is told
             swap.error = as_error(error)
-            mode = self._build(before)
+            mode = self._rebuild(before)
         else:
             self._recipe = swap.recipe
         self._mode = mode
 
-    def _validate(self, request: GenerationRequest) -> None:
+    def _rebuild(self, recipe: Recipe) -> Mode:
+        """The mode there was; where even that fails, one request at a time, which needs no memory of its own."""
+        try:
+            return self._build(recipe)
+        except Exception as error:  # noqa: BLE001 - a worker that serves slowly is better than one that does not
+            _log.warning("the batching mode could not be built again: %s", first_line(error))
+            plain = {"batching.mode": "off", "prefix_cache": False, "compile": False}
+            return self._build(recipe.replace(plain))
+
+    def _is_too_long(self, request: GenerationRequest) -> bool:
         longest = min(self._loaded.max_context, self._mode.longest)
+        return len(request.prompt) >= longest + (request.max_tokens == 0)
+
+    def _context_error(self, request: GenerationRequest) -> ContextTooLong:
+        longest = min(self._loaded.max_context, self._mode.longest)
+        return ContextTooLong(
+            f"The prompt has {len(request.prompt)} tokens; the context holds {longest}.",
+            "Shorten it, or raise kv.max_context (or batching.kv_blocks) in the Recipe.",
+            param="prompt",
+        )
+
+    def _validate(self, request: GenerationRequest) -> None:
         if not request.prompt:
             raise RequestRejected("The prompt is empty.", "Send at least one token.", param="prompt")
-        if len(request.prompt) >= longest + (request.max_tokens == 0):
-            raise ContextTooLong(
-                f"The prompt has {len(request.prompt)} tokens; the context holds {longest}.",
-                "Shorten it, or raise kv.max_context (or batching.kv_blocks) in the Recipe.",
-                param="prompt",
-            )
+        if self._is_too_long(request):
+            raise self._context_error(request)
         if min(request.prompt) < 0 or max(request.prompt) >= self._loaded.vocab_size:
             raise RequestRejected(
                 f"Token ids go from 0 to {self._loaded.vocab_size - 1}.", "Check the tokenizer.", param="prompt"

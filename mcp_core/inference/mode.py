@@ -63,7 +63,11 @@ class Mode(Protocol):
 
     @property
     def name(self) -> str:
-        """As Recipe.batching.mode, with what it adds: "continuous, compiled"."""
+        """As Recipe.batching.mode, with what it adds: "continuous, recorded steps"."""
+
+    @property
+    def kernel(self) -> str | None:
+        """What computes attention, where it is not the model's own implementation."""
 
     @property
     def longest(self) -> int:

@@ -14,7 +14,7 @@ from mcp_core.errors import LoadFailed
 from mcp_core.generation import GenerationRequest, Sampling
 from mcp_core.inference.decoding import Decoder
 from mcp_core.inference.kv_cache import CacheFactory
-from mcp_core.inference.mode import Mode
+from mcp_core.inference.mode import Mode, Outcome
 from mcp_core.inference.step_errors import as_error
 from mcp_core.memory.attention import backend_in, backend_words
 from mcp_core.models.loaded import LoadedModel
@@ -22,6 +22,8 @@ from mcp_core.models.loaded import LoadedModel
 __all__ = ["ModeCheck"]
 
 _TOKENS = 4
+# In 16 bits near ties fall either way: then the plain decoder's first token has to be among a mode's likeliest.
+_AMONG = 5
 
 
 class ModeCheck:
@@ -51,18 +53,25 @@ class ModeCheck:
         return backend_words(prefill, decode)
 
     def of(self, mode: Mode) -> None:
-        """The prompt through a mode; in fp32 its tokens have to be the plain decoder's. Raises LoadFailed."""
-        request = self._request()
+        """The prompt through a mode: in fp32 its tokens have to be the plain decoder's. Raises LoadFailed."""
+        request = self._request(logprobs=_AMONG)
         mode.add(request)
-        tokens: list[int] = []
+        outcomes: list[Outcome] = []
         while any(held.id == request.id for held in mode.held()):
-            tokens += [each.token for each in mode.step().outcomes if each.token is not None]
+            outcomes += [each for each in mode.step().outcomes if each.token is not None]
             time.sleep(mode.wait_s)
-        exact = self._loaded.effective.dtype == "fp32" and self._expected
-        if len(tokens) != _TOKENS or (exact and tokens != self._expected):
+        if len(outcomes) != _TOKENS or not self._agrees(outcomes):
             raise LoadFailed(
                 f"Batching mode {mode.name} does not give this model's own tokens.", "Choose another batching mode."
             )
+
+    def _agrees(self, outcomes: Sequence[Outcome]) -> bool:
+        if not self._expected:
+            return True
+        if self._loaded.effective.dtype == "fp32":
+            return [each.token for each in outcomes] == self._expected
+        first = outcomes[0].logprob
+        return first is not None and self._expected[0] in {token for token, _ in first.top}
 
     def prompt(self, tokens: int = 16) -> tuple[int, ...]:
         """A fixed prompt of ordinary tokens that fits any context."""

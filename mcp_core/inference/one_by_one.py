@@ -23,6 +23,7 @@ class OneByOne:
     whether its caches keep keys and values at all."""
 
     name = "off"
+    kernel = None
     wait_s = 0.0
 
     def __init__(

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from mcp_core.generation import FinishReason, GenerationRequest
+from mcp_core.generation import GenerationRequest
 from mcp_core.inference.choosing import Choice, Chooser, Row
-from mcp_core.inference.decoding import Decoder
+from mcp_core.inference.finish import finish_of
 from mcp_core.inference.kv_cache import CacheFactory
 from mcp_core.inference.mode import ModeFigures, Outcome, StepOutcome
+from mcp_core.inference.scoring import PromptScorer
 from mcp_core.models.kv_pool import MOST_RUNNING
 from mcp_core.recipe import Batching
 
@@ -47,14 +48,15 @@ class _Batch:
 
 
 class StaticBatch:
-    """``size`` and ``max_wait_s`` may be changed between steps. Prompts to be scored run alone, by ``decoder``."""
+    """``size`` and ``max_wait_s`` may be changed between steps. Prompts to be scored run alone, by ``scorer``."""
 
     name = "static"
+    kernel = None
 
     def __init__(
         self,
         model: Any,
-        decoder: Decoder,
+        scorer: PromptScorer,
         new_cache: CacheFactory,
         eos_ids: frozenset[int],
         longest: int,
@@ -67,7 +69,7 @@ class StaticBatch:
         self.max_wait_s = max_wait_s
         self._now_s = now_s
         self._model = model
-        self._decoder = decoder
+        self._scorer = scorer
         self._new_cache = new_cache
         self._eos_ids = eos_ids
         self._device: torch.device = next(model.parameters()).device
@@ -111,7 +113,9 @@ class StaticBatch:
         if not self._waiting or self.wait_s > 0:
             return StepOutcome()
         if self._waiting[0][1].prompt_logprobs is not None:
-            return self._score(self._waiting.popleft()[1])
+            _, request = self._waiting.popleft()
+            self._at_work = (request,)
+            return self._scorer.score(request)
         return self._start([self._waiting.popleft()[1] for _ in range(self._fitting())])
 
     def at_work(self) -> tuple[GenerationRequest, ...]:
@@ -191,28 +195,14 @@ class StaticBatch:
 
     def _take(self, member: _Member, choice: Choice) -> Outcome:
         member.tokens.append(choice.token)
-        finish = self._finish(member, choice.token)
+        count = len(member.tokens) - len(member.request.prompt)
+        finish = finish_of(member.request, choice.token, count, self._eos_ids, self.longest)
         if finish is not None:
             self._end(member)
         return Outcome(member.request, choice.token, finish, choice.logprob)
-
-    def _finish(self, member: _Member, token: int) -> FinishReason | None:
-        request = member.request
-        if token in self._eos_ids and not request.ignore_eos:
-            return "stop"
-        full = len(member.tokens) >= self.longest
-        return "length" if full or len(member.tokens) - len(request.prompt) >= request.max_tokens else None
 
     def _end(self, member: _Member) -> None:
         member.ended = True
         self._chooser.forget(member.request.id)
         if self._batch is not None and all(each.ended for each in self._batch.members):
             self._batch = None
-
-    def _score(self, request: GenerationRequest) -> StepOutcome:
-        self._at_work = (request,)
-        outcomes = [
-            Outcome(request, step.token, step.finish, step.logprob, step.prompt_logprobs)
-            for step in self._decoder.steps(request, self._new_cache(), lambda: False)
-        ]
-        return StepOutcome(tuple(outcomes), ((request, 0),), len(request.prompt), 1)

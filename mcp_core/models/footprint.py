@@ -20,7 +20,7 @@ from mcp_core.models.attention_support import require_attention_of
 from mcp_core.models.calibration_memory import calibrating_bytes
 from mcp_core.models.correction import NONE, Correction
 from mcp_core.models.kv_memory import KeyValueMemory, keys_and_values
-from mcp_core.models.kv_pool import is_paged, page_bytes, pool_pages
+from mcp_core.models.kv_pool import page_bytes, pool_pages
 from mcp_core.models.packing import ModuleSize, PackedWeights, module_sizes, pack
 from mcp_core.models.prepared import PREPARED_DTYPE
 from mcp_core.models.runtime_memory import IMPORTS_BYTES, runtime_bytes
@@ -46,9 +46,10 @@ class Footprint:
     """All sizes in bytes, on ``device``, for ``concurrency`` sequences of ``context_tokens``.
 
     ``peak_bytes`` is the highest while serving them, the worker's imports excluded; it is the sum of ``parts``
-    (name, bytes). ``correction`` is in the runtime's part. ``load_peak_bytes`` is the highest from start to ready,
-    imports and, for a GGUF not yet prepared, preparing included. ``fits`` compares the larger of loading and
-    serving with ``free_bytes``; ``reason`` says so with the numbers.
+    (name, bytes). ``imports_bytes`` is what the host holds beside it. ``correction`` is in the runtime's part.
+    ``load_peak_bytes`` is the highest from start to ready, imports and, for a GGUF not yet prepared, preparing
+    included. ``fits`` compares the larger of loading and serving with ``free_bytes``; ``reason`` says so with the
+    numbers.
     """
 
     weights_bytes: int
@@ -69,6 +70,7 @@ class Footprint:
     parts: tuple[tuple[str, int], ...]
     concurrency: int = 1
     correction: Correction = NONE
+    imports_bytes: int = 0
 
     def as_prediction(self) -> Prediction:
         """What a Run keeps of it."""
@@ -173,12 +175,18 @@ class Predictor:
             parts=parts,
             concurrency=load.concurrency,
             correction=self._correction,
+            imports_bytes=self._imports_bytes if device.kind == "cpu" else 0,
         )
 
     @property
     def _as_stored(self) -> bool:
         """Whether the file's own weights are computed with: nothing is prepared, and torch is not imported."""
         return self.recipe.engine == "llama.cpp"
+
+    @property
+    def _imports_bytes(self) -> int:
+        """Host memory that the worker's libraries take before anything is loaded."""
+        return llama_cpp_memory.IMPORTS_BYTES if self._as_stored else IMPORTS_BYTES
 
     def _beside_weights(self, load: ServedLoad) -> tuple[KeyValueMemory, int, int]:
         """Keys and values, activations, and the rest."""
@@ -192,7 +200,7 @@ class Predictor:
     @functools.cached_property
     def _pool_bytes(self) -> int:
         """A paged engine allocates its pool whole on a device; on a host only pages that were used are resident."""
-        if self.device.kind == "cpu" or not is_paged(self.recipe):
+        if self.device.kind == "cpu" or not self.recipe.is_paged:
             return 0
         free_bytes = self.device.memory_free_bytes - self.weights.total_bytes
         pages = pool_pages(self.recipe, self.architecture, self.max_context, self.device.kind, free_bytes)
@@ -228,7 +236,7 @@ class Predictor:
     def _judge(self, peak: int, load_peak: int) -> tuple[bool, str]:
         """Whether it fits what is free now, and the numbers in words."""
         device, host = self.device, self._hardware.device("cpu")
-        imports = llama_cpp_memory.IMPORTS_BYTES if self._as_stored else IMPORTS_BYTES
+        imports = self._imports_bytes
         needs = [
             _Need(device, load_peak, "to load"),
             _Need(device, peak + (imports if device.kind == "cpu" else 0), "to serve"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from mcp_core.models.architecture import DTYPE_BYTES, Architecture
 from mcp_core.recipe import Recipe
 
-__all__ = ["MOST_RUNNING", "PAGE_TOKENS", "is_paged", "page_bytes", "pool_pages"]
+__all__ = ["MOST_RUNNING", "PAGE_TOKENS", "page_bytes", "pool_pages"]
 
 # Prefixes are shared by whole pages, and a sequence wastes half a page: small ones serve both.
 PAGE_TOKENS = 16
@@ -19,13 +19,6 @@ _HOST_SEQUENCES, _HOST_TOKENS = 16, 1024
 _DEVICE_SHARE = 0.9
 # Left on a device for the activations of a step and recorded graphs, beside the share.
 _DEVICE_RESERVE_BYTES = 3 * 10**9
-
-
-def is_paged(recipe: Recipe) -> bool:
-    """Whether this Recipe is served from a pool of pages."""
-    return recipe.batching.mode == "continuous" or (
-        recipe.batching.mode == "off" and (recipe.prefix_cache or recipe.compile)
-    )
 
 
 def page_bytes(recipe: Recipe, architecture: Architecture) -> int:

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from mcp_core import devices, paths
+from mcp_core import conflicts, devices, hardware, paths
 from mcp_core.errors import Busy, RequestRejected
 from mcp_core.recipe import Recipe
 from mcp_core.results import Memory
@@ -83,7 +83,7 @@ class WorkerControl:
             "title": model.title,
             "model": self.service.model_id,
             "recipe": self.recipe.model_dump(mode="json"),
-            "effective": model.effective.model_dump(mode="json") | {"batching_mode": self.service.engine.mode_name},
+            "effective": model.effective.model_dump(mode="json") | self._now(),
             "memory": self.memory().model_dump(mode="json"),
             "vocab_size": model.vocab_size,
             "special_ids": sorted(model.special_ids),
@@ -95,13 +95,22 @@ class WorkerControl:
             "numerics_key": self.recipe.numerics_key,
         }
 
+    def _now(self) -> dict[str, str]:
+        """What a live change of the batching mode changed."""
+        engine = self.service.engine
+        kernel = {"attention_backend": engine.kernel_name} if engine.kernel_name else {}
+        return {"batching_mode": engine.mode_name} | kernel
+
     def apply(self, asked: Recipe) -> None:
-        """Change the live fields to those of ``asked``. Raises Busy, or RequestRejected naming another field."""
-        self.holding.require_free()
+        """Change the live fields to those of ``asked``.
+
+        Raises RequestRejected naming another field, RecipeError for what does not go together.
+        """
         asked = _as_running(asked, self.recipe)
         for name in _differences(self.recipe.model_dump(), asked.model_dump()):
             if name not in _LIVE_FIELDS:
                 raise RequestRejected(f"{name} cannot change in a running worker.", "Load it anew.", param=name)
+        conflicts.require_runnable(asked, hardware.detect())
         self.service.engine.apply_live(asked)
         self.recipe = asked
 
@@ -138,7 +147,11 @@ def control_routes(control: WorkerControl) -> APIRouter:
     @router.post("/recipe")
     async def recipe(request: Request) -> dict[str, Any]:
         asked = Recipe.from_json(await request.body())
-        await asyncio.to_thread(control.apply, asked)  # another batching mode waits for what runs
+        control.holding.take(Hold(purpose="changing how it serves", pid=getpid()))
+        try:
+            await asyncio.to_thread(control.apply, asked)  # another batching mode waits for what runs
+        finally:
+            control.holding.release()
         return control.state()
 
     @router.post("/hold")

@@ -139,6 +139,8 @@ class FakeEngine:
         """As it says of itself."""
         return "continuous"
 
+    kernel_name = None
+
     def apply_live(self, recipe: Recipe, /) -> None:
         """Change how many requests may be held."""
         with self._changed:

@@ -82,6 +82,10 @@ class ServingEngine(Protocol):
     def mode_name(self) -> str:
         """How requests share the model now."""
 
+    @property
+    def kernel_name(self) -> str | None:
+        """What computes attention now, where it is not the model's own implementation."""
+
     def apply_live(self, recipe: Recipe, /) -> None:
         """Serve as its live fields say from now on. Blocks while running requests end; raises what it met."""
 

@@ -9,9 +9,11 @@ import time
 import pytest
 import torch
 
-from mcp_core.errors import ContextTooLong, McpError
+from mcp_core.errors import Busy, ContextTooLong, McpError, RecipeError
 from mcp_core.generation import Sampling
+from mcp_core.inference.paged import attention
 from mcp_core.recipe import Recipe
+from tests.inference.conftest import Gate
 from tests.inference.test_engine import greedy
 
 MODES = {
@@ -218,6 +220,149 @@ class TestSwap:
         assert engine.mode_name == "off"
         engine.submit(request_of("r"))
         assert recorder.wait_end("r").finish == "length"
+
+    def test_a_second_change_meanwhile_is_refused(self, make_engine, recorder, request_of):
+        engine = make_engine()
+        engine.submit(request_of("long", max_tokens=400, ignore_eos=True))
+        recorder.wait(lambda: len(recorder.of("long")) > 1)
+        first = threading.Thread(target=engine.apply_live, args=[self.recipe({"batching.mode": "continuous"})])
+        first.start()
+        while engine._swap is None and first.is_alive():
+            time.sleep(0.001)
+        with pytest.raises(Busy, match="being changed"):
+            engine.apply_live(self.recipe({"batching.mode": "static"}))
+        first.join(60)
+        assert engine.mode_name == "continuous"
+
+    def test_who_waits_for_a_change_is_told_when_the_worker_ends(self, make_engine, recorder, request_of):
+        engine = make_engine()
+        gate = Gate(engine, passes=3)
+        engine.submit(request_of("held", max_tokens=400))
+        gate.wait()
+        said: list[McpError] = []
+
+        def change():
+            try:
+                engine.apply_live(self.recipe({"batching.mode": "continuous"}))
+            except McpError as error:
+                said.append(error)
+
+        waiting = threading.Thread(target=change)
+        waiting.start()
+        while engine._swap is None:
+            time.sleep(0.001)
+        closing = threading.Thread(target=engine.close)
+        closing.start()
+        gate.open()
+        waiting.join(30)
+        closing.join(30)
+        assert [type(error) for error in said] == [Busy]
+
+    def test_a_waiting_prompt_that_the_new_pool_cannot_hold_ends_with_the_reason(
+        self, make_engine, recorder, request_of
+    ):
+        engine = make_engine({"batching.kv_blocks": 4})  # mode off does not use pages
+        gate = Gate(engine, passes=3)
+        engine.submit(request_of("running"))
+        gate.wait()
+        engine.submit(request_of("long", prompt=tuple(range(3, 203))))
+        changing = threading.Thread(
+            target=engine.apply_live, args=[self.recipe({"batching.kv_blocks": 4, "batching.mode": "continuous"})]
+        )
+        changing.start()
+        while engine._swap is None:
+            time.sleep(0.001)
+        gate.open()
+        end = recorder.wait_end("long")
+        changing.join(60)
+        assert (end.finish, end.failure.kind) == ("error", "context")
+        assert recorder.wait_end("running").finish == "length"
+
+    def test_where_not_even_the_old_mode_can_be_built_requests_are_served_one_by_one(
+        self, make_engine, recorder, request_of, monkeypatch
+    ):
+        engine = make_engine({"batching.mode": "continuous"})
+        build = engine._build
+
+        def broken(recipe):
+            if recipe.batching.mode != "off":
+                raise torch.OutOfMemoryError
+            return build(recipe)
+
+        monkeypatch.setattr(engine, "_build", broken)
+        with pytest.raises(McpError, match="Memory"):
+            engine.apply_live(self.recipe({"batching.mode": "static"}))
+        assert engine.mode_name == "off"
+        engine.submit(request_of("r"))
+        assert recorder.wait_end("r").finish == "length"
+
+    def test_a_mode_that_computes_something_else_is_refused_in_16_bits_too(self, make_engine, loaded, monkeypatch):
+        engine = make_engine(effective=loaded.effective.model_copy(update={"dtype": "bf16"}))
+        engine._check.warm_up()
+        build = engine._build
+
+        def confused(recipe):
+            mode = build(recipe)
+            if recipe.batching.mode == "continuous":
+                run = mode._runner.run
+                mode._runner.run = lambda parts: -run(parts)
+            return mode
+
+        monkeypatch.setattr(engine, "_build", confused)
+        with pytest.raises(McpError, match="own tokens"):
+            engine.apply_live(self.recipe({"batching.mode": "continuous"}))
+
+
+def test_a_fault_outside_any_request_ends_each_held_one_once(make_engine, recorder, request_of):
+    engine = make_engine({"batching.mode": "continuous"}, start=False)
+    step, broken = engine._mode.step, [False]
+
+    def step_or_fail():  # before it has said whose tokens are in it
+        if broken[0]:
+            broken[0] = False
+            raise ZeroDivisionError
+        return step()
+
+    engine._mode.step = step_or_fail
+    engine.submit(request_of("short", max_tokens=1))
+    engine.start()
+    recorder.wait_end("short")
+    broken[0] = True
+    engine.submit(request_of("next"))
+    assert recorder.wait_end("next").finish == "error"
+    engine.submit(request_of("after"))
+    assert recorder.wait_end("after").finish == "length"
+    ends = [event.request_id for event in recorder.events if event.finish]
+    assert sorted(ends) == ["after", "next", "short"]
+
+
+@pytest.mark.parametrize("mode", ["static", "continuous"])
+def test_a_prompt_that_is_scored_can_be_cancelled(make_engine, recorder, request_of, mode):
+    engine = make_engine({"batching.mode": mode}, start=False)
+    engine._decoder._chunk = 1
+    gate = Gate(engine, passes=5)
+    engine.start()
+    engine.submit(request_of("score", prompt=tuple(range(3, 203)), max_tokens=0, prompt_logprobs=0))
+    gate.wait()
+    engine.cancel("score")
+    gate.open()
+    end = recorder.wait_end("score")
+    assert end.finish == "cancelled"
+    assert engine.stats().prompt_tokens_total == 0
+
+
+@pytest.mark.parametrize("field", ["sliding_window", "softcap", "s_aux"])
+def test_attention_that_pages_cannot_compute_is_refused_by_name(field):
+    with pytest.raises(RecipeError, match=field):
+        attention._attend(None, None, None, None, None, paged=(None, None), **{field: 4})
+    with pytest.raises(RecipeError, match="do not reach"):
+        attention._attend(None, None, None, None, None)
+
+
+def test_a_model_with_its_own_attention_is_not_served_in_pages(make_engine, model, monkeypatch):
+    monkeypatch.setattr(type(model), "_supports_attention_backend", False)
+    with pytest.raises(RecipeError, match="own attention"):
+        make_engine({"batching.mode": "continuous"}, start=False)
 
 
 def test_lack_of_memory_in_a_step_loses_nothing(make_engine, recorder, request_of, prompts, expected):

@@ -6,7 +6,7 @@ import pytest
 
 from mcp_core.models.architecture import ResolvedModel
 from mcp_core.models.footprint import Predictor
-from mcp_core.models.kv_pool import PAGE_TOKENS, is_paged, page_bytes, pool_pages
+from mcp_core.models.kv_pool import PAGE_TOKENS, page_bytes, pool_pages
 from mcp_core.models.shapes import architecture_of
 from mcp_core.recipe import ModelRef, Recipe
 from tests.pages.fake_workbench import hardware
@@ -27,7 +27,7 @@ CONTINUOUS = Recipe(model=SHAPE).replace({"batching.mode": "continuous", "batchi
     ],
 )
 def test_which_recipes_are_paged(changes, paged):
-    assert is_paged(Recipe().replace(changes)) is paged
+    assert Recipe().replace(changes).is_paged is paged
 
 
 def test_a_page_of_a_7b_shape_weighs_what_sixteen_tokens_do():

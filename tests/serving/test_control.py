@@ -239,3 +239,45 @@ def test_our_client_speaks_it(serve: Serve, auth: dict[str, str], model_id: str)
     asyncio.run(story())
     assert server.calls == ["reset-peaks", "shutdown"]
     assert auth
+
+
+def test_a_live_change_that_does_not_go_together_is_refused(serve: Serve, auth: dict[str, str]) -> None:
+    server = serve()
+    asked = RECIPE.replace({"batching.mode": "static", "prefix_cache": True}).model_dump(mode="json")
+    status, answer = ask(server.url + "/control/recipe", auth, asked)
+    assert status == 400
+    assert "shares no pages" in answer["error"]["message"]
+    assert ask(server.url + "/control/state", auth, None, "GET")[1]["recipe"]["batching"]["mode"] == "off"
+
+
+def test_while_one_change_is_made_another_and_a_measurement_are_refused(
+    serve: Serve, auth: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    inside, go_on = threading.Event(), threading.Event()
+    apply = server.engine.apply_live
+
+    def slow(recipe: Recipe) -> None:
+        inside.set()
+        assert go_on.wait(30)
+        apply(recipe)
+
+    monkeypatch.setattr(server.engine, "apply_live", slow)
+    url, asked = server.url + "/control", RECIPE.replace({"batching.max_requests": 3}).model_dump(mode="json")
+    changing = threading.Thread(target=ask, args=(f"{url}/recipe", auth, asked))
+    changing.start()
+    assert inside.wait(30)
+    assert ask(f"{url}/recipe", auth, asked)[0] == 409
+    assert ask(f"{url}/hold", auth, {"purpose": "measuring", "pid": os.getpid()})[0] == 409
+    go_on.set()
+    changing.join(30)
+    assert ask(f"{url}/hold", auth, {"purpose": "measuring", "pid": os.getpid()})[0] == 200
+
+
+def test_the_state_tells_the_kernel_of_the_mode_that_runs(serve: Serve, auth: dict[str, str]) -> None:
+    server = serve()
+    state = ask(server.url + "/control/state", auth, None, "GET")[1]
+    before = state["effective"].get("attention_backend")
+    server.engine.kernel_name = "triton over pages"
+    after = ask(server.url + "/control/state", auth, None, "GET")[1]["effective"]
+    assert (before, after["attention_backend"]) == (None, "triton over pages")

@@ -6,15 +6,17 @@ This file does not know requests, or which kernel is best where (``kernels.py``)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers import AttentionInterface
 
+from mcp_core.errors import RecipeError
 from mcp_core.inference.paged.batch import PagedBatch
 from mcp_core.inference.paged.kernels import Kernel
 
-__all__ = ["NAME", "PagedCache", "register"]
+__all__ = ["NAME", "PagedCache", "head_dim_of", "register"]
 
 # transformers makes no mask for an implementation that it has no mask function for.
 NAME = "mcp_paged"
@@ -27,8 +29,7 @@ class PagedCache:
         self, config: Any, pages: int, page_size: int, dtype: torch.dtype, device: torch.device, kernel: Kernel
     ) -> None:
         text = config.get_text_config(decoder=True)
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        shape = (pages, page_size, text.num_key_value_heads, head_dim)
+        shape = (pages, page_size, text.num_key_value_heads, head_dim_of(config))
         self.page_size = page_size
         self.kernel = kernel
         # Zeros: padded rows read page 0, and what is not a number there would spread.
@@ -39,6 +40,12 @@ class PagedCache:
     def nbytes(self) -> int:
         """Bytes of the pool."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+
+def head_dim_of(config: Any) -> int:
+    """Width of one head."""
+    text = config.get_text_config(decoder=True)
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 
 def register() -> None:
@@ -54,13 +61,15 @@ def _attend(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     *,
-    paged: tuple[PagedCache, PagedBatch],
-    **_: Any,
+    paged: tuple[PagedCache, PagedBatch] | None = None,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """``query [1, heads, t, head_dim]``, ``key`` and ``value`` alike with kv_heads.
 
-    Returns ``[1, t, heads, head_dim]``.
+    Returns ``[1, t, heads, head_dim]``. Raises RecipeError for attention that pages cannot compute.
     """
+    _require_plain(paged, others)
+    assert paged is not None
     cache, batch = paged
     keys, values = cache.keys[module.layer_idx], cache.values[module.layer_idx]
     keys.flatten(0, 1).index_copy_(0, batch.slots, key[0].transpose(0, 1).to(keys.dtype))
@@ -68,3 +77,18 @@ def _attend(
     scale = scaling if scaling is not None else float(query.shape[-1]) ** -0.5
     attended = cache.kernel(query[0].transpose(0, 1), keys, values, batch, scale)
     return attended[None], None
+
+
+# What some models ask of attention beside scores, a causal mask and a scale; left out, their text would be wrong.
+_BEYOND_PLAIN = ("sliding_window", "softcap", "s_aux", "position_bias")
+
+
+def _require_plain(paged: object, others: Mapping[str, Any]) -> None:
+    asked = [name for name in _BEYOND_PLAIN if others.get(name) is not None]
+    if paged is None:
+        asked = ["arguments that do not reach its attention"]
+    if asked:
+        raise RecipeError(
+            f"batching.mode: this model has {', '.join(asked)}; pages hold plain causal attention only.",
+            "Set batching.mode to static or off, and prefix_cache and compile to false.",
+        )

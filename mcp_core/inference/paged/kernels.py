@@ -7,15 +7,19 @@ token sees the tokens of its sequence up to itself. This file does not know laye
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from mcp_core.inference.paged.batch import PagedBatch
+from mcp_core.recipe import Attention
 
 __all__ = ["Kernel", "flash3", "gathered", "kernel_for"]
+
+
+# Triton's blocks are powers of two.
+_TRITON_HEAD_DIMS = (16, 32, 64, 128, 256)
 
 
 class Kernel(Protocol):
@@ -27,14 +31,14 @@ class Kernel(Protocol):
         """Attention of every token over its sequence."""
 
 
-def kernel_for(device: torch.device, dtype: torch.dtype) -> tuple[str, Kernel]:
-    """The best one that is there, with its name."""
-    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
-        if find_spec("flash_attn_interface") is not None and torch.cuda.get_device_capability(device)[0] == 9:
-            return "flash_attention_3", flash3
+def kernel_for(device: torch.device, dtype: torch.dtype, head_dim: int, attention: Attention) -> tuple[str, Kernel]:
+    """The kernel for a Recipe's ``attention`` on that device, with its name. Ours against FA3: docs/h100.md."""
+    if attention == "flash_attention_3":
+        return "flash_attention_3 over pages", flash3
+    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and head_dim in _TRITON_HEAD_DIMS:
         from mcp_core.inference.paged.triton_kernels import triton_paged
 
-        return "triton", triton_paged
+        return "triton over pages", triton_paged
     return "sdpa over gathered pages", gathered
 
 

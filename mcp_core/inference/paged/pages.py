@@ -80,6 +80,8 @@ class PagePool:
         At least one token is left out: its logits have to be computed.
         """
         found: list[int] = []
+        if not self.share:
+            return found
         key = root
         for start in range(0, len(tokens) - self.page_size, self.page_size):
             key = self.key_after(key, tokens[start : start + self.page_size])

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from mcp_core.inference.paged import attention
-from mcp_core.inference.paged.attention import PagedCache
+from mcp_core.inference.paged.attention import PagedCache, head_dim_of
 from mcp_core.inference.paged.batch import Step, make_step
 from mcp_core.inference.paged.kernels import kernel_for
 from mcp_core.inference.paged.scheduler import Part
 from mcp_core.inference.paged.step_graph import StepGraphs
+from mcp_core.recipe import Attention
 
 __all__ = ["PagedRunner"]
 
@@ -24,11 +25,12 @@ __all__ = ["PagedRunner"]
 class PagedRunner:
     """Owns the pool's tensors and, on request, the recorded decode steps. ``kernel`` names attention's kernel."""
 
-    def __init__(self, model: Any, pages: int, page_size: int) -> None:
+    def __init__(self, model: Any, pages: int, page_size: int, implementation: Attention = "sdpa") -> None:
         weight = model.get_input_embeddings().weight
         self._model = model
         self._device: torch.device = weight.device
-        self.kernel, kernel = kernel_for(self._device, weight.dtype)
+        head_dim = head_dim_of(model.config)
+        self.kernel, kernel = kernel_for(self._device, weight.dtype, head_dim, implementation)
         self.cache = PagedCache(model.config, pages, page_size, weight.dtype, self._device, kernel)
         self._graphs: StepGraphs | None = None
         attention.register()
@@ -38,15 +40,10 @@ class PagedRunner:
         self,
         most: int,
         most_pages: int,
-        *,
-        compiled: dict[str, Any] | None = None,
         on_size: Callable[[int, int], None] = lambda _done, _all: None,
     ) -> None:
-        """Record decode steps of up to ``most`` sequences; with ``compiled`` options inductor fuses them first."""
-        forward = self._forward
-        if compiled is not None:
-            forward = torch.compile(forward, dynamic=False, options=compiled)
-        graphs = StepGraphs(forward, most, most_pages, self.cache.page_size, self._device)
+        """Record decode steps of up to ``most`` sequences of up to ``most_pages`` pages."""
+        graphs = StepGraphs(self._forward, most, most_pages, self.cache.page_size, self._device)
         with self._attention():
             graphs.record(on_size)
         self._graphs = graphs

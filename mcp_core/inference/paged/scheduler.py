@@ -134,7 +134,7 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence, budget: int) -> Part | None:
         """Begin the first waiting sequence, if the pool holds its next chunk and a page beyond."""
-        sequence.begin(self.pool, self.pool.root(sequence.request.tenant), shared=self.pool.share)
+        sequence.begin(self.pool, self.pool.root(sequence.request.tenant))
         count = min(budget, sequence.remaining)
         spare = 1 if self._running else 0
         if self.pool.available < self._pages_for(sequence, count) + spare or not sequence.reserve(self.pool, count):

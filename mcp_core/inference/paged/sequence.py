@@ -40,12 +40,11 @@ class Sequence:
         """Tokens that have yet to be computed before the next one can be chosen."""
         return len(self.tokens) - self.computed
 
-    def begin(self, pool: PagePool, root: PrefixKey, *, shared: bool) -> None:
+    def begin(self, pool: PagePool, root: PrefixKey) -> None:
         """Take over the pages of a known prefix. ``cached`` counts the prompt tokens it saves."""
         assert not self.pages
         self._keys = [root]
-        if shared:
-            self.pages = pool.find(self.tokens, root)
+        self.pages = pool.find(self.tokens, root)
         self.computed = len(self.pages) * pool.page_size
         for start in range(0, self.computed, pool.page_size):
             self._keys.append(pool.key_after(self._keys[-1], self.tokens[start : start + pool.page_size]))
@@ -66,7 +65,7 @@ class Sequence:
     def advance(self, pool: PagePool, count: int) -> None:
         """``count`` more tokens are computed; pages that became full are made findable."""
         self.computed += count
-        while len(self._keys) * pool.page_size <= self.computed:
+        while pool.share and len(self._keys) * pool.page_size <= self.computed:
             start = (len(self._keys) - 1) * pool.page_size
             key = pool.key_after(self._keys[-1], self.tokens[start : start + pool.page_size])
             pool.publish(self.pages[len(self._keys) - 1], key)
