@@ -52,13 +52,12 @@ class Job:
     secrets: dict[str, Any]
 
     def report(self, progress: Progress) -> None:
-        """Add one line to events.jsonl."""
-        event = {
-            "at_s": time.time(),
-            "stage": progress.stage,
-            "fraction": progress.fraction,
-            "message": progress.message,
-        }
+        """As ``tell``: whoever reads the events counts elapsed and remaining time anew."""
+        self.tell(progress.stage, progress.fraction, progress.message)
+
+    def tell(self, stage: str, fraction: float | None, message: str) -> None:
+        """Add one line to events.jsonl; ``fraction`` is 0..1 of the stage, None when unknown."""
+        event = {"at_s": time.time(), "stage": stage, "fraction": fraction, "message": message}
         with (self.folder / EVENTS).open("a") as file:
             file.write(json.dumps(event) + "\n")
 

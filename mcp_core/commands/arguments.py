@@ -19,6 +19,7 @@ from mcp_core.workload import WORKLOADS, Workload, workload_preset
 
 __all__ = [
     "add_json",
+    "add_progress",
     "add_recipe",
     "add_set",
     "add_workload",
@@ -56,6 +57,11 @@ def add_set(parser: argparse.ArgumentParser, *, workload: bool = False) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """--json."""
     parser.add_argument("--json", action="store_true", help="answer with one JSON document")
+
+
+def add_progress(parser: argparse.ArgumentParser) -> None:
+    """--progress."""
+    parser.add_argument("--progress", choices=("text", "json"), default="text", help="its form on stderr")
 
 
 def read_recipe(options: argparse.Namespace) -> Recipe:

@@ -11,6 +11,7 @@ from pathlib import Path
 from mcp_core import devices, hardware
 from mcp_core.commands.arguments import (
     add_json,
+    add_progress,
     add_recipe,
     add_set,
     add_workload,
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="judge the Recipe's fidelity, too, and see to it that there is a Run of the unquantized model",
     )
-    parser.add_argument("--progress", choices=("text", "json"), default="text", help="its form on stderr")
+    add_progress(parser)
     parser.add_argument("--force", action="store_true", help="load it even where it is estimated not to fit")
 
 

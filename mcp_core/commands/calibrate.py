@@ -9,7 +9,7 @@ import argparse
 
 from mcp_core import conflicts, hardware
 from mcp_core.calibration_report import CalibrationReport, LayerRange, require_calibrated
-from mcp_core.commands.arguments import add_json, add_recipe, add_set, hub_token, read_recipe
+from mcp_core.commands.arguments import add_json, add_progress, add_recipe, add_set, read_recipe
 from mcp_core.commands.job_run import run_job
 from mcp_core.commands.output import emit, say, table
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     add_set(parser)
     add_json(parser)
-    parser.add_argument("--progress", choices=("text", "json"), default="text", help="its form on stderr")
+    add_progress(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,7 +38,6 @@ def run(options: argparse.Namespace) -> int:
         f"calibration for {recipe.quantization.scheme}",
         {"recipe": resolved.model_dump(mode="json")},
         device=resolved.device,
-        secrets={"hub_token": hub_token()},
         progress_as_json=options.progress == "json",
     )
     if options.json:

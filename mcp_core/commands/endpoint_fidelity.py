@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 
-from mcp_core.commands.arguments import hub_token
 from mcp_core.commands.job_run import run_job
 from mcp_core.errors import InputError
 from mcp_core.evaluation.endpoint_recipe import require_url
@@ -48,7 +47,6 @@ def measure_endpoint(
             "text_sha256": text_sha256,
         },
         device=None,
-        secrets={"hub_token": hub_token()},
         progress_as_json=progress_as_json,
     )
     return Fidelity.model_validate(answer["fidelity"])

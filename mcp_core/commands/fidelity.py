@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from mcp_core import conflicts, hardware, texts
-from mcp_core.commands.arguments import add_json, add_recipe, add_set, hub_token, read_recipe, require_place
+from mcp_core.commands.arguments import (
+    add_json,
+    add_progress,
+    add_recipe,
+    add_set,
+    hub_token,
+    read_recipe,
+    require_place,
+)
 from mcp_core.commands.endpoint_fidelity import add_urls, measure_endpoint
 from mcp_core.commands.fidelity_table import show_fidelity
 from mcp_core.commands.job_run import run_job
@@ -39,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_urls(parser)
     parser.add_argument("--fresh", action="store_true", help="measure again what is known already")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the answer there, too")
-    parser.add_argument("--progress", choices=("text", "json"), default="text", help="its form on stderr")
+    add_progress(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -108,7 +116,6 @@ def measure_fidelity(
             "fresh": fresh,
         },
         device=conflicts.resolve(recipe, machine).device,
-        secrets={"hub_token": hub_token()},
         progress_as_json=progress_as_json,
     )
     return Fidelity.model_validate(answer["fidelity"])

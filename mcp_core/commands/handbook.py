@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mcp_core import conflicts, hardware
-from mcp_core.commands.arguments import add_json, add_set, hub_token, read_recipe
+from mcp_core.commands.arguments import add_json, add_progress, add_set, read_recipe
 from mcp_core.commands.job_run import run_job
 from mcp_core.commands.output import emit, say, size, table
 from mcp_core.errors import RecipeError
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RECIPE",
         help=f"whose model, device and threads to try it with: JSON file, or one of: {', '.join(RECIPES)}",
     )
-    parser.add_argument("--progress", choices=("text", "json"), default="text", help="its form on stderr")
+    add_progress(parser)
     add_set(parser)
     add_json(parser)
 
@@ -57,7 +57,6 @@ def _try(options: argparse.Namespace, recipe: Recipe, machine: Hardware) -> Expe
         what.job_title(recipe),
         {"name": what.name, "recipe": resolved.model_dump(mode="json")},
         device=resolved.device,
-        secrets={"hub_token": hub_token()},
         progress_as_json=options.progress == "json",
     )
     return ExperimentResult.model_validate(answer)

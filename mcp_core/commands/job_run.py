@@ -15,6 +15,7 @@ from typing import Any
 
 from mcp_core import devices, paths
 from mcp_core.child_process import ChildProcess, signal_name
+from mcp_core.commands.arguments import hub_token
 from mcp_core.commands.interrupts import run_until_stopped
 from mcp_core.commands.output import ProgressReport
 from mcp_core.errors import Cancelled, McpError, error_from
@@ -34,16 +35,14 @@ def run_job(
     request: dict[str, Any],
     *,
     device: str | None,
-    secrets: dict[str, Any] | None = None,
     progress_as_json: bool = False,
 ) -> dict[str, Any]:
-    """Run one job on ``device`` (None: it needs none) and return its answer.
+    """Run one job on ``device`` (None: it needs none) and return its answer. It is given the Hub token, if any.
 
     Raises Busy while others use the device, Cancelled when it is stopped by Ctrl-C, else the job's own error.
     """
-    return run_until_stopped(
-        _run(verb, title, request, device, secrets or {}, ProgressReport(as_json=progress_as_json))
-    )
+    report = ProgressReport(as_json=progress_as_json)
+    return run_until_stopped(_run(verb, title, request, device, {"hub_token": hub_token()}, report))
 
 
 async def _run(

@@ -13,9 +13,9 @@ from typing import Any
 from mcp_core import conflicts, hardware, texts
 from mcp_core.commands.arguments import (
     add_json,
+    add_progress,
     add_recipe,
     add_set,
-    hub_token,
     read_recipe,
     require_place,
     whole_number,
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", help="judge this running server, which serves the Recipe's model")
     parser.add_argument("--reference-url", metavar="URL", help="compare with this server instead of a worker")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the answer there, too")
-    parser.add_argument("--progress", choices=("text", "json"), default="text", help="its form on stderr")
+    add_progress(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -89,7 +89,6 @@ def _ask(options: argparse.Namespace, recipe: Recipe, verb: str, request: dict[s
         f"mcp-core quality {recipe.model.id}",
         asked | request,
         device=None,
-        secrets={"hub_token": hub_token()},
         progress_as_json=options.progress == "json",
     )
 

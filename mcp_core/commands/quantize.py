@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mcp_core import conflicts, hardware
 from mcp_core.checkpoint_formats import FORMATS, SavedCheckpoint, require_new_folder, require_savable
-from mcp_core.commands.arguments import add_json, add_recipe, add_set, hub_token, read_recipe
+from mcp_core.commands.arguments import add_json, add_progress, add_recipe, add_set, read_recipe
 from mcp_core.commands.job_run import run_job
 from mcp_core.commands.output import emit, say, size, table
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="library",
         help="; ".join(f"{name}: {about}" for name, about in FORMATS.items()),
     )
-    parser.add_argument("--progress", choices=("text", "json"), default="text", help="its form on stderr")
+    add_progress(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -45,7 +45,6 @@ def run(options: argparse.Namespace) -> int:
             "format": options.format,
         },
         device=resolved.device,
-        secrets={"hub_token": hub_token()},
         progress_as_json=options.progress == "json",
     )
     if options.json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mcp_core import conflicts, hardware
-from mcp_core.commands.arguments import add_json, add_recipe, add_set, hub_token, read_recipe, whole_number
+from mcp_core.commands.arguments import add_json, add_progress, add_recipe, add_set, read_recipe, whole_number
 from mcp_core.commands.job_run import run_job
 from mcp_core.commands.output import emit, say, size, table
 from mcp_core.decision.mixed_recipe import Mixed, keep_within_kl
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens to judge on, default 512",
     )
-    parser.add_argument("--progress", choices=("text", "json"), default="text", help="its form on stderr")
+    add_progress(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -55,7 +55,6 @@ def run(options: argparse.Namespace) -> int:
         f"sensitivity to {recipe.quantization.scheme}",
         {"recipe": resolved.model_dump(mode="json"), "by": options.by, "tokens": options.tokens},
         device=resolved.device,
-        secrets={"hub_token": hub_token()},
         progress_as_json=options.progress == "json",
     )
     sensitivity = Sensitivity.model_validate(answer)

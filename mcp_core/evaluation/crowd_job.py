@@ -24,7 +24,6 @@ from mcp_core.jobs import Job, Outcome, write_json
 from mcp_core.recipe import BatchingMode, Recipe
 from mcp_core.results import Failure
 from mcp_core.serving.client import Chunk, ServerClient
-from mcp_core.views import Progress
 from mcp_core.workload import Lengths, Workload
 
 __all__ = ["run"]
@@ -184,7 +183,7 @@ class _Board:
     def say(self, mode: BatchingMode, message: str, done: float = 0.0) -> None:
         """Progress: a mode counts for its share."""
         fraction = (self.plan.modes.index(mode) + done) / len(self.plan.modes)
-        self._job.report(Progress(f"batching {mode}", fraction, message, 0.0))
+        self._job.tell(f"batching {mode}", fraction, message)
 
     @contextlib.asynccontextmanager
     async def followed(self, mode: BatchingMode) -> AsyncIterator[None]:

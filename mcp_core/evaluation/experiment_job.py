@@ -28,7 +28,6 @@ from mcp_core.models.load_errors import memory_watched
 from mcp_core.models.loaded import LoadedModel
 from mcp_core.recipe import Recipe
 from mcp_core.results import now
-from mcp_core.views import Progress
 
 __all__ = ["REPEATS", "Sizes", "run"]
 
@@ -237,15 +236,11 @@ class _Study:
     def _load(self, recipe: Recipe) -> LoadedModel:
         token = self._job.secrets.get("hub_token")
         plain = recipe.replace({"switches": {}})  # an arm sets them, so that one model serves both
-
-        def report(stage: str, fraction: float | None, message: str) -> None:
-            self._job.report(Progress(stage, fraction, message, elapsed_s=0))
-
-        return loader.load(catalog.resolve(recipe.model, hub_token=token), plain, report, token)
+        return loader.load(catalog.resolve(recipe.model, hub_token=token), plain, self._job.tell, token)
 
     def _report(self, what: str) -> None:
         self._done += 1
-        self._job.report(Progress("measure", min(1.0, self._done / self._planned), what, elapsed_s=0))
+        self._job.tell("measure", min(1.0, self._done / self._planned), what)
 
     def _require_room_for_gradients(self) -> None:
         """Raises OutOfMemory where gradients and activations will not fit beside the weights."""

@@ -16,7 +16,6 @@ from mcp_core.evaluation.fidelity_plan import Plan, make_plan
 from mcp_core.jobs import Job, Outcome
 from mcp_core.recipe import Recipe
 from mcp_core.results import Fidelity
-from mcp_core.views import Progress
 
 __all__ = ["run"]
 
@@ -60,7 +59,7 @@ def _judge_and_keep(job: Job, plan: Plan, store: Store, stopped: threading.Event
     floor = store.noise_floor(key) if key and not job.request.get("fresh") else None
     judged = judge(
         plan,
-        lambda stage, part, text: job.report(Progress(stage, part, text, elapsed_s=0)),
+        job.tell,
         stopped,
         floor=floor,
         keep_floor=lambda fresh: store.keep_noise_floor(key, fresh) if key else None,

@@ -35,7 +35,6 @@ from mcp_core.models.load_errors import memory_watched
 from mcp_core.models.loaded import LoadedModel
 from mcp_core.recipe import Recipe
 from mcp_core.schemes import SCHEMES
-from mcp_core.views import Progress
 
 __all__ = ["TOGETHER", "Judge", "grouped", "measure", "packer_of", "passages", "run"]
 
@@ -58,7 +57,7 @@ async def run(job: Job) -> Outcome:
         for group in measure(study.judge, groups, study.pack):
             measured.append(group)
             share = len(measured) / (len(groups) + 1)
-            job.report(Progress("measure", share, f"{group.name}: KL {group.kl_mean:.2g} nats", elapsed_s=0))
+            job.tell("measure", share, f"{group.name}: KL {group.kl_mean:.2g} nats")
             await asyncio.sleep(0)  # where a cancellation arrives
     return Outcome("done", result=study.answer(job.request["by"], measured).model_dump(mode="json"))
 
@@ -250,11 +249,7 @@ def _load_dense(recipe: Recipe, job: Job) -> LoadedModel:
             f"{resolved.title} is a mixture of experts, which the dense model fuses: no scheme packs them there.",
             "Look into a model without experts.",
         )
-
-    def report(stage: str, fraction: float | None, message: str) -> None:
-        job.report(Progress(stage, fraction, message, elapsed_s=0))
-
-    loaded = loader.load(resolved, dense, report, token)
+    loaded = loader.load(resolved, dense, job.tell, token)
     if quantization.quantized_modules(loaded.model):
         raise RecipeError(
             f"{loaded.title} is a quantized checkpoint: its layers have no dense originals.",

@@ -42,12 +42,12 @@ class SideReport:
     def loading(self, progress: Progress) -> None:
         """The side's worker is being loaded."""
         message = f"{progress.stage}: {progress.message}" if progress.message else progress.stage
-        self._job.report(Progress(f"load the {self._side.name}", progress.fraction, message, 0.0))
+        self._job.tell(f"load the {self._side.name}", progress.fraction, message)
 
     def done(self, count: int) -> None:
         """So many are done."""
         message = f"{count} of {self._total} {self._noun}"
-        self._job.report(Progress(self._side.name, count / self._total, message, 0.0))
+        self._job.tell(self._side.name, count / self._total, message)
 
 
 async def sides_of(job: Job, text_sha256: str | None = None) -> Sides:

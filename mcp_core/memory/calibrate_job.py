@@ -26,7 +26,6 @@ from mcp_core.models.load_errors import foreign_errors
 from mcp_core.models.loaded import LoadedModel
 from mcp_core.recipe import Recipe
 from mcp_core.results import Calibrated
-from mcp_core.views import Progress
 
 __all__ = ["run"]
 
@@ -51,7 +50,7 @@ def _answer(job: Job, stop: threading.Event) -> Outcome:
     def report(stage: str, fraction: float | None, message: str) -> None:
         if stop.is_set():
             raise Cancelled("Calibrating was stopped.", "What was kept before is still there.")
-        job.report(Progress(stage, fraction, message, elapsed_s=0))
+        job.tell(stage, fraction, message)
 
     token = job.secrets.get("hub_token")
     resolved = catalog.resolve(recipe.model, hub_token=token)

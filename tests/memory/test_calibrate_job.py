@@ -81,7 +81,7 @@ def test_it_stops_at_the_next_passage_and_keeps_nothing_half(
 ) -> None:
     async def cancelled() -> None:
         started, loop = asyncio.Event(), asyncio.get_running_loop()
-        monkeypatch.setattr(Job, "report", lambda *_: loop.call_soon_threadsafe(started.set))
+        monkeypatch.setattr(Job, "tell", lambda *_: loop.call_soon_threadsafe(started.set))
         job = Job(tmp_path, {"recipe": recipe.model_dump(mode="json")}, {})
         task = asyncio.ensure_future(calibrate_job.run(job))
         await started.wait()

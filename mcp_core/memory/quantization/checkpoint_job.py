@@ -19,10 +19,9 @@ from mcp_core.jobs import Job, Outcome
 from mcp_core.memory.quantization import saving
 from mcp_core.models import catalog, loader
 from mcp_core.models.architecture import DTYPE_BYTES, LINEAR_EXPERTS, ResolvedModel
-from mcp_core.models.loaded import LoadedModel, Report
+from mcp_core.models.loaded import LoadedModel
 from mcp_core.recipe import Recipe
 from mcp_core.schemes import SCHEMES
-from mcp_core.views import Progress
 
 __all__ = ["run"]
 
@@ -62,9 +61,9 @@ def _require_writable(resolved: ResolvedModel, fmt: CheckpointFormat) -> None:
 def _write_quantized(
     job: Job, recipe: Recipe, resolved: ResolvedModel, fmt: CheckpointFormat, out: Path
 ) -> SavedCheckpoint:
-    loaded = loader.load(resolved, recipe, _reporter(job), job.secrets.get("hub_token"))
+    loaded = loader.load(resolved, recipe, job.tell, job.secrets.get("hub_token"))
     with saving.staged(out, loaded.weights_bytes) as folder:
-        _tell(job, "save", f"Writing {out.name}.")
+        job.tell("save", None, f"Writing {out.name}.")
         if fmt == "library":
             saving.write_library(loaded, folder)
         else:
@@ -75,7 +74,7 @@ def _write_quantized(
         written, dtype = saving.logits_of(loaded.model), loaded.model.get_input_embeddings().weight.dtype
         del loaded  # both at once might not fit
         gc.collect()
-        _tell(job, "check", "Loading it again and comparing logits.")
+        job.tell("check", None, "Loading it again and comparing logits.")
         again = saving.logits_of(saving.reload(folder, dtype, recipe.device, recipe.attention))
         difference = float((again - written).norm() / written.norm())
         if not difference <= _TOLERATED[fmt]:  # NaN too
@@ -86,10 +85,10 @@ def _write_quantized(
 def _write_gguf(
     job: Job, recipe: Recipe, resolved: ResolvedModel, fmt: CheckpointFormat, out: Path
 ) -> SavedCheckpoint:
-    fetched = loader.fetch(resolved, _reporter(job), job.secrets.get("hub_token"))
+    fetched = loader.fetch(resolved, job.tell, job.secrets.get("hub_token"))
     assert fetched.folder is not None, "a model with weights has been fetched"
     with saving.staged(out, fetched.architecture.parameters * DTYPE_BYTES["bf16"]) as folder:
-        _tell(job, "save", f"Converting {fetched.title} with llama.cpp.")
+        job.tell("save", None, f"Converting {fetched.title} with llama.cpp.")
         saving.write_gguf(fetched.folder, folder, out.name)
         return _described(folder, out, fmt, None, recipe)
 
@@ -119,14 +118,3 @@ _DEPLOYABLE: dict[CheckpointFormat, str] = {
     "compressed-tensors": "vLLM, SGLang: the folder as it is",
     "gguf": "llama.cpp: llama-server -m FILE",
 }
-
-
-def _reporter(job: Job) -> Report:
-    def report(stage: str, fraction: float | None, message: str) -> None:
-        job.report(Progress(stage, fraction, message, elapsed_s=0))
-
-    return report
-
-
-def _tell(job: Job, stage: str, message: str) -> None:
-    job.report(Progress(stage, None, message, elapsed_s=0))
