@@ -121,7 +121,7 @@ def require_possible(plan: CrowdPlan, recipe: Recipe, hardware: Hardware, max_co
     if plan.users > most:
         raise InputError(
             f"This worker holds {most} requests at once; {plan.users} users send one each.",
-            "Choose fewer users, or raise batching.max_requests on the Recipe page.",
+            "Choose fewer users, or raise Max requests on the Recipe page.",
         )
     for mode, reason in refused_modes(recipe, hardware, plan.modes).items():
         raise InputError(f"Batching {mode}: {reason}", "Leave this mode out.")

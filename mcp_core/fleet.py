@@ -17,7 +17,7 @@ from mcp_core.generation import EngineStats
 from mcp_core.monitoring.sampler import WorkerProbe
 from mcp_core.recipe import Recipe
 from mcp_core.replies import Server
-from mcp_core.results import Effective, Failure, Memory, MemoryAnalysis
+from mcp_core.results import Effective, Failure, Memory, MemoryAnalysis, Prediction
 from mcp_core.serving.supervisor import Supervisor, Worker
 from mcp_core.views import WorkerView
 
@@ -40,6 +40,7 @@ class Fleet:
         self._measuring = measuring
         self._stats: dict[str, tuple[EngineStats, float]] = {}  # and when they were read, time.monotonic()
         self._memory: dict[str, Memory] = {}
+        self._predicted: dict[str, Prediction] = {}
         self._asked: dict[str, asyncio.Task[None]] = {}
         self.probes: tuple[WorkerProbe, ...] = ()  # replaced as a whole: the sampler's thread reads it
 
@@ -86,7 +87,13 @@ class Fleet:
     def view(self, worker_id: str, users: int) -> WorkerView | None:
         """The worker as a page shows it."""
         worker = self._supervisor.workers.get(worker_id)
-        return _view(worker, self._memory.get(worker_id), users) if worker else None
+        if worker is None:
+            return None
+        return _view(worker, self._memory.get(worker_id), self._predicted.get(worker_id), users)
+
+    def keep_prediction(self, worker_id: str, predicted: Prediction) -> None:
+        """What loading and serving were predicted to take, before anything was downloaded or prepared."""
+        self._predicted[worker_id] = predicted
 
     def poll(self) -> None:
         """Ask every ready worker for its counters; one that has not answered the last time is not asked again."""
@@ -141,9 +148,11 @@ class Fleet:
             self._memory[worker.id] = memory
 
     def _forget_gone(self) -> None:
-        gone = self._asked.keys() - self._supervisor.workers.keys()
+        gone = (self._asked.keys() | self._predicted.keys()) - self._supervisor.workers.keys()
         for worker_id in gone:
-            self._asked.pop(worker_id).cancel()
+            if worker_id in self._asked:
+                self._asked.pop(worker_id).cancel()
+            self._predicted.pop(worker_id, None)
             self._stats.pop(worker_id, None)
             self._memory.pop(worker_id, None)
 
@@ -153,7 +162,7 @@ def _client_of(worker: Worker) -> ServerClient:
     return worker.client
 
 
-def _view(worker: Worker, memory: Memory | None, users: int) -> WorkerView:
+def _view(worker: Worker, memory: Memory | None, predicted: Prediction | None, users: int) -> WorkerView:
     state = worker.state
     at_load = Memory.model_validate(state["memory"]) if state.get("memory") else None
     return WorkerView(
@@ -168,6 +177,7 @@ def _view(worker: Worker, memory: Memory | None, users: int) -> WorkerView:
         failure=worker.failure,
         effective=Effective.model_validate(state["effective"]) if state.get("effective") else None,
         memory=memory or at_load,
+        predicted=predicted,
         load_s=state.get("load_s"),
         max_context=state.get("max_context"),
         random_weights=bool(state.get("random_weights")),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mcp_core.recipe import Recipe
-from mcp_core.results import Effective, Failure, Memory, Run
+from mcp_core.results import Effective, Failure, Memory, Prediction, Run
 from mcp_core.workload import Workload
 
 __all__ = [
@@ -38,7 +38,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """One worker. ``state`` ready means that it answers requests."""
+    """One worker. ``state`` ready means that it answers requests; ``predicted`` is from before it was loaded."""
 
     id: str
     recipe: Recipe
@@ -51,6 +51,7 @@ class WorkerView:
     failure: Failure | None = None
     effective: Effective | None = None
     memory: Memory | None = None
+    predicted: Prediction | None = None
     load_s: float | None = None
     max_context: int | None = None
     random_weights: bool = False

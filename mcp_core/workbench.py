@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +17,13 @@ from mcp_core import conflicts, devices, hardware, paths
 from mcp_core.batches import Batches
 from mcp_core.conversations import Conversations
 from mcp_core.demos import Demos
-from mcp_core.errors import Busy, StoreError, error_from
+from mcp_core.errors import Busy
 from mcp_core.fleet import Fleet
 from mcp_core.generation import EngineStats, Sampling
 from mcp_core.hardware import Hardware
 from mcp_core.job_registry import JOB_COMMAND, JobRegistry
-from mcp_core.jobs import REQUEST
 from mcp_core.loop_thread import LoopThread
+from mcp_core.lost_runs import LostRuns
 from mcp_core.model_lookups import ModelLookups
 from mcp_core.monitoring.sampler import Sample, Sampler
 from mcp_core.recipe import ModelRef, Recipe
@@ -64,7 +63,7 @@ class Workbench:
         self._store_url = store_url or paths.store_url()
         self._lookups = ModelLookups()
         self._app = devices.register_app("MCP")
-        self._storing: set[asyncio.Task[None]] = set()
+        self._lost_runs = LostRuns(lambda: self._store)
         self._supervisor = Supervisor(worker_command)
         self._jobs = JobRegistry(self._own_leases, job_command, self._after_job)
         self._fleet = Fleet(self._supervisor, self._measuring)
@@ -142,7 +141,14 @@ class Workbench:
         from mcp_core.serving.admission import admit
 
         admitted = admit(recipe, hub_token=hub_token, force=force)
-        worker = self._loop.call(lambda: self._supervisor.launch(admitted, hub_token=hub_token, force=force))
+        predicted = self.footprint(admitted, hub_token).as_prediction()
+
+        def launch() -> Worker:
+            worker = self._supervisor.launch(admitted, hub_token=hub_token, force=force)
+            self._fleet.keep_prediction(worker.id, predicted)
+            return worker
+
+        worker = self._loop.call(launch)
         self._loop.begin(self._forget_lookups_after(worker))
         return worker.id
 
@@ -310,7 +316,7 @@ class Workbench:
         await self._batches.close()
         await self.demos.close()
         await self._jobs.close()
-        await asyncio.gather(*self._storing, return_exceptions=True)
+        await self._lost_runs.close()
         await self._fleet.close()
         await self._supervisor.close()
 
@@ -379,28 +385,8 @@ class Workbench:
         return self._loop.call(submit)
 
     def _after_job(self, job: JobView) -> None:
-        self._keep_lost_run(job)
+        self._lost_runs.after_job(job)
         self.demos.after_job(job)
-
-    def _keep_lost_run(self, job: JobView) -> None:
-        """Store a Run for a bench whose process could not: it was killed, or cancelled at its very start."""
-        if job.verb == "bench" and job.run is None and job.failure is not None:
-            task = asyncio.create_task(asyncio.to_thread(self._store_unmeasured, job))
-            self._storing.add(task)
-            task.add_done_callback(self._storing.discard)
-
-    def _store_unmeasured(self, job: JobView) -> None:
-        from mcp_core.evaluation.benchmark import unmeasured
-
-        assert job.folder is not None
-        assert job.workload is not None
-        assert job.failure is not None
-        recipe = Recipe.from_dict(json.loads((job.folder / REQUEST).read_text())["recipe"])
-        error = error_from(job.failure.model_dump())
-        try:
-            self._store.add(unmeasured(recipe, job.workload, self.hardware(), error))
-        except StoreError as problem:
-            log.warning("%s", problem)
 
     def _require_quiet(self, device: str) -> None:
         for worker in self._supervisor.workers.values():

@@ -119,12 +119,15 @@ def test_load_chat_watch_and_unload(start: Start) -> None:
     assert first is not None
     assert first.state == "starting"
     assert first.progress is not None
+    assert first.predicted is not None
+    assert first.predicted.load_peak_bytes > first.predicted.weights_bytes > 0
     view = until(lambda: bench.worker(worker_id), lambda view: view and view.state == "ready")
     assert view is not None
     assert (view.title, view.device, view.max_context, view.load_s) == ("Stand-in", "cpu", 10_000, 0.1)
     assert view.effective is not None
     assert view.effective.dtype == "fp32"
     assert (view.users, view.progress) == (0, None)
+    assert view.predicted == first.predicted
 
     cid = bench.new_conversation(worker_id, "Be brief.")
     bench.send(cid, "count", GREEDY, 5)

@@ -14,7 +14,7 @@ from mcp_core.recipe import Calibration
 from mcp_core.texts import BUILTIN
 from pages._ui import format as fmt
 from pages._ui import frame, workbench
-from pages._ui.recipe_options import describe
+from pages._ui.recipe_options import describe, label_of
 
 __all__ = ["add_text", "calibration_form"]
 
@@ -29,7 +29,7 @@ def calibration_form(calibration: Calibration, key: Key) -> Calibration:
     text = _text(calibration, key)
     left, right = st.columns(2)
     samples = left.number_input(
-        "Samples, passages",
+        label_of("quantization.calibration.samples"),
         min_value=1,
         max_value=4096,
         value=calibration.samples,
@@ -37,7 +37,7 @@ def calibration_form(calibration: Calibration, key: Key) -> Calibration:
         key=key("quantization.calibration.samples"),
     )
     tokens = right.number_input(
-        "Length, tokens",
+        label_of("quantization.calibration.tokens"),
         min_value=16,
         max_value=8192,
         value=calibration.tokens,
@@ -80,7 +80,7 @@ def _text(calibration: Calibration, key: Key) -> str:
         titles |= {each.sha256: f"{each.name} · {fmt.count(each.documents, 'document')}" for each in stored}
     names = list(dict.fromkeys((*titles, calibration.text)))  # a Recipe may name a text that is not here
     return st.selectbox(
-        "Calibration text",
+        label_of("quantization.calibration.text"),
         names,
         index=names.index(calibration.text),
         format_func=lambda each: titles.get(each, f"{each[:12]}… (not on this machine)"),

@@ -18,11 +18,10 @@ from pages._ui import frame, session, workbench
 from pages._ui.hub_token import current_token
 from pages._ui.load_panel import unload_and_wait
 from pages._ui.recipe_changes import compare
-from pages._ui.recipe_options import Options, choices_of, describe, say_refused
+from pages._ui.recipe_options import BATCHING_TITLES, Options, choices_of, describe, label_of, say_refused
 
 __all__ = ["switch_bar"]
 
-_MODES = {"off": "Off", "static": "Static", "continuous": "Continuous"}
 _MODE_HELP = (
     "How requests share the model. **Off** answers one at a time, **static** fills a batch and runs it to its end, "
     "**continuous** lets requests join and leave at every step. Changes at once; running replies end first."
@@ -48,31 +47,29 @@ def _live(worker: WorkerView, hardware: Hardware, busy: bool) -> dict[str, Any]:
     """What the live switches ask for beyond what the worker does."""
     recipe = worker.recipe
     options = _options(recipe, hardware, "batching.mode", recipe.batching.mode)
-    why_not = " ".join(f"\n\n**{_MODES[value]}** not here: {reason}" for value, reason in options.refused)
+    why_not = " ".join(f"\n\n**{BATCHING_TITLES[value]}** not here: {reason}" for value, reason in options.refused)
     mode = st.segmented_control(
-        "Batching",
+        label_of("batching.mode"),
         options.offered,
         default=recipe.batching.mode,
         required=True,
-        format_func=lambda value: _MODES.get(value, value),
+        format_func=lambda value: BATCHING_TITLES.get(value, value),
         disabled=busy,
         help=_MODE_HELP + why_not,
         key=_key(worker, "batching"),
     )
-    prefix = _toggle(recipe, hardware, "prefix_cache", "Prefix cache", _PREFIX_HELP, _key(worker, "prefix"), busy)
+    prefix = _toggle(recipe, hardware, "prefix_cache", _PREFIX_HELP, _key(worker, "prefix"), busy)
     asked = {"batching.mode": str(mode), "prefix_cache": prefix}
     now = {"batching.mode": recipe.batching.mode, "prefix_cache": recipe.prefix_cache}
     return {field: value for field, value in asked.items() if value != now[field]}
 
 
-def _toggle(
-    recipe: Recipe, hardware: Hardware, field: str, label: str, meaning: str, key: str, busy: bool = False
-) -> bool:
+def _toggle(recipe: Recipe, hardware: Hardware, field: str, meaning: str, key: str, busy: bool = False) -> bool:
     """A switch of the Recipe; disabled, with the reason as its tooltip, where turning it on is refused."""
     value = bool(getattr(recipe, field))
     reason = None if value else _why_not(recipe, hardware, field, True)
     words = f"{meaning}\n\nNot here: {reason}" if reason else meaning
-    return st.toggle(label, value, disabled=busy or reason is not None, help=words, key=key)
+    return st.toggle(label_of(field), value, disabled=busy or reason is not None, help=words, key=key)
 
 
 def _options(recipe: Recipe, hardware: Hardware, field: str, now: str) -> Options:
@@ -101,6 +98,7 @@ def _apply(worker: WorkerView, wanted: Recipe) -> None:
     except McpError as error:
         session.keep_switch_failure(error)
     else:
+        _follow(wanted, ("batching.mode", "prefix_cache"))
         st.toast(f"Now: batching {mode}, prefix cache {'on' if wanted.prefix_cache else 'off'}.")
     session.redraw_switches()
     st.rerun()
@@ -129,21 +127,19 @@ def _by_reload(worker: WorkerView, hardware: Hardware) -> None:
 
 def _reload_switches(worker: WorkerView, hardware: Hardware) -> Recipe:
     recipe = worker.recipe
-    kind = _select(worker, hardware, "kv.kind", "KV cache", recipe.kv.kind)
-    speculation = _select(worker, hardware, "speculation", "Speculation", recipe.speculation)
-    compiled = _toggle(
-        recipe, hardware, "compile", "Compiled decode step", describe("compile"), _key(worker, "compile")
-    )
+    kind = _select(worker, hardware, "kv.kind", recipe.kv.kind)
+    speculation = _select(worker, hardware, "speculation", recipe.speculation)
+    compiled = _toggle(recipe, hardware, "compile", describe("compile"), _key(worker, "compile"))
     changes: dict[str, Any] = {"speculation": speculation, "compile": compiled}
     if kind != recipe.kv.kind:  # window and bits belong to the old kind
         changes["kv"] = {"kind": kind, "max_context": recipe.kv.max_context}
     return recipe.replace(changes)
 
 
-def _select(worker: WorkerView, hardware: Hardware, field: str, label: str, now: str) -> str:
+def _select(worker: WorkerView, hardware: Hardware, field: str, now: str) -> str:
     options = _options(worker.recipe, hardware, field, now)
     chosen = st.selectbox(
-        label, options.offered, index=options.index, help=describe(field), key=_key(worker, field)
+        label_of(field), options.offered, index=options.index, help=describe(field), key=_key(worker, field)
     )
     say_refused(options, {})
     return str(chosen)
@@ -166,7 +162,17 @@ def _load(worker: WorkerView, wanted: Recipe) -> None:
             unload_and_wait(worker)
             loaded = workbench.get_workbench().load(wanted, hub_token=current_token())
         session.set_worker_id(loaded)
+        _follow(wanted, ("kv", "speculation", "compile"))
         st.rerun()
+
+
+def _follow(wanted: Recipe, fields: tuple[str, ...]) -> None:
+    """The Recipe being edited takes these over, or its page would offer to undo what was just chosen here."""
+    changed = wanted.model_dump(mode="json")
+    values = {
+        field: changed["batching"]["mode"] if field == "batching.mode" else changed[field] for field in fields
+    }
+    session.use_recipe(session.recipe().replace(values))
 
 
 def _key(worker: WorkerView, name: str) -> str:

@@ -16,10 +16,10 @@ from pages._ui import format as fmt
 from pages._ui import frame, workbench
 from pages._ui.crowd_chart import chart_height, crowd_chart
 from pages._ui.job_panel import ACTIVE, draw_progress
+from pages._ui.recipe_options import BATCHING_TITLES
 
 __all__ = ["comparison", "crowd_panel"]
 
-_TITLES = {"off": "Off", "static": "Static", "continuous": "Continuous"}
 _USERS = (2, 4, 8, 16, 32, 64)
 _PROMPTS = (32, 128, 512, 1024)
 _REPLIES = (16, 32, 64, 128, 256)
@@ -58,7 +58,7 @@ def comparison(crowd: Crowd) -> str | None:
     if ratio < 1.05:
         return f"No difference: {users} had their replies in {fmt.duration(slow.elapsed_ms / 1e3)} in every mode."
     return (
-        f"{_TITLES[fast.mode]} served {users} in {fmt.duration(fast.elapsed_ms / 1e3)}, {slow.mode} in "
+        f"{BATCHING_TITLES[fast.mode]} served {users} in {fmt.duration(fast.elapsed_ms / 1e3)}, {slow.mode} in "
         f"{fmt.duration(slow.elapsed_ms / 1e3)}: {ratio:.1f} times the throughput."
     )
 
@@ -79,7 +79,7 @@ def _form(worker: WorkerView, *, running: bool) -> None:
             [mode for mode in MODES if mode not in refused],
             selection_mode="multi",
             default=[mode for mode in MODES if mode not in refused],
-            format_func=lambda mode: _TITLES[mode],
+            format_func=lambda mode: BATCHING_TITLES[mode],
             key=f"crowd-modes-{worker.id}",
         )
         pressed = st.button(
@@ -90,7 +90,7 @@ def _form(worker: WorkerView, *, running: bool) -> None:
             key="crowd-start",
         )
     for mode, reason in refused.items():
-        st.caption(f":material/block: **{_TITLES[mode]}**: {reason}")
+        st.caption(f":material/block: **{BATCHING_TITLES[mode]}**: {reason}")
     if worker.recipe.prefix_cache:
         st.caption("The prefix cache is off meanwhile: every user has another prompt.")
     if pressed:

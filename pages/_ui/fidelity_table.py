@@ -6,20 +6,29 @@ This file does not know what is shown of the one that is opened (``fidelity_resu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from mcp_core.results import StoredFidelity
 from pages._ui import charts
 from pages._ui import format as fmt
+from pages._ui.fidelity_result import DEFINITIONS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 __all__ = ["comparison_figure", "fidelity_table"]
 
-_COLUMNS = ("KL, nats", "× noise floor", "Same top token, %", "Perplexity", "RMS Δp, %")
+# Figures with their width and meaning: what stands first has to be seen without scrolling on a page of 1280.
+_FIGURES = {
+    "KL, nats": (72, "kl"),
+    "× noise floor": (98, "floor"),
+    "Same top token, %": (126, "top1"),
+    "Perplexity": (80, "perplexity"),
+    "RMS Δp, %": (76, "rms_dp"),
+}
+_WIDTHS = {"When": 84, "Recipe": 156, "Status": 92}
 
 
 def fidelity_table(stored: Sequence[StoredFidelity]) -> str | None:
@@ -31,7 +40,7 @@ def fidelity_table(stored: Sequence[StoredFidelity]) -> str | None:
     _compare(stored)
     event = st.dataframe(
         [_row(each) for each in stored],
-        column_config={name: st.column_config.NumberColumn(format="%.3g") for name in _COLUMNS},
+        column_config=_columns(),
         hide_index=True,
         placeholder="–",
         on_select="rerun",
@@ -66,6 +75,15 @@ def comparison_figure(stored: Sequence[StoredFidelity]) -> go.Figure:
     )
 
 
+def _columns() -> dict[str, Any]:
+    column = st.column_config
+    figures = {
+        name: column.NumberColumn(format="%.3g", width=width, help=DEFINITIONS[meaning])
+        for name, (width, meaning) in _FIGURES.items()
+    }
+    return figures | {name: column.TextColumn(width=width) for name, width in _WIDTHS.items()}
+
+
 def _compare(stored: Sequence[StoredFidelity]) -> None:
     """The newest of each Recipe, on the text and model of the newest of all: others are another question."""
     alike = _alike([each for each in stored if each.fidelity.kl is not None and each.fidelity.kl.mean > 0])
@@ -97,14 +115,14 @@ def _row(stored: StoredFidelity) -> dict[str, object]:
     fidelity = stored.fidelity
     return {
         "When": fmt.ago(stored.created),
-        "Model": fmt.model_name(stored.recipe),
         "Recipe": fmt.recipe_line(stored.recipe),
-        "Engine": fidelity.engine,
-        "Text": fidelity.text_name,
-        "Status": fidelity.status,
+        "Status": fidelity.status.replace("-", " "),
         "KL, nats": fidelity.kl.mean if fidelity.kl else None,
         "× noise floor": fidelity.kl_over_floor,
         "Same top token, %": 100 * fidelity.top1.mean if fidelity.top1 else None,
         "Perplexity": fidelity.perplexity.mean if fidelity.perplexity else None,
         "RMS Δp, %": 100 * fidelity.rms_dp.mean if fidelity.rms_dp else None,
+        "Model": fmt.model_name(stored.recipe),
+        "Text": fidelity.text_name,
+        "Engine": fidelity.engine,
     }

@@ -72,11 +72,15 @@ _MARK = "display:inline-block;width:10px;height:10px;border-radius:3px;margin-ri
 
 
 def _details(footprint: Footprint) -> str:
+    serving = f"highest while serving {fmt.size(footprint.peak_bytes)}"
+    if footprint.imports_bytes:  # counted where it is judged whether all fits, and no part of a worker's peak
+        together = fmt.size(footprint.peak_bytes + footprint.imports_bytes)
+        serving += f" and {fmt.size(footprint.imports_bytes)} for the program itself, together {together}"
     facts = [
         f"KV cache: {fmt.size(footprint.kv_bytes_per_token * 1000)} per 1,000 tokens, "
         f"{fmt.size(footprint.kv_bytes)} at {footprint.context_tokens:,}",
         f"highest while loading {fmt.size(footprint.load_peak_bytes)}",
-        f"highest while serving {fmt.size(footprint.peak_bytes)}",
+        serving,
     ]
     if footprint.download_bytes:
         facts.append(f"downloads {fmt.size(footprint.download_bytes)} first")

@@ -63,8 +63,11 @@ def race_panel(worker: WorkerView) -> None:
 
 
 def verdict(lanes: tuple[Lane, ...]) -> str | None:
-    """Who was faster and by how much, by tokens per second from sending to the last one; None without two."""
-    speeds = [lane.stats.output_tok_s if lane.stats else None for lane in lanes]
+    """Who was faster and by how much, by tokens per second from sending to the last one; None without two.
+
+    A lane that was stopped or broke off has no speed that could be compared.
+    """
+    speeds = [lane.stats.output_tok_s if lane.stats and lane.state == "ok" else None for lane in lanes]
     if len(speeds) != 2 or not speeds[0] or not speeds[1]:
         return None
     first, second = speeds[0], speeds[1]
@@ -259,6 +262,12 @@ def _stream(lane: Lane, elapsed_ms: float) -> None:
         show_text(seen.text + ("" if seen.ended else " ▌"), markdown=False)
     if lane.failure is not None:
         frame.show_error(lane.failure)
+    if lane.state == "cancelled":
+        st.caption(
+            ":material/stop_circle: Stopped before its end."
+            if lane.at_ms
+            else ":material/stop_circle: Not measured: stopped."
+        )
     shown_s = min(elapsed_ms, lane.at_ms[-1] if lane.at_ms else 0.0) / 1e3
     total = len(lane.at_ms)
     st.progress(
@@ -282,4 +291,4 @@ def _fidelity_words(fidelity: Fidelity) -> str:
     if fidelity.kl is None:
         return f"Fidelity: not measurable. {fidelity.reason}".strip()
     top1 = f", same first choice {fidelity.top1.mean:.0%}" if fidelity.top1 else ""
-    return f"Fidelity: KL {fmt.number(fidelity.kl.mean)}{top1}"
+    return f"Fidelity: KL {fmt.number(fidelity.kl.mean)} nats{top1}"

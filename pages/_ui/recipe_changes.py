@@ -12,6 +12,7 @@ from typing import Any
 from mcp_core.conflicts import resolve
 from mcp_core.hardware import Hardware
 from mcp_core.recipe import Recipe
+from pages._ui.recipe_options import label_of
 
 __all__ = ["Change", "Changes", "compare"]
 
@@ -36,9 +37,9 @@ class Changes:
         return bool(self.fields)
 
     def as_markdown(self) -> str:
-        """A list of ``field: before → after`` lines."""
+        """A list of ``label: before → after`` lines."""
         return "\n".join(
-            f"- `{each.field}`: `{_text(each.before)}` → `{_text(each.after)}`" for each in self.fields
+            f"- {label_of(each.field)}: `{_text(each.before)}` → `{_text(each.after)}`" for each in self.fields
         )
 
 
@@ -70,4 +71,6 @@ def _flatten(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def _text(value: Any) -> str:
     if value is None:
         return "default"
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

@@ -5,12 +5,14 @@ This file does not know what a Recipe costs (``footprint_chart.py``) or how it i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import streamlit as st
 
 from mcp_core.conflicts import resolve
+from mcp_core.engines import FOREIGN
 from mcp_core.errors import RecipeError
 from mcp_core.hardware import Hardware
 from mcp_core.llama_cpp import with_engine
@@ -18,7 +20,15 @@ from mcp_core.recipe import ModelRef, Recipe
 from mcp_core.schemes import SCHEMES
 from pages._ui import frame
 from pages._ui.model_form import model_form
-from pages._ui.recipe_options import Options, choices_of, describe, options_of, say_refused
+from pages._ui.recipe_options import (
+    BATCHING_TITLES,
+    Options,
+    choices_of,
+    describe,
+    label_of,
+    options_of,
+    say_refused,
+)
 from pages._ui.scheme_picker import scheme_picker
 
 __all__ = ["recipe_form"]
@@ -37,9 +47,10 @@ _KV_TITLES = {
     "off": "Off: recompute every token",
 }
 _ENGINES = ("transformers", "llama.cpp", "vllm", "sglang")
+_ENGINE_TITLES = {name: engine.title for name, engine in FOREIGN.items()}
 _KV_BITS = (2, 4, 8)
 _DEFAULT_KV_BITS = 4
-_TOGGLES = {"switches.tf32": "TF32 products", "switches.cudnn_benchmark": "cudnn.benchmark"}
+_TOGGLES = ("switches.tf32", "switches.cudnn_benchmark")
 
 
 def recipe_form(
@@ -70,7 +81,7 @@ def recipe_form(
         else:
             picked = scheme_picker(recipe, hardware, key, measured, came(recipe))
             recipe = recipe.replace({"quantization": picked.model_dump(mode="json")})
-    with st.expander("Advanced: attention, KV cache, switches, limits", icon=":material/tune:"):
+    with st.expander("Advanced: attention, KV cache, batching, switches, limits", icon=":material/tune:"):
         recipe = recipe.replace(_advanced(recipe, hardware, key))
     return recipe if model is not None else None
 
@@ -86,7 +97,7 @@ def _model(model: ModelRef, key: Key) -> ModelRef | None:
 
 def _engine(recipe: Recipe, hardware: Hardware, key: Key) -> str:
     options = options_of(recipe, hardware, "engine", _ENGINES)
-    return _segments(options, "engine", "Engine", {}, key)
+    return _segments(options, "engine", _ENGINE_TITLES, key)
 
 
 def _numbers(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
@@ -96,7 +107,7 @@ def _numbers(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
     with device_column:
         device = "cpu" if by_file else _device(recipe, hardware, key)
     threads = thread_column.number_input(
-        "CPU threads",
+        label_of("threads"),
         min_value=1,
         max_value=max(hardware.cores, recipe.threads or 1),
         value=recipe.threads,
@@ -109,7 +120,7 @@ def _numbers(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
 
 def _dtype(recipe: Recipe, hardware: Hardware, key: Key) -> str:
     options = options_of(recipe, hardware, "dtype", choices_of("dtype"))
-    return _segments(options, "dtype", "Dtype", _DTYPE_TITLES, key)
+    return _segments(options, "dtype", _DTYPE_TITLES, key)
 
 
 def _device(recipe: Recipe, hardware: Hardware, key: Key) -> str:
@@ -118,7 +129,7 @@ def _device(recipe: Recipe, hardware: Hardware, key: Key) -> str:
     titles = {device.id: f"{device.id} · {device.name}" for device in hardware.devices}
     auto = hardware.device("auto")
     titles["auto"] = f"auto · {auto.id}" if auto else "auto"
-    return _select(options, "device", "Device", titles, key)
+    return _select(options, "device", titles, key)
 
 
 def _advanced(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
@@ -127,33 +138,46 @@ def _advanced(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
     left, right = st.columns(2)
     with left:
         options = options_of(recipe, hardware, "attention", choices_of("attention"))
-        attention = _select(options, "attention", "Attention", {}, key)
+        attention = _select(options, "attention", {}, key)
     with right:
         kv = _kv(recipe, hardware, key)
+    serving = _serving(recipe, hardware, key)
     limits = _limits(recipe, key)
     context = limits.pop("kv.max_context")
     switches = _switches(recipe, hardware, key)
-    return {"attention": attention, "kv": {**kv, "max_context": context}, **limits, "switches": switches}
+    return {"attention": attention, "kv": {**kv, "max_context": context}, **serving, **limits, "switches": switches}
+
+
+def _serving(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
+    """How requests share the model, and what makes their steps fewer or cheaper."""
+    options = options_of(recipe, hardware, "batching.mode", choices_of("batching.mode"))
+    mode = _segments(options, "batching.mode", BATCHING_TITLES, key)
+    # A draft model is named in a Recipe file only.
+    guesses = [each for each in choices_of("speculation") if each != "draft" or recipe.draft is not None]
+    options = options_of(recipe, hardware, "speculation", guesses)
+    speculation = _select(options, "speculation", {}, key)
+    toggles = {field: _toggle(recipe, hardware, field, key) for field in ("prefix_cache", "compile")}
+    return {"batching.mode": mode, "speculation": speculation, **toggles}
 
 
 def _limits(recipe: Recipe, key: Key) -> dict[str, Any]:
     left, right = st.columns(2)
     with left:
-        context = _count("kv.max_context", "Max context, tokens", recipe.kv.max_context, 16, "up to 4,096", key)
+        context = _count("kv.max_context", recipe.kv.max_context, 16, "up to 4,096", key)
     with right:
-        held = _count("batching.max_requests", "Max requests", recipe.batching.max_requests, 1, None, key)
+        held = _count("batching.max_requests", recipe.batching.max_requests, 1, None, key)
     return {"kv.max_context": context, "batching.max_requests": held or recipe.batching.max_requests}
 
 
 def _kv(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
     """The kind, and what only that kind reads."""
     options = options_of(recipe, hardware, "kv.kind", choices_of("kv.kind"))
-    kind = _select(options, "kv.kind", "KV cache", _KV_TITLES, key)
+    kind = _select(options, "kv.kind", _KV_TITLES, key)
     if kind == "sliding":
-        return {"kind": kind, "window": _count("kv.window", "Window, tokens", recipe.kv.window, 16, "512", key)}
+        return {"kind": kind, "window": _count("kv.window", recipe.kv.window, 16, "512", key)}
     if kind in ("quantized-quanto", "quantized-hqq"):
         bits = st.selectbox(
-            "Stored bits",
+            label_of("kv.bits"),
             _KV_BITS,
             index=_KV_BITS.index(recipe.kv.bits or _DEFAULT_KV_BITS),
             help=describe("kv.bits"),
@@ -165,19 +189,19 @@ def _kv(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
 
 def _switches(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
     """torch's switches; one that this machine cannot honour is disabled, with the reason as its tooltip."""
-    tf32, cudnn = (_toggle(recipe, hardware, field, label, key) for field, label in _TOGGLES.items())
+    tf32, cudnn = (_toggle(recipe, hardware, field, key) for field in _TOGGLES)
     options = options_of(recipe, hardware, "switches.autocast", ("None", "bf16", "fp16"))
-    autocast = _select(options, "switches.autocast", "Autocast", {"None": "Off"}, key)
+    autocast = _select(options, "switches.autocast", {"None": "Off"}, key)
     frame.link("handbook", "What each switch is worth on this machine", icon=":material/menu_book:")
     return {"tf32": tf32, "autocast": None if autocast == "None" else autocast, "cudnn_benchmark": cudnn}
 
 
-def _toggle(recipe: Recipe, hardware: Hardware, field: str, label: str, key: Key) -> bool:
-    value = bool(getattr(recipe.switches, field.rpartition(".")[2]))
+def _toggle(recipe: Recipe, hardware: Hardware, field: str, key: Key) -> bool:
+    value = bool(functools.reduce(getattr, field.split("."), recipe))
     asked = recipe.replace({field: True}).conflicts(hardware)
     reason = next((each.reason for each in asked if each.field == field), None)
     return st.toggle(
-        label,
+        label_of(field),
         value=value,
         disabled=reason is not None and not value,
         help=f"{describe(field)} Not here: {reason}" if reason else describe(field),
@@ -185,16 +209,22 @@ def _toggle(recipe: Recipe, hardware: Hardware, field: str, label: str, key: Key
     )
 
 
-def _count(field: str, label: str, value: int | None, least: int, absent: str | None, key: Key) -> int | None:
+def _count(field: str, value: int | None, least: int, absent: str | None, key: Key) -> int | None:
     number = st.number_input(
-        label, min_value=least, value=value, step=1, placeholder=absent, help=describe(field), key=key(field)
+        label_of(field),
+        min_value=least,
+        value=value,
+        step=1,
+        placeholder=absent,
+        help=describe(field),
+        key=key(field),
     )
     return None if number is None else int(number)
 
 
-def _segments(options: Options, field: str, label: str, titles: dict[str, str], key: Key) -> str:
+def _segments(options: Options, field: str, titles: dict[str, str], key: Key) -> str:
     chosen = st.segmented_control(
-        label,
+        label_of(field),
         options.offered,
         default=options.chosen,
         required=True,
@@ -206,9 +236,9 @@ def _segments(options: Options, field: str, label: str, titles: dict[str, str], 
     return str(chosen)
 
 
-def _select(options: Options, field: str, label: str, titles: dict[str, str], key: Key) -> str:
+def _select(options: Options, field: str, titles: dict[str, str], key: Key) -> str:
     chosen = st.selectbox(
-        label,
+        label_of(field),
         options.offered,
         index=options.index,
         format_func=lambda each: titles.get(each, each),

@@ -15,7 +15,48 @@ from mcp_core.conflicts import Conflict
 from mcp_core.hardware import Hardware
 from mcp_core.recipe import Recipe
 
-__all__ = ["Options", "choices_of", "describe", "options_of", "say_refused"]
+__all__ = ["BATCHING_TITLES", "Options", "choices_of", "describe", "label_of", "options_of", "say_refused"]
+
+BATCHING_TITLES = {"off": "Off", "static": "Static", "continuous": "Continuous"}
+# What a form calls each field of a Recipe, and every sentence about one.
+_LABELS = {
+    "model.source": "Model source",
+    "model.id": "Model",
+    "model.revision": "Hub revision",
+    "engine": "Engine",
+    "engine_python": "Engine's interpreter",
+    "device": "Device",
+    "threads": "CPU threads",
+    "dtype": "Dtype",
+    "quantization.scheme": "Quantization",
+    "quantization.double_quant": "Double quantization",
+    "quantization.group_size": "Group size",
+    "quantization.skip": "Keep dense",
+    "quantization.parameters": "Scales",
+    "quantization.activations": "Activations",
+    "quantization.outlier_threshold": "Outlier threshold",
+    "quantization.alpha": "Alpha",
+    "quantization.calibration.text": "Calibration text",
+    "quantization.calibration.samples": "Samples, passages",
+    "quantization.calibration.tokens": "Length, tokens",
+    "attention": "Attention",
+    "kv.kind": "KV cache",
+    "kv.max_context": "Max context, tokens",
+    "kv.window": "Window, tokens",
+    "kv.bits": "Stored bits",
+    "switches.tf32": "TF32 products",
+    "switches.autocast": "Autocast",
+    "switches.cudnn_benchmark": "cudnn.benchmark",
+    "compile": "Compiled decode step",
+    "batching.mode": "Batching",
+    "batching.max_requests": "Max requests",
+    "batching.max_wait_ms": "Longest wait for a static batch, ms",
+    "batching.step_tokens": "Tokens of a step",
+    "batching.kv_blocks": "Pages of keys and values",
+    "prefix_cache": "Prefix cache",
+    "speculation": "Speculation",
+    "draft_tokens": "Guessed tokens",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +98,17 @@ def describe(field: str) -> str:
     return _field_info(field).description or ""
 
 
+def label_of(field: str) -> str:
+    """The dotted field's name on the form; the field itself where no form has it."""
+    return _LABELS.get(field, field)
+
+
 def say_refused(options: Options, titles: dict[str, str]) -> None:
     """Options that this machine cannot run, each with its reason."""
     for value, reason in options.refused:
         title = f"**{titles.get(value, value)}**"
         told = f"{title}{reason.removeprefix(value)}" if reason.startswith(value) else f"{title}: {reason}"
+        told = told.replace(f"{title}: {titles.get(value, value)}: ", f"{title}: ")
         st.caption(f":material/block: {told}")
 
 

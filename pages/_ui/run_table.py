@@ -97,21 +97,21 @@ def _columns() -> dict[str, Any]:
     column = st.column_config
     return {
         "status": column.TextColumn(
-            "Status", width=78, help="How the measurement ended. * = something limits what it is worth: see Note."
+            "Status", width=72, help="How the measurement ended. * = something limits what it is worth: see Note."
         ),
-        "created": column.DatetimeColumn("Created", width=90, format="MM-DD HH:mm", help="In your browser's time."),
-        "model": column.TextColumn("Model", width=152),
+        "created": column.DatetimeColumn("Created", width=84, format="MM-DD HH:mm", help="In your browser's time."),
+        "model": column.TextColumn("Model", width=124),
         "served": column.TextColumn(
             "Served as",
-            width=150,
+            width=128,
             help="Engine if not transformers · dtype of dense weights · quantization scheme.",
         ),
-        "workload": column.TextColumn("Workload", width=80, help="What was asked of the server."),
-        "ttft_p50_ms": _number("TTFT (ms)", "ttft_ms", 78, median=True),
-        "tpot_p50_ms": _number("TPOT (ms)", "tpot_ms", 78, median=True),
-        "output_tok_s": _number("tok/s", "output_tok_s", 60),
-        "peak_memory_gb": _number("Peak (GB)", "peak_bytes", 76, "%.2f"),
-        "note": column.TextColumn("Note", help="What limits the worth of the figures."),
+        "workload": column.TextColumn("Workload", width=72, help="What was asked of the server."),
+        "ttft_p50_ms": _number("TTFT (ms)", "ttft_ms", 74, median=True),
+        "tpot_p50_ms": _number("TPOT (ms)", "tpot_ms", 74, median=True),
+        "output_tok_s": _number("tok/s", "output_tok_s", 54),
+        "peak_memory_gb": _number("Peak (GB)", "peak_bytes", 72, "%.2f"),
+        "note": column.TextColumn("Note", width=124, help="What limits the worth of the figures."),
         "id": column.TextColumn("Run", help="The Run's id, as mcp-core runs lists it."),
     }
 

@@ -16,7 +16,7 @@ from mcp_core.recipe import Calibration, Quantization, Recipe, SchemeName
 from mcp_core.schemes import INT4_GROUP_SIZES, SCHEMES, DeviceKind
 from pages._ui import frame
 from pages._ui.calibration_form import calibration_form
-from pages._ui.recipe_options import Options, describe, options_of, say_refused
+from pages._ui.recipe_options import Options, describe, label_of, options_of, say_refused
 
 __all__ = ["FAMILIES", "family_of", "scheme_picker"]
 
@@ -75,7 +75,7 @@ def _family(options: Options, key: Key) -> str:
     names = [*options.offered, *(name for name, _ in options.refused)]
     families = [each for each in (*FAMILIES, _OTHER) if any(family_of(name) == each for name in names)]
     chosen = st.segmented_control(
-        "Quantization",
+        label_of("quantization.scheme"),
         families,
         default=family_of(options.chosen),
         required=True,
@@ -115,7 +115,7 @@ def _options(recipe: Recipe, name: str, hardware: Hardware, key: Key) -> dict[st
 def _skip(recipe: Recipe, key: Key) -> list[str]:
     chosen = list(recipe.quantization.skip)
     return st.multiselect(
-        "Keep dense",
+        label_of("quantization.skip"),
         list(dict.fromkeys((*chosen, *_SKIP_EXAMPLES))),
         default=chosen,
         accept_new_options=True,
@@ -128,7 +128,7 @@ def _skip(recipe: Recipe, key: Key) -> list[str]:
 
 def _double_quant(recipe: Recipe, hardware: Hardware, key: Key) -> bool:
     return st.toggle(
-        "Double quantization",
+        label_of("quantization.double_quant"),
         value=recipe.quantization.double_quant,
         help=describe("quantization.double_quant"),
         key=key("quantization.double_quant"),
@@ -141,7 +141,7 @@ def _group_size(recipe: Recipe, hardware: Hardware, key: Key) -> int | None:
     own = recipe.quantization.group_size
     sizes = sorted({*INT4_GROUP_SIZES[kind], *([own] if own else [])})
     return st.selectbox(
-        "Group size",
+        label_of("quantization.group_size"),
         [None, *sizes],
         index=sizes.index(own) + 1 if own else 0,
         format_func=lambda each: "the scheme's own (64)" if each is None else f"{each} weights",
@@ -152,17 +152,17 @@ def _group_size(recipe: Recipe, hardware: Hardware, key: Key) -> int | None:
 
 def _parameters(recipe: Recipe, hardware: Hardware, key: Key) -> str:
     titles = {"minmax": "Min and max", "hqq": "HQQ (slower to load, loses less)"}
-    return _choice("parameters", "Scales", recipe.quantization.parameters, titles, key)
+    return _choice("parameters", recipe.quantization.parameters, titles, key)
 
 
 def _activations(recipe: Recipe, hardware: Hardware, key: Key) -> str:
     titles = {"symmetric": "Symmetric", "asymmetric": "Asymmetric (loses less)"}
-    return _choice("activations", "Activations", recipe.quantization.activations, titles, key)
+    return _choice("activations", recipe.quantization.activations, titles, key)
 
 
-def _choice(field: str, label: str, value: str, titles: dict[str, str], key: Key) -> str:
+def _choice(field: str, value: str, titles: dict[str, str], key: Key) -> str:
     chosen = st.segmented_control(
-        label,
+        label_of(f"quantization.{field}"),
         list(titles),
         default=value,
         required=True,
@@ -175,7 +175,7 @@ def _choice(field: str, label: str, value: str, titles: dict[str, str], key: Key
 
 def _outlier_threshold(recipe: Recipe, hardware: Hardware, key: Key) -> float | None:
     return st.number_input(
-        "Outlier threshold",
+        label_of("quantization.outlier_threshold"),
         min_value=0.0,
         max_value=1000.0,
         value=recipe.quantization.outlier_threshold,
@@ -188,7 +188,7 @@ def _outlier_threshold(recipe: Recipe, hardware: Hardware, key: Key) -> float | 
 
 def _alpha(recipe: Recipe, hardware: Hardware, key: Key) -> float | None:
     return st.number_input(
-        "Alpha",
+        label_of("quantization.alpha"),
         min_value=0.0,
         max_value=1.0,
         value=recipe.quantization.alpha,

@@ -18,6 +18,7 @@ from pages._ui import frame, session, workbench
 from pages._ui.hub_token import current_token
 from pages._ui.job_panel import ACTIVE, job_panel
 from pages._ui.quantization_charts import groups_figure
+from pages._ui.recipe_options import label_of
 
 __all__ = ["sensitivity_panel"]
 
@@ -83,11 +84,12 @@ def _not_startable(recipe: Recipe) -> str | None:
     try:
         require_separable(recipe)
     except RecipeError as error:
-        return f"{error.message} {error.hint}"
+        field, _, cause = error.message.partition(": ")
+        return f"{label_of(field)}: {cause} {error.hint}"
     if recipe.model.source == "shape":
         return "Random weights: no layer matters more than another. Choose a trained model."
     conflicts = recipe.conflicts(workbench.get_workbench().hardware())
-    return f"{conflicts[0].field}: {conflicts[0].reason} {conflicts[0].fix}" if conflicts else None
+    return f"{label_of(conflicts[0].field)}: {conflicts[0].reason} {conflicts[0].fix}" if conflicts else None
 
 
 def _result(recipe: Recipe, found: Sensitivity) -> None:

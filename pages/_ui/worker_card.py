@@ -97,9 +97,10 @@ def _memory_table(worker: WorkerView) -> None:
     predicted, measured = _predicted(worker), worker.memory
     if measured is None:
         return
+    load_peak = worker.predicted or predicted  # loading anew would take less: a GGUF is prepared by now
     rows = [
         _compared("Weights", predicted.weights_bytes if predicted else None, measured.weights_bytes),
-        _compared("Load peak", predicted.load_peak_bytes if predicted else None, measured.load_peak_bytes),
+        _compared("Load peak", load_peak.load_peak_bytes if load_peak else None, measured.load_peak_bytes),
         _compared("Serve peak", predicted.peak_bytes if predicted else None, measured.peak_bytes)
         | {"Off": "so far"},
     ]

@@ -75,6 +75,7 @@ def test_what_does_not_fit_says_so_with_the_numbers():
 def test_the_larger_of_loading_and_serving_decides():
     served = predict(recipe())
     imports = IMPORTS_BYTES
+    assert served.imports_bytes == imports
     needed = max(served.load_peak_bytes, served.peak_bytes + imports)
     assert predict(recipe(), machine(device(free=(needed + 1) / GB))).fits
     assert not predict(recipe(), machine(device(free=(needed - 1000) / GB))).fits

@@ -70,7 +70,7 @@ def test_the_end_of_a_race_with_speed_and_fidelity_above(wb: fakes.FakeWorkbench
     at = shown(page, wb, ago_s=60)
     assert "B wrote 50.0 tok/s, A 25.0 tok/s: 2.0 times as fast." in texts(at)
     assert texts(at).count("The sky is blue.") == 2
-    assert "Fidelity: KL 0.011, same first choice 94%" in texts(at)
+    assert "Fidelity: KL 0.011 nats, same first choice 94%" in texts(at)
     assert "Fidelity: not measured" in texts(at)  # of A; alone, a page's link is its words
     assert "A race writes no Run" in " ".join(caption.value.replace("\n", " ") for caption in at.caption)
     at.button(key="race-replay").click().run()
@@ -131,6 +131,15 @@ def test_a_lane_that_failed_says_why(wb: fakes.FakeWorkbench, page: Page) -> Non
     at = shown(page, wb, ago_s=60, lanes=(lanes[0], broken))
     assert "Memory ran out." in at.error[0].value
     assert verdict((lanes[0], broken)) is None
+
+
+def test_a_lane_that_was_stopped_says_so_and_is_not_compared(wb: fakes.FakeWorkbench, page: Page) -> None:
+    first, second = fakes.race().lanes
+    stopped = dataclasses.replace(second, state="cancelled", finish_reason="cancelled")
+    at = shown(page, wb, ago_s=60, lanes=(first, stopped))
+    assert "Stopped before its end." in texts(at)
+    assert verdict((first, second)) is not None
+    assert verdict((first, stopped)) is None
 
 
 def test_speeds_within_five_percent_are_about_equal() -> None:

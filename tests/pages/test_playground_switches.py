@@ -61,6 +61,13 @@ def test_the_prefix_cache_changes_at_once(wb: fakes.FakeWorkbench, page: Page) -
     assert calls(wb, "apply_live") == [("w1", PLAIN.replace({"prefix_cache": True}))]
 
 
+def test_the_recipe_page_does_not_offer_to_undo_what_was_switched(wb: fakes.FakeWorkbench, page: Page) -> None:
+    at = opened(page, wb)
+    widget(at.segmented_control, "batching").set_value("continuous").run()
+    widget(at.toggle, "prefix").set_value(True).run()
+    assert at.session_state["mcp_recipe"] == CACHED
+
+
 def test_a_change_that_is_refused_is_said_once_and_the_switch_goes_back(
     wb: fakes.FakeWorkbench, page: Page
 ) -> None:
@@ -97,11 +104,12 @@ def test_another_cache_needs_a_reload_by_one_button(wb: fakes.FakeWorkbench, pag
     at = opened(page, wb)
     assert not [button for button in at.button if button.key == "switches-load"]
     widget(at.selectbox, "kv.kind").set_value("static").run()
-    assert "`kv.kind`: `dynamic` → `static`" in texts(at)
+    assert "KV cache: `dynamic` → `static`" in texts(at)
     assert "stays loaded" in texts(at)
     at.button(key="switches-load").click().run()
     assert calls(wb, "load") == [(PLAIN.replace({"kv.kind": "static"}), None, False)]
     assert not calls(wb, "unload")
+    assert at.session_state["mcp_recipe"].kv.kind == "static"
 
 
 def test_where_both_do_not_fit_the_present_one_goes_first(

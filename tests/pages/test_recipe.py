@@ -68,6 +68,9 @@ def test_every_field_of_the_form_reaches_the_recipe(wb: fakes.FakeWorkbench, pag
     at.selectbox(key="recipe-attention-0").set_value("eager")
     at.selectbox(key="recipe-kv.kind-0").set_value("static")
     at.number_input(key="recipe-kv.max_context-0").set_value(1024)
+    at.segmented_control(key="recipe-batching.mode-0").set_value("static")
+    at.selectbox(key="recipe-speculation-0").set_value("prompt-lookup")
+    at.toggle(key="recipe-prefix_cache-0").set_value(True)
     at.number_input(key="recipe-batching.max_requests-0").set_value(8).run()
     assert chosen_recipe(at) == bundled().replace(
         {
@@ -79,6 +82,9 @@ def test_every_field_of_the_form_reaches_the_recipe(wb: fakes.FakeWorkbench, pag
             "attention": "eager",
             "kv.kind": "static",
             "kv.max_context": 1024,
+            "batching.mode": "static",
+            "speculation": "prompt-lookup",
+            "prefix_cache": True,
             "batching.max_requests": 8,
         }
     )
@@ -121,7 +127,7 @@ def test_an_uploaded_recipe_this_machine_cannot_run_is_shown_and_not_loadable(
     at = with_recipe(page("recipe"), bundled().replace({"attention": "flash_attention_2"})).run()
     assert at.selectbox(key="recipe-attention-0").value == "flash_attention_2"
     assert at.button(key="load").disabled
-    assert "attention: flash_attention_2 runs on NVIDIA devices only. Choose sdpa." in texts(at)
+    assert "Attention: flash_attention_2 runs on NVIDIA devices only. Choose sdpa." in texts(at)
 
 
 def test_what_does_not_fit_needs_consent(wb: fakes.FakeWorkbench, page: Page) -> None:
@@ -274,7 +280,7 @@ def test_a_live_change_is_applied_without_a_reload(wb: fakes.FakeWorkbench, page
     wb.add(fakes.ready_worker())
     at = page("recipe").run()
     at.number_input(key="recipe-batching.max_requests-0").set_value(8).run()
-    assert "`batching.max_requests`: `64` → `8`" in texts(at)
+    assert "Max requests: `64` → `8`" in texts(at)
     assert "Applies live" in texts(at)
     at.button(key="apply").click().run()
     assert calls(wb, "apply_live") == [("w1", bundled().replace({"batching.max_requests": 8}))]
@@ -285,7 +291,7 @@ def test_a_reload_replaces_or_runs_side_by_side(wb: fakes.FakeWorkbench, page: P
     wb.add(fakes.ready_worker("old"))
     at = page("recipe").run()
     at.segmented_control(key="recipe-dtype-0").set_value("bf16").run()
-    assert "`dtype`: `fp32` → `bf16`" in texts(at)
+    assert "Dtype: `fp32` → `bf16`" in texts(at)
     at.segmented_control(key="reload-way").set_value("Side by side").run()
     at.button(key="apply").click().run()
     assert [call[0] for call in wb.calls if call[0] in ("unload", "load")] == ["load"]
@@ -299,6 +305,20 @@ def test_a_reload_that_fits_only_alone_unloads_first(wb: fakes.FakeWorkbench, pa
     assert "Both do not fit at once" in texts(at)
     at.button(key="apply").click().run()
     assert [call[0] for call in wb.calls if call[0] in ("unload", "load")] == ["unload", "load"]
+
+
+def test_the_load_peak_is_compared_with_what_was_predicted_before_loading(
+    wb: fakes.FakeWorkbench, page: Page
+) -> None:
+    predicted = fakes.footprint(load_peak_bytes=1_310 * fakes.MB).as_prediction()
+    wb.add(dataclasses.replace(fakes.ready_worker(), predicted=predicted))
+    memory = next(table.value for table in page("recipe").run().table if "Measured" in table.value)
+    assert list(memory.iloc[1]) == ["Load peak", "1.31 GB", "1.31 GB", "+0%"]
+
+
+def test_what_the_program_takes_stands_beside_the_serving_peak(wb: fakes.FakeWorkbench, page: Page) -> None:
+    wb.footprint_value = fakes.footprint(peak_bytes=394 * fakes.MB, imports_bytes=451 * fakes.MB)
+    assert "serving 394 MB and 451 MB for the program itself, together 845 MB" in texts(page("recipe").run())
 
 
 def test_models_on_this_machine_are_listed_and_deleted(wb: fakes.FakeWorkbench, page: Page) -> None:
