@@ -91,9 +91,10 @@ class Fleet:
             return None
         return _view(worker, self._memory.get(worker_id), self._predicted.get(worker_id), users)
 
-    def keep_prediction(self, worker_id: str, predicted: Prediction) -> None:
+    def keep_prediction(self, worker_id: str, predicted: Prediction | None) -> None:
         """What loading and serving were predicted to take, before anything was downloaded or prepared."""
-        self._predicted[worker_id] = predicted
+        if predicted is not None:
+            self._predicted[worker_id] = predicted
 
     def poll(self) -> None:
         """Ask every ready worker for its counters; one that has not answered the last time is not asked again."""

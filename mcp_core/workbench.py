@@ -7,6 +7,7 @@ This file does not know how any of it is done (``fleet``, ``conversations``, ``b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from mcp_core import conflicts, devices, hardware, paths
 from mcp_core.batches import Batches
 from mcp_core.conversations import Conversations
 from mcp_core.demos import Demos
-from mcp_core.errors import Busy
+from mcp_core.errors import Busy, McpError
 from mcp_core.fleet import Fleet
 from mcp_core.generation import EngineStats, Sampling
 from mcp_core.hardware import Hardware
@@ -27,7 +28,7 @@ from mcp_core.lost_runs import LostRuns
 from mcp_core.model_lookups import ModelLookups
 from mcp_core.monitoring.sampler import Sample, Sampler
 from mcp_core.recipe import ModelRef, Recipe
-from mcp_core.results import MemoryAnalysis, RequestRecord, Run
+from mcp_core.results import MemoryAnalysis, Prediction, RequestRecord, Run
 from mcp_core.serving.supervisor import WORKER_COMMAND, Supervisor, Worker
 from mcp_core.studies import Studies
 from mcp_core.views import BatchItemView, ConversationView, JobView, WorkerView
@@ -141,14 +142,11 @@ class Workbench:
         from mcp_core.serving.admission import admit
 
         admitted = admit(recipe, hub_token=hub_token, force=force)
-        predicted = self.footprint(admitted, hub_token).as_prediction()
-
-        def launch() -> Worker:
-            worker = self._supervisor.launch(admitted, hub_token=hub_token, force=force)
-            self._fleet.keep_prediction(worker.id, predicted)
-            return worker
-
-        worker = self._loop.call(launch)
+        predicted: Prediction | None = None
+        with contextlib.suppress(McpError):  # forced, it may be beyond prediction; the worker says what is wrong
+            predicted = self.footprint(admitted, hub_token).as_prediction()
+        worker = self._loop.call(lambda: self._supervisor.launch(admitted, hub_token=hub_token, force=force))
+        self._loop.call(lambda: self._fleet.keep_prediction(worker.id, predicted))
         self._loop.begin(self._forget_lookups_after(worker))
         return worker.id
 

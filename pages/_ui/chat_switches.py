@@ -18,7 +18,17 @@ from pages._ui import frame, session, workbench
 from pages._ui.hub_token import current_token
 from pages._ui.load_panel import unload_and_wait
 from pages._ui.recipe_changes import compare
-from pages._ui.recipe_options import BATCHING_TITLES, Options, choices_of, describe, label_of, say_refused
+from pages._ui.recipe_options import (
+    BATCHING_TITLES,
+    KV_TITLES,
+    SPECULATION_TITLES,
+    Options,
+    choices_of,
+    describe,
+    in_labels,
+    label_of,
+    say_refused,
+)
 
 __all__ = ["switch_bar"]
 
@@ -85,7 +95,7 @@ def _why_not(recipe: Recipe, hardware: Hardware, field: str, value: str | bool) 
     """What this value of a switch would contradict, whichever field the rule names; None when nothing."""
     known = recipe.conflicts(hardware)
     new = [each for each in recipe.replace({field: value}).conflicts(hardware) if each not in known]
-    return f"{new[0].reason} {new[0].fix}" if new else None
+    return in_labels(f"{new[0].reason} {new[0].fix}") if new else None
 
 
 def _apply(worker: WorkerView, wanted: Recipe) -> None:
@@ -127,8 +137,8 @@ def _by_reload(worker: WorkerView, hardware: Hardware) -> None:
 
 def _reload_switches(worker: WorkerView, hardware: Hardware) -> Recipe:
     recipe = worker.recipe
-    kind = _select(worker, hardware, "kv.kind", recipe.kv.kind)
-    speculation = _select(worker, hardware, "speculation", recipe.speculation)
+    kind = _select(worker, hardware, "kv.kind", KV_TITLES, recipe.kv.kind)
+    speculation = _select(worker, hardware, "speculation", SPECULATION_TITLES, recipe.speculation)
     compiled = _toggle(recipe, hardware, "compile", describe("compile"), _key(worker, "compile"))
     changes: dict[str, Any] = {"speculation": speculation, "compile": compiled}
     if kind != recipe.kv.kind:  # window and bits belong to the old kind
@@ -136,12 +146,17 @@ def _reload_switches(worker: WorkerView, hardware: Hardware) -> Recipe:
     return recipe.replace(changes)
 
 
-def _select(worker: WorkerView, hardware: Hardware, field: str, now: str) -> str:
+def _select(worker: WorkerView, hardware: Hardware, field: str, titles: dict[str, str], now: str) -> str:
     options = _options(worker.recipe, hardware, field, now)
     chosen = st.selectbox(
-        label_of(field), options.offered, index=options.index, help=describe(field), key=_key(worker, field)
+        label_of(field),
+        options.offered,
+        index=options.index,
+        format_func=lambda each: titles.get(each, each),
+        help=describe(field),
+        key=_key(worker, field),
     )
-    say_refused(options, {})
+    say_refused(options, titles)
     return str(chosen)
 
 

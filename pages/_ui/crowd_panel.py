@@ -16,7 +16,7 @@ from pages._ui import format as fmt
 from pages._ui import frame, workbench
 from pages._ui.crowd_chart import chart_height, crowd_chart
 from pages._ui.job_panel import ACTIVE, draw_progress
-from pages._ui.recipe_options import BATCHING_TITLES
+from pages._ui.recipe_options import BATCHING_TITLES, in_labels
 
 __all__ = ["comparison", "crowd_panel"]
 
@@ -90,7 +90,7 @@ def _form(worker: WorkerView, *, running: bool) -> None:
             key="crowd-start",
         )
     for mode, reason in refused.items():
-        st.caption(f":material/block: **{BATCHING_TITLES[mode]}**: {reason}")
+        st.caption(f":material/block: **{BATCHING_TITLES[mode]}**: {in_labels(reason)}")
     if worker.recipe.prefix_cache:
         st.caption("The prefix cache is off meanwhile: every user has another prompt.")
     if pressed:

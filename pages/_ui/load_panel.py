@@ -21,7 +21,7 @@ from pages._ui import frame, session, workbench
 from pages._ui.hub_token import current_token
 from pages._ui.job_panel import draw_progress
 from pages._ui.recipe_changes import compare
-from pages._ui.recipe_options import label_of
+from pages._ui.recipe_options import in_labels, label_of
 from pages._ui.worker_card import worker_card
 
 __all__ = ["load_panel", "unload_and_wait"]
@@ -78,7 +78,7 @@ def _not_loadable(recipe: Recipe | None, footprint: Footprint | None, hardware: 
     if recipe is None:
         return "The Recipe is not complete yet."
     for conflict in recipe.conflicts(hardware):
-        return f"{label_of(conflict.field)}: {conflict.reason} {conflict.fix}"
+        return in_labels(f"{label_of(conflict.field)}: {conflict.reason} {conflict.fix}")
     return (
         "The model could not be looked up, or this Recipe does not suit it: see above."
         if footprint is None

@@ -22,6 +22,8 @@ from pages._ui import frame
 from pages._ui.model_form import model_form
 from pages._ui.recipe_options import (
     BATCHING_TITLES,
+    KV_TITLES,
+    SPECULATION_TITLES,
     Options,
     choices_of,
     describe,
@@ -36,16 +38,6 @@ __all__ = ["recipe_form"]
 Key = Callable[[str], str]
 
 _DTYPE_TITLES = {"fp32": "fp32 · 4 bytes", "bf16": "bf16 · 2 bytes", "fp16": "fp16 · 2 bytes"}
-_KV_TITLES = {
-    "dynamic": "Dynamic",
-    "static": "Static",
-    "sliding": "Sliding window",
-    "quantized-fp8": "Quantized fp8",
-    "quantized-quanto": "Quantized (quanto)",
-    "quantized-hqq": "Quantized (HQQ)",
-    "offloaded": "Offloaded",
-    "off": "Off: recompute every token",
-}
 _ENGINES = ("transformers", "llama.cpp", "vllm", "sglang")
 _ENGINE_TITLES = {name: engine.title for name, engine in FOREIGN.items()}
 _KV_BITS = (2, 4, 8)
@@ -155,7 +147,7 @@ def _serving(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
     # A draft model is named in a Recipe file only.
     guesses = [each for each in choices_of("speculation") if each != "draft" or recipe.draft is not None]
     options = options_of(recipe, hardware, "speculation", guesses)
-    speculation = _select(options, "speculation", {}, key)
+    speculation = _select(options, "speculation", SPECULATION_TITLES, key)
     toggles = {field: _toggle(recipe, hardware, field, key) for field in ("prefix_cache", "compile")}
     return {"batching.mode": mode, "speculation": speculation, **toggles}
 
@@ -172,7 +164,7 @@ def _limits(recipe: Recipe, key: Key) -> dict[str, Any]:
 def _kv(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
     """The kind, and what only that kind reads."""
     options = options_of(recipe, hardware, "kv.kind", choices_of("kv.kind"))
-    kind = _select(options, "kv.kind", _KV_TITLES, key)
+    kind = _select(options, "kv.kind", KV_TITLES, key)
     if kind == "sliding":
         return {"kind": kind, "window": _count("kv.window", recipe.kv.window, 16, "512", key)}
     if kind in ("quantized-quanto", "quantized-hqq"):

@@ -5,6 +5,7 @@ This file does not know how a field is drawn (``recipe_form.py``) or what a choi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -15,9 +16,35 @@ from mcp_core.conflicts import Conflict
 from mcp_core.hardware import Hardware
 from mcp_core.recipe import Recipe
 
-__all__ = ["BATCHING_TITLES", "Options", "choices_of", "describe", "label_of", "options_of", "say_refused"]
+__all__ = [
+    "BATCHING_TITLES",
+    "KV_TITLES",
+    "SPECULATION_TITLES",
+    "Options",
+    "choices_of",
+    "describe",
+    "in_labels",
+    "label_of",
+    "options_of",
+    "say_refused",
+]
 
 BATCHING_TITLES = {"off": "Off", "static": "Static", "continuous": "Continuous"}
+KV_TITLES = {
+    "dynamic": "Dynamic",
+    "static": "Static",
+    "sliding": "Sliding window",
+    "quantized-fp8": "Quantized fp8",
+    "quantized-quanto": "Quantized (quanto)",
+    "quantized-hqq": "Quantized (HQQ)",
+    "offloaded": "Offloaded",
+    "off": "Off: recompute every token",
+}
+SPECULATION_TITLES = {
+    "off": "Off",
+    "prompt-lookup": "From the prompt",
+    "draft": "By a draft model",
+}
 # What a form calls each field of a Recipe, and every sentence about one.
 _LABELS = {
     "model.source": "Model source",
@@ -103,13 +130,21 @@ def label_of(field: str) -> str:
     return _LABELS.get(field, field)
 
 
+def in_labels(text: str) -> str:
+    """A sentence about fields of a Recipe in the form's words; a field whose name is a plain word stays."""
+    for field in sorted(_LABELS, key=len, reverse=True):
+        if "." in field or "_" in field:
+            text = re.sub(rf"(?<![\w.]){re.escape(field)}(?!\w|\.\w)", _LABELS[field].partition(",")[0], text)
+    return text
+
+
 def say_refused(options: Options, titles: dict[str, str]) -> None:
     """Options that this machine cannot run, each with its reason."""
     for value, reason in options.refused:
         title = f"**{titles.get(value, value)}**"
         told = f"{title}{reason.removeprefix(value)}" if reason.startswith(value) else f"{title}: {reason}"
         told = told.replace(f"{title}: {titles.get(value, value)}: ", f"{title}: ")
-        st.caption(f":material/block: {told}")
+        st.caption(f":material/block: {in_labels(told)}")
 
 
 def _reason(recipe: Recipe, hardware: Hardware, field: str, value: str) -> str | None:
