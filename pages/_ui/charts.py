@@ -5,7 +5,7 @@ This file does not know where rows come from or where a figure is put.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mcp_core.results import RequestRecord
@@ -29,6 +29,8 @@ PALETTE = (
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "hexagon", "cross")
 FAILED_COLOUR = "#d9485f"
 MOST_POINTS = 180
+# Names under which a live chart's legend fits into one row of a third of the page, and rows at most.
+_LEGEND_ROW_LETTERS, _LEGEND_ROWS = 30, 3
 MOST_REQUESTS = 200
 
 Points = Sequence[tuple[float, float | None]]
@@ -78,9 +80,10 @@ def live_chart(
     return {
         "animation": False,
         "color": list(PALETTE),
-        "grid": {"left": 0, "right": 18, "top": 28 if len(series) > 1 else 8, "bottom": 0, "containLabel": True},
+        "grid": {"left": 0, "right": 18, "top": _legend_px(series), "bottom": 0, "containLabel": True},
         "legend": {
             "show": len(series) > 1,
+            "type": "plain" if len(series) <= _LEGEND_ROWS else "scroll",
             "top": 0,
             "left": 0,
             "icon": "roundRect",
@@ -92,6 +95,14 @@ def live_chart(
         "yAxis": {"type": "value", "min": 0, "splitNumber": 2} | _value_labels(unit) | whole | _value_end(top),
         "series": [_line(name, points) for name, points in series.items()],
     }
+
+
+def _legend_px(series: Collection[str]) -> int:
+    """Room above the lines: none for one, a row for short names, a row each for the names of two workers."""
+    if len(series) < 2:
+        return 8
+    beside = sum(map(len, series)) <= _LEGEND_ROW_LETTERS or len(series) > _LEGEND_ROWS
+    return 28 if beside else 28 + 16 * (len(series) - 1)
 
 
 def requests_figure(records: Sequence[RequestRecord], colour: str) -> go.Figure:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from mcp_core.engines import FOREIGN, not_carried
 from mcp_core.recipe import Recipe
+from pages._ui.recipe_options import in_labels, label_of
 
 __all__ = ["draw_not_carried"]
 
@@ -18,4 +19,10 @@ def draw_not_carried(recipe: Recipe) -> None:
     with st.container(border=True):
         st.markdown(f"##### What {FOREIGN[recipe.engine].title} does otherwise", anchors=False)
         st.caption("The Run keeps this list. What would change the meaning of the Recipe is refused instead.")
-        st.markdown("\n".join(f"- {line}" for line in lines))
+        st.markdown("\n".join(f"- {_in_words(line)}" for line in lines))
+
+
+def _in_words(line: str) -> str:
+    """ "field: what it does otherwise" with the field's name on the form."""
+    field, _, told = line.partition(": ")
+    return f"{label_of(field)}: {in_labels(told)}"

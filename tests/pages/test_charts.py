@@ -68,6 +68,20 @@ def test_thinning_keeps_the_peak_and_the_gaps() -> None:
     assert charts.thin([]) == []
 
 
+@pytest.mark.parametrize(
+    ("names", "top", "kind"),
+    [
+        (["one"], 8, "plain"),
+        (["running", "queued"], 28, "plain"),
+        (["SmolLM2-135M-Instruct (worker-1)", "SmolLM2-135M-Instruct (worker-2)"], 44, "plain"),
+        ([f"SmolLM2-135M-Instruct (worker-{number})" for number in range(4)], 28, "scroll"),
+    ],
+)
+def test_a_legend_never_lies_over_the_axis(names: list[str], top: int, kind: str) -> None:
+    spec = charts.live_chart({name: [] for name in names}, "%", span=(0.0, 60.0))
+    assert (spec["grid"]["top"], spec["legend"]["type"]) == (top, kind)
+
+
 def test_a_live_chart_is_in_ms_with_units_and_one_line_a_series() -> None:
     spec = charts.live_chart({"draw": [(10.0, 5.0), (11.0, None)], "limit": []}, "%", span=(0.0, 60.0), top=100)
     assert spec["series"][0]["data"] == [[10_000, 5.0], [11_000, None]]

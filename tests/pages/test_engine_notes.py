@@ -15,7 +15,7 @@ def page(engine: str) -> AppTest:
 def test_what_does_not_carry_over_is_listed_by_field() -> None:
     (heading, lines) = (each.value for each in page("vllm").markdown)
     assert heading == "##### What vLLM does otherwise"
-    assert lines.startswith("- attention: vLLM chooses its own kernel")
+    assert lines.startswith("- Attention: vLLM chooses its own kernel")
 
 
 def test_our_own_engine_has_no_list() -> None:
