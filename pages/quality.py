@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from mcp_core.recipe import Recipe
-from mcp_core.results import StoredFidelity
+from mcp_core.results import Fidelity, StoredFidelity
 from mcp_core.views import JobView
 from pages._ui import frame, session, workbench
 from pages._ui.fidelity_form import fidelity_form, server_form
@@ -53,14 +53,16 @@ def _answer(chosen: StoredFidelity, recipe: Recipe) -> None:
         fidelity_result(chosen)
         downloads(chosen)
     if chosen.fidelity.status == "measured":
-        _token_map(chosen.fidelity.key or "")
+        _token_map(chosen.fidelity)
 
 
-def _token_map(key: str) -> None:
+def _token_map(fidelity: Fidelity) -> None:
+    key = fidelity.key or ""
     with frame.errors_shown(), st.container(border=True):
         kept = workbench.get_workbench().studies.token_map(key)
         if kept is None or not kept.documents:
-            st.caption("A running server gives no token map: it names too few alternatives.")
+            server = "A running server gives no token map: it names too few alternatives."
+            st.caption(server if fidelity.path == "endpoint" else "Its token map is not on this machine.")
         else:
             token_map(kept, key[:12])
 

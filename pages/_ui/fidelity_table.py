@@ -28,7 +28,7 @@ _FIGURES = {
     "Perplexity": (80, "perplexity"),
     "RMS Δp, %": (76, "rms_dp"),
 }
-_WIDTHS = {"When": 84, "Recipe": 156, "Status": 92}
+_WIDTHS = {"When": 102, "Recipe": 152, "Status": 92}
 
 
 def fidelity_table(stored: Sequence[StoredFidelity]) -> str | None:

@@ -124,6 +124,14 @@ def test_a_server_s_answer_states_what_it_leaves_out(wb: fakes.FakeWorkbench, pa
     assert "gives no token map" in texts(at)
 
 
+def test_a_token_map_that_was_not_kept_is_not_blamed_on_a_server(wb: fakes.FakeWorkbench, page: Page) -> None:
+    with_fidelity(wb, judged())
+    wb.studies.token_maps = {}
+    said = texts(opened(page, judged()))
+    assert "Its token map is not on this machine." in said
+    assert "running server gives" not in said
+
+
 def test_the_newest_of_the_current_recipe_is_shown_without_a_link(wb: fakes.FakeWorkbench, page: Page) -> None:
     with_fidelity(wb, judged(), judged(bundled(), kl_over_floor=2.5))
     assert "2.50× the noise floor" in texts(page("quality").run())
