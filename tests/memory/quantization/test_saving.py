@@ -34,7 +34,7 @@ SAVED_ON_CPU = [
 
 @pytest.fixture(autouse=True)
 def _silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Job, "report", lambda *_: None)
+    monkeypatch.setattr(Job, "tell", lambda *_: None)
 
 
 @pytest.fixture
