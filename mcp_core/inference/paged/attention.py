@@ -6,9 +6,11 @@ This file does not know requests, or which kernel is best where (``kernels.py``)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AttentionInterface
 
@@ -32,14 +34,24 @@ class PagedCache:
         shape = (pages, page_size, text.num_key_value_heads, head_dim_of(config))
         self.page_size = page_size
         self.kernel = kernel
-        # Zeros: padded rows read page 0, and what is not a number there would spread.
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(text.num_hidden_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(text.num_hidden_layers)]
+        self.keys = [_zeros(shape, dtype, device) for _ in range(text.num_hidden_layers)]
+        self.values = [_zeros(shape, dtype, device) for _ in range(text.num_hidden_layers)]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the pool."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros: padded rows read page 0, and what is not a number there would spread.
+
+    On a host they take memory only where something was written: torch's own zeros are written at once.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    untouched = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(untouched).view(dtype).view(shape)
 
 
 def head_dim_of(config: Any) -> int:
