@@ -61,10 +61,20 @@ async def _run_outside(*command: str | Path) -> tuple[int | None, bytes]:
         try:
             output, _ = await asyncio.wait_for(process.communicate(), VERSION_TIMEOUT_S)
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
             raise TimeoutError(f"no answer within {VERSION_TIMEOUT_S:.0f} s") from None
+        finally:
+            await _end_now(process)
     return process.returncode, output
+
+
+async def _end_now(process: asyncio.subprocess.Process) -> None:
+    """Kill it, if it still runs, and let it go: also when whoever asked was cancelled."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    with contextlib.suppress(TimeoutError):  # what it started may hold its pipe open
+        await asyncio.wait_for(process.wait(), LAST_LINES_S)
 
 
 class ForeignServer:
