@@ -25,6 +25,7 @@ VALUES = {
     "results",
     "generation",
     "token_map",
+    "trace_summary",
     "views",
     "paths",
     "llama_cpp",
