@@ -17,6 +17,7 @@ from typing import Literal
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
+from mcp_core.ceilings import Ceilings, kept
 from mcp_core.monitoring.nvml import NvmlDevice, read_devices
 
 __all__ = ["LIBRARIES", "Device", "Hardware", "detect", "physical_cores"]
@@ -74,6 +75,9 @@ class Hardware(BaseModel):
         default=None, description="CUDA version torch was built for; null is a CPU build."
     )
     libraries: dict[str, str] = Field(description="Installed versions.")
+    ceilings: tuple[Ceilings, ...] = Field(
+        default=(), description="What its devices reach at most, as far as that was measured."
+    )
 
     @property
     def cuda_devices(self) -> tuple[Device, ...]:
@@ -86,10 +90,21 @@ class Hardware(BaseModel):
             device_id = "cuda:0" if self.cuda_devices and self.torch_cuda else "cpu"
         return next((device for device in self.devices if device.id == device_id), None)
 
+    def ceilings_of(self, device_id: str, threads: int | None) -> Ceilings | None:
+        """The newest of that device; those of a CPU hold for as many threads only."""
+        device = self.device(device_id)
+        fitting = [
+            each
+            for each in self.ceilings
+            if device and each.device_name == device.name and (device.kind == "cuda" or each.threads == threads)
+        ]
+        return fitting[-1] if fitting else None
+
 
 def detect() -> Hardware:
     """Read this machine. Takes milliseconds; free memory is as of now."""
     driver, gpus = read_devices()
+    devices, libraries = (_cpu_device(), *(_cuda_device(gpu) for gpu in gpus)), _libraries()
     return Hardware(
         host=platform.node(),
         os=f"{platform.system()} {platform.release()}",
@@ -97,10 +112,11 @@ def detect() -> Hardware:
         cpu=_cpu_model(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         cpu_flags=_cpu_flags(),
-        devices=(_cpu_device(), *(_cuda_device(gpu) for gpu in gpus)),
+        devices=devices,
         driver=driver,
         torch_cuda=_torch_cuda(),
-        libraries=_libraries(),
+        libraries=libraries,
+        ceilings=kept((device.name for device in devices), driver, libraries.get("torch")),
     )
 
 

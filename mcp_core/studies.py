@@ -189,6 +189,16 @@ class Studies:
         request = _about(recipe) | {"name": name}
         return self._submit("experiment", what.job_title(recipe), request, changed, hub_token)
 
+    def start_ceilings(self, recipe: Recipe) -> str:
+        """Measure what the Recipe's device reaches at most, a CPU with its threads; the job's id.
+
+        The answer is a Ceilings, which is kept and in ``Hardware`` from then on. Raises RecipeError, Busy.
+        """
+        resolved = conflicts.resolve(recipe, hardware.detect())
+        request = {"device": resolved.device, "threads": resolved.threads}
+        device = Recipe(device=resolved.device, threads=resolved.threads)
+        return self._submit("ceilings", f"ceilings of {resolved.device}", request, device)
+
     def experiments(self) -> dict[str, ExperimentResult]:
         """The latest result of each experiment on this machine's devices, by its name."""
         return experiment_results.latest(hardware.detect())

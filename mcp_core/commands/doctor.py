@@ -1,4 +1,7 @@
-"""``mcp-core doctor``: what this machine has, what a Recipe can use of it, and whether MCP's parts are there."""
+"""``mcp-core doctor``: what this machine has, what a Recipe can use of it, and whether MCP's parts are there.
+
+With --measure, first what its devices reach at most: a few seconds each, kept under MCP_HOME.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from mcp_core import hardware, paths
-from mcp_core.commands.arguments import add_json
+from mcp_core import conflicts, hardware, paths
+from mcp_core.ceilings import PRODUCTS, Ceilings
+from mcp_core.commands.arguments import add_json, add_progress, whole_number
+from mcp_core.commands.job_run import run_job
 from mcp_core.commands.output import emit, say, size, table
 from mcp_core.decision.store import Store
 from mcp_core.engines import FOREIGN
@@ -25,18 +30,40 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--json."""
+    """--measure, --threads, --progress, --json."""
+    parser.add_argument(
+        "--measure", action="store_true", help="measure bandwidth and FLOP/s of every device first, and keep them"
+    )
+    parser.add_argument(
+        "--threads",
+        type=whole_number(1, 1024),
+        metavar="N",
+        help="CPU threads to measure with; else a Recipe's usual",
+    )
+    add_progress(parser)
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look and print; finding something missing is an answer, not a failure."""
+    """Look and print; finding something missing is an answer, not a failure. --measure raises Busy."""
+    if options.measure:
+        _measure(options.threads, as_json=options.progress == "json")
     found = _look()
     if options.json:
         emit(found)
     else:
         _show(found)
     return 0
+
+
+def _measure(threads: int | None, *, as_json: bool) -> None:
+    """Every device that torch can use, one after the other."""
+    machine = hardware.detect()
+    usable = [each for each in machine.devices if each.kind == "cpu" or machine.torch_cuda]
+    for device in usable:
+        recipe = conflicts.resolve(Recipe(device=device.id, threads=threads), machine)
+        request = {"device": recipe.device, "threads": recipe.threads}
+        run_job("ceilings", f"ceilings of {device.id}", request, device=device.id, progress_as_json=as_json)
 
 
 def _look() -> dict[str, Any]:
@@ -118,6 +145,7 @@ def _show(found: dict[str, Any]) -> None:
     ]
     table([("DEVICE", "NAME", "MEMORY", "FREE"), *devices])
     say("")
+    _show_ceilings([Ceilings.model_validate(each) for each in found["ceilings"]])
     table([("ENGINE", "CAN RUN", "WHY NOT", "VERSION"), *(_engine_cells(each) for each in found["engines"])])
     say("")
     for title, key in (("SCHEME", "schemes"), ("ATTENTION", "attention"), ("KV CACHE", "kv_kinds")):
@@ -127,6 +155,27 @@ def _show(found: dict[str, Any]) -> None:
     say("")
     parts = [(key.replace("_", " "), *_state(found[key])) for key in ("bundled_model", "home", "store")]
     table([("PART", "STATE", ""), *parts])
+
+
+def _show_ceilings(found: list[Ceilings]) -> None:
+    if not found:
+        say("What the devices reach at most was not measured: mcp-core doctor --measure\n")
+        return
+    heading = ("CEILINGS", "THREADS", "READ", "COPY", *(f"{name} TFLOP/S" for name in PRODUCTS), "TINY OPERATION")
+    table([heading, *(_ceiling_cells(each) for each in found)])
+    say("")
+
+
+def _ceiling_cells(each: Ceilings) -> tuple[str, ...]:
+    products = (each.matmul_flop_s.get(name) for name in PRODUCTS)
+    return (
+        each.device,
+        str(each.threads or ""),
+        f"{size(round(each.read_bytes_s))}/s",
+        f"{size(round(each.copy_bytes_s))}/s",
+        *("" if flop_s is None else f"{flop_s / 1e12:.3g}" for flop_s in products),
+        f"{each.op_us:.1f} us",
+    )
 
 
 def _cells(choice: dict[str, Any]) -> tuple[str, str, str]:
