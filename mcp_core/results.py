@@ -23,6 +23,7 @@ __all__ = [
     "Comparable",
     "Divergence",
     "Effective",
+    "EngineWork",
     "Failure",
     "Fidelity",
     "Mean",
@@ -116,6 +117,9 @@ class Measurement(_Value):
     engine_output_tok_s: float | None = Field(default=None, description="From the engine's own clock.")
     engine_tpot_ms: float | None = Field(default=None, description="Median by the engine's own clock.")
     client_lag_p99_ms: float | None = Field(default=None, description="Lateness of the load generator's own loop.")
+    queue_ms: Quantiles | None = Field(default=None, description="Waiting, by the server's own timing.")
+    prefill_ms: Quantiles | None = Field(default=None, description="First step to first token, by the server's.")
+    decode_ms: Quantiles | None = Field(default=None, description="First token to last, by the server's.")
 
 
 class Memory(_Value):
@@ -153,6 +157,20 @@ class Calibrated(_Value):
     alpha_search: tuple[AlphaLoss, ...] = Field(default=(), description="Every alpha tried; empty: it was given.")
     reused: bool = Field(default=False, description="The ranges were kept from an earlier calibration.")
     seconds: float = Field(description="What this load spent on calibrating.")
+
+
+class EngineWork(_Value):
+    """What the engine did while it was measured: differences of its counters (generation.EngineStats)."""
+
+    prefill_s: float = Field(description="In steps with at least one prompt token, s.")
+    decode_s: float = Field(description="In all other steps, s.")
+    decode_steps: int
+    prompt_tokens: int = Field(description="Computed, so without those that a cache had.")
+    output_tokens: int
+    cached_prompt_tokens: int
+    kv_evictions: int = Field(description="Kept pages given up for others.")
+    preemptions: int = Field(description="Requests put back because pages ran out.")
+    kv_capacity_tokens: int = Field(default=0, description="What the KV pool holds; 0 without a pool.")
 
 
 class Effective(_Value):
@@ -353,6 +371,8 @@ class Run(_Value):
     fidelity: Fidelity | None = None
     predicted: Prediction | None = Field(default=None, description="The footprint's estimate for this load.")
     timeline: MemoryTimeline | None = Field(default=None, description="The worker's memory up to its end.")
+    engine_work: EngineWork | None = None
+    trace_id: str | None = Field(default=None, description="The profile that was recorded of this configuration.")
     comparable: Comparable = Comparable()
     evidence: str = Field(default="measured on transformers", description="predicted, probed, measured on ENGINE.")
 

@@ -41,6 +41,7 @@ from mcp_core.recipe import Recipe
 from mcp_core.results import (
     Comparable,
     Effective,
+    EngineWork,
     Failure,
     Measurement,
     Memory,
@@ -308,6 +309,7 @@ class _Benchmark:
             load_s=found.load_s,
             predicted=found.predicted,
             timeline=found.timeline,
+            engine_work=_engine_work(found.before, found.after),
             energy_j_per_token=_energy_per_token(found.energy_j, measurement),
             comparable=Comparable(ok=not reasons, reasons=reasons),
         )
@@ -365,6 +367,22 @@ def _engine_output_tok_s(before: EngineStats | None, after: EngineStats | None) 
         return None
     busy_s = after.prefill_s_total - before.prefill_s_total + after.decode_s_total - before.decode_s_total
     return (after.output_tokens_total - before.output_tokens_total) / busy_s if busy_s > 0 else None
+
+
+def _engine_work(before: EngineStats | None, after: EngineStats | None) -> EngineWork | None:
+    if before is None or after is None:
+        return None
+    return EngineWork(
+        prefill_s=after.prefill_s_total - before.prefill_s_total,
+        decode_s=after.decode_s_total - before.decode_s_total,
+        decode_steps=after.decode_steps_total - before.decode_steps_total,
+        prompt_tokens=after.prompt_tokens_total - before.prompt_tokens_total,
+        output_tokens=after.output_tokens_total - before.output_tokens_total,
+        cached_prompt_tokens=after.cached_prompt_tokens_total - before.cached_prompt_tokens_total,
+        kv_evictions=after.kv_evictions_total - before.kv_evictions_total,
+        preemptions=after.preemptions_total - before.preemptions_total,
+        kv_capacity_tokens=after.kv_capacity_tokens,
+    )
 
 
 def _engine_tpot_ms(records: Sequence[RequestRecord]) -> float | None:

@@ -44,6 +44,9 @@ DEFINITIONS: dict[str, str] = {
     "cancelled": "Requests that were running when the measurement was stopped.",
     "engine_output_tok_s": "Output tokens / seconds of prefill and decode, by the engine's own counters; tokens/s.",
     "engine_tpot_ms": "Median over requests of decode time / (output tokens − 1), by the engine's own clock; ms.",
+    "queue_ms": "From a request's arrival to its first step, by the server's own timing; ms.",
+    "prefill_ms": "From a request's first step to its first token, by the server's own timing; ms.",
+    "decode_ms": "From a request's first token to its last, by the server's own timing; ms.",
     "client_lag_p99_ms": "How late the load generator's own loop was, 99th percentile; above 2 ms the Run is "
     "client-limited; ms.",
     "p95": f"Shown from {MIN_REQUESTS_P95} requests on, p99 from {MIN_REQUESTS_P99:,} on; fewer are too few.",
@@ -84,6 +87,9 @@ def summarize(
         engine_output_tok_s=engine_output_tok_s,
         engine_tpot_ms=engine_tpot_ms,
         client_lag_p99_ms=client_lag_p99_ms,
+        queue_ms=_by_server(done, "queue_ms"),
+        prefill_ms=_by_server(done, "prefill_ms"),
+        decode_ms=_by_server(done, "decode_ms"),
     )
 
 
@@ -130,6 +136,12 @@ def quantiles(values: Sequence[float], requests: int) -> Quantiles:
 def _per_request(values: Iterable[float | None]) -> Quantiles:
     known = [value for value in values if value is not None]
     return quantiles(known, requests=len(known))
+
+
+def _by_server(records: Iterable[RequestRecord], name: str) -> Quantiles | None:
+    """One entry of the server's own timing; None where it gives none."""
+    times = [each.server_timing[name] for each in records if each.server_timing and name in each.server_timing]
+    return quantiles(times, requests=len(times)) if times else None
 
 
 def _total(counts: Iterable[int | None]) -> int | None:

@@ -55,6 +55,11 @@ def test_a_run_of_a_worker(worker_state):
     assert measured.engine_tpot_ms == pytest.approx(10)
     engine_s = 8 * 0.030 + (measured.output_tokens - 8) * 0.010
     assert measured.engine_output_tok_s == pytest.approx(measured.output_tokens / engine_s)
+    work = run.engine_work
+    assert work.output_tokens == measured.output_tokens  # the warm-up's are not among them
+    assert work.prefill_s + work.decode_s == pytest.approx(engine_s)
+    assert measured.prefill_ms.p50 == pytest.approx(30)
+    assert (measured.queue_ms.n, measured.decode_ms.n) == (8, 8)
     assert run.energy_j_per_token is None
     assert run.evidence == "measured on transformers"
     assert run.versions["mcp-core"]
