@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mcp_core.errors import Busy, McpError, RecipeError, RequestRejected, WorkerDied
 from mcp_core.generation import EngineStats
-from mcp_core.monitoring.sampler import WorkerProbe
+from mcp_core.monitoring.sample import WorkerProbe
 from mcp_core.recipe import Recipe
 from mcp_core.replies import Server
 from mcp_core.results import Effective, Failure, Memory, MemoryAnalysis, Prediction
@@ -22,7 +22,7 @@ from mcp_core.serving.supervisor import Supervisor, Worker
 from mcp_core.views import WorkerView
 
 if TYPE_CHECKING:
-    from mcp_core.serving.client import ServerClient
+    from mcp_core.serving.client import Look, ServerClient
 
 __all__ = ["Fleet"]
 
@@ -38,7 +38,7 @@ class Fleet:
     def __init__(self, supervisor: Supervisor, measuring: Callable[[str], str | None]) -> None:
         self._supervisor = supervisor
         self._measuring = measuring
-        self._stats: dict[str, tuple[EngineStats, float]] = {}  # and when they were read, time.monotonic()
+        self._looks: dict[str, tuple[Look, float]] = {}  # and when it was, time.monotonic()
         self._memory: dict[str, Memory] = {}
         self._predicted: dict[str, Prediction] = {}
         self._asked: dict[str, asyncio.Task[None]] = {}
@@ -81,8 +81,8 @@ class Fleet:
     def stats(self, worker_id: str) -> EngineStats | None:
         """The counters of the last look, None before the first one or after the worker's end."""
         worker = self._supervisor.workers.get(worker_id)
-        known = self._stats.get(worker_id)
-        return known[0] if known and worker and worker.status == "ready" else None
+        known = self._looks.get(worker_id)
+        return known[0].stats if known and worker and worker.status == "ready" else None
 
     def view(self, worker_id: str, users: int) -> WorkerView | None:
         """The worker as a page shows it."""
@@ -103,11 +103,7 @@ class Fleet:
             asked = self._asked.get(worker.id)
             if asked is None or asked.done():
                 self._asked[worker.id] = asyncio.create_task(self._look(worker))
-        self.probes = tuple(
-            WorkerProbe(worker.id, worker.pid, worker.title, *self._stats.get(worker.id, (None, None)))
-            for worker in workers
-            if worker.pid is not None
-        )
+        self.probes = tuple(map(self._probe, workers))
         self._forget_gone()
 
     async def apply_live(self, worker_id: str, recipe: Recipe) -> None:
@@ -138,15 +134,22 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*self._asked.values(), return_exceptions=True)
 
+    def _probe(self, worker: Worker) -> WorkerProbe:
+        assert worker.pid is not None  # it is ready
+        if worker.id not in self._looks:
+            return WorkerProbe(worker.id, worker.pid, worker.title, None)
+        look, at_s = self._looks[worker.id]
+        return WorkerProbe(worker.id, worker.pid, worker.title, look.stats, at_s, look.latency)
+
     async def _look(self, worker: Worker) -> None:
         assert worker.client is not None
         try:
-            stats, memory = await worker.client.stats_and_memory()
+            look = await worker.client.look()
         except McpError:
             return  # it is ending or busy; the supervisor tells the first, the next look mends the second
-        self._stats[worker.id] = stats, time.monotonic()
-        if memory is not None:
-            self._memory[worker.id] = memory
+        self._looks[worker.id] = look, time.monotonic()
+        if look.memory is not None:
+            self._memory[worker.id] = look.memory
 
     def _forget_gone(self) -> None:
         gone = (self._asked.keys() | self._predicted.keys()) - self._supervisor.workers.keys()
@@ -154,7 +157,7 @@ class Fleet:
             if worker_id in self._asked:
                 self._asked.pop(worker_id).cancel()
             self._predicted.pop(worker_id, None)
-            self._stats.pop(worker_id, None)
+            self._looks.pop(worker_id, None)
             self._memory.pop(worker_id, None)
 
 

@@ -26,7 +26,8 @@ from mcp_core.job_registry import JOB_COMMAND, JobRegistry
 from mcp_core.loop_thread import LoopThread
 from mcp_core.lost_runs import LostRuns
 from mcp_core.model_lookups import ModelLookups
-from mcp_core.monitoring.sampler import Sample, Sampler
+from mcp_core.monitoring.sample import Sample
+from mcp_core.monitoring.sampler import Sampler
 from mcp_core.recipe import ModelRef, Recipe
 from mcp_core.results import MemoryAnalysis, Prediction, RequestRecord, Run
 from mcp_core.serving.supervisor import WORKER_COMMAND, Supervisor, Worker

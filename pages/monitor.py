@@ -9,7 +9,7 @@ from datetime import datetime
 import streamlit as st
 
 from mcp_core.monitoring.nvml import nvml_reason
-from mcp_core.monitoring.sampler import Sample
+from mcp_core.monitoring.sample import Sample
 from pages._ui import charts, frame, memory_panel, session, telemetry, workbench
 
 frame.require("monitor")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TypeVar
 
-__all__ = ["FakeDevice", "FakeNvml", "FakeNvmlError"]
+__all__ = ["FakeDevice", "FakeInstance", "FakeNvml", "FakeNvmlError"]
 
 T = TypeVar("T")
 Series = Sequence[T | None]
@@ -22,10 +22,22 @@ class FakeNvmlError(Exception):
 
 
 @dataclass(frozen=True)
+class FakeInstance:
+    """A part of a split device; ``processes`` as of a device."""
+
+    name: str = "NVIDIA H100 80GB HBM3 MIG 1g.10gb"
+    uuid: str = "MIG-00000000-0000-0000-0000-000000000000"
+    memory_total_bytes: int = 10_468_982_784
+    memory_used_bytes: int = 12_582_912
+    processes: dict[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class FakeDevice:
     """One device. Each series gives one value a reading, its last one for ever; None is "not supported".
 
     ``processes`` maps a process id to its device bytes; None hides all processes, as a container does.
+    ``instances`` are its MIG slots, None in it an empty one; None for a device that cannot be split.
     """
 
     name: str = "NVIDIA H100 80GB HBM3"
@@ -43,6 +55,7 @@ class FakeDevice:
     throttle_reasons: Series[int] = (0,)
     energy_mj: Series[int] = (0,)
     processes: Series[dict[int, int]] = ({},)
+    instances: tuple[FakeInstance | None, ...] | None = None
 
 
 @dataclass
@@ -77,6 +90,7 @@ class FakeNvml:
     NVML_TEMPERATURE_GPU = 0
     NVML_CLOCK_SM = 1
     NVML_CLOCK_MEM = 2
+    NVML_DEVICE_MIG_ENABLE = 1
 
     def __post_init__(self) -> None:
         self._handles = [_Handle(index, device) for index, device in enumerate(self.devices)]
@@ -102,15 +116,34 @@ class FakeNvml:
         handle.reading += 1
         return handle
 
-    def nvmlDeviceGetName(self, handle: _Handle) -> str:
-        return handle.device.name
+    def nvmlDeviceGetName(self, handle: _Handle | FakeInstance) -> str:
+        return _what(handle).name
 
-    def nvmlDeviceGetUUID(self, handle: _Handle) -> str:
-        return handle.device.uuid
+    def nvmlDeviceGetUUID(self, handle: _Handle | FakeInstance) -> str:
+        return _what(handle).uuid
 
-    def nvmlDeviceGetMemoryInfo(self, handle: _Handle) -> SimpleNamespace:
-        total, used = handle.device.memory_total_bytes, handle.value(handle.device.memory_used_bytes)
+    def nvmlDeviceGetMemoryInfo(self, handle: _Handle | FakeInstance) -> SimpleNamespace:
+        total = _what(handle).memory_total_bytes
+        if isinstance(handle, FakeInstance):
+            used = handle.memory_used_bytes
+        else:
+            used = handle.value(handle.device.memory_used_bytes)
         return SimpleNamespace(total=total, used=used, free=total - used)
+
+    def nvmlDeviceGetMigMode(self, handle: _Handle) -> list[int]:
+        if handle.device.instances is None:
+            raise FakeNvmlError("Not Supported")
+        mode = int(bool(handle.device.instances))
+        return [mode, mode]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: _Handle) -> int:
+        return len(handle.device.instances or ())
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: _Handle, index: int) -> FakeInstance:
+        instance = (handle.device.instances or ())[index]
+        if instance is None:
+            raise FakeNvmlError("Not Found")
+        return instance
 
     def nvmlDeviceGetCudaComputeCapability(self, handle: _Handle) -> tuple[int, int]:
         return handle.device.compute_capability
@@ -140,6 +173,13 @@ class FakeNvml:
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: _Handle) -> int:
         return handle.value(handle.device.energy_mj)
 
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: _Handle) -> list[SimpleNamespace]:
-        processes = handle.value(handle.device.processes)
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: _Handle | FakeInstance) -> list[SimpleNamespace]:
+        if isinstance(handle, FakeInstance):
+            processes = handle.processes or {}
+        else:
+            processes = handle.value(handle.device.processes)
         return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in processes.items()]
+
+
+def _what(handle: _Handle | FakeInstance) -> FakeDevice | FakeInstance:
+    return handle if isinstance(handle, FakeInstance) else handle.device

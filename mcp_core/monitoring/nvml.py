@@ -12,9 +12,46 @@ from typing import Any, TypeVar
 
 import pynvml
 
-__all__ = ["NvmlDevice", "nvml_reason", "read_devices"]
+__all__ = [
+    "POWER_REASONS",
+    "THERMAL_REASONS",
+    "MigInstance",
+    "NvmlDevice",
+    "nvml_reason",
+    "read_devices",
+    "throttle_names",
+]
 
 T = TypeVar("T")
+
+# Bits of nvmlClocksThrottleReasons (nvml.h), which newer drivers call event reasons.
+_REASONS = {
+    0x1: "idle",
+    0x2: "clocks set by an application",
+    0x4: "software power cap",
+    0x8: "hardware slowdown",
+    0x10: "sync boost",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
+    0x100: "clocks set for a display",
+    0x200: "board limit",
+    0x400: "reliability",
+}
+POWER_REASONS = 0x4 | 0x80 | 0x200
+THERMAL_REASONS = 0x20 | 0x40
+
+
+@dataclass(frozen=True, slots=True)
+class MigInstance:
+    """A part of a device that was split (MIG). Power, temperature and clocks are of the whole device only."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_total_bytes: int
+    memory_used_bytes: int
+    process_memory_bytes: dict[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +74,12 @@ class NvmlDevice:
     throttle_reasons: int | None
     energy_mj: int | None
     process_memory_bytes: dict[int, int]
+    instances: tuple[MigInstance, ...] = ()
+
+
+def throttle_names(reasons: int | None) -> tuple[str, ...]:
+    """Why clocks are below their highest, in words; empty where the device does not tell."""
+    return tuple(name for bit, name in _REASONS.items() if (reasons or 0) & bit)
 
 
 def read_devices(nvml: Any = pynvml) -> tuple[str | None, tuple[NvmlDevice, ...]]:
@@ -110,7 +153,29 @@ def _read(nvml: Any, index: int) -> NvmlDevice:
         throttle_reasons=maybe(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
         energy_mj=maybe(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle)),
         process_memory_bytes=_process_memory(nvml, handle),
+        instances=tuple(_instances(nvml, handle)),
     )
+
+
+def _instances(nvml: Any, handle: Any) -> Iterator[MigInstance]:
+    """The MIG instances of a device; none where it is not split, cannot be, or does not tell."""
+    try:
+        current, _ = nvml.nvmlDeviceGetMigMode(handle)
+        slots = nvml.nvmlDeviceGetMaxMigDeviceCount(handle) if current == nvml.NVML_DEVICE_MIG_ENABLE else 0
+    except nvml.NVMLError:
+        return
+    for index in range(slots):
+        with contextlib.suppress(nvml.NVMLError):  # an empty slot
+            instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+            memory = nvml.nvmlDeviceGetMemoryInfo(instance)
+            yield MigInstance(
+                index=index,
+                uuid=_text(nvml.nvmlDeviceGetUUID(instance)),
+                name=_text(nvml.nvmlDeviceGetName(instance)),
+                memory_total_bytes=int(memory.total),
+                memory_used_bytes=int(memory.used),
+                process_memory_bytes=_process_memory(nvml, instance),
+            )
 
 
 def _process_memory(nvml: Any, handle: Any) -> dict[int, int]:

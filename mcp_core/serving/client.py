@@ -17,11 +17,12 @@ import aiohttp
 
 from mcp_core.errors import Busy, ContextTooLong, McpError, QueueFull, RequestRejected, WorkerDied
 from mcp_core.generation import EngineStats
+from mcp_core.monitoring.latency import RecentLatency
 from mcp_core.recipe import Recipe
 from mcp_core.results import Failure, Memory, MemoryAnalysis, Prediction
 from mcp_core.workload import Workload
 
-__all__ = ["Chunk", "ServerClient", "open_session"]
+__all__ = ["Chunk", "Look", "ServerClient", "open_session"]
 
 CONNECT_TIMEOUT_S = 5.0
 CONTROL_TIMEOUT_S = 10.0
@@ -49,6 +50,15 @@ class Chunk:
     def has_token(self) -> bool:
         """Whether it carries a token; its text may be empty while a stop string is held back."""
         return bool(self.token_ids or self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One answer of ``GET /control/stats``; None where this kind of worker does not tell."""
+
+    stats: EngineStats
+    memory: Memory | None = None
+    latency: RecentLatency | None = None
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -119,10 +129,19 @@ class ServerClient:
 
     async def stats_and_memory(self) -> tuple[EngineStats, Memory | None]:
         """The engine's counters and the worker's memory, read together."""
+        look = await self.look()
+        return look.stats, look.memory
+
+    async def look(self) -> Look:
+        """What a worker says of itself once a second: counters, memory, and latencies of the last minute."""
         document = await self.control("GET", "stats")
-        memory = document.get("memory")
+        memory, latency = document.get("memory"), document.get("latency")
         counters = {name: value for name, value in document.items() if name in _STATS_FIELDS}
-        return EngineStats(**counters), Memory.model_validate(memory) if memory else None
+        return Look(
+            EngineStats(**counters),
+            Memory.model_validate(memory) if memory else None,
+            RecentLatency.from_dict(latency) if latency else None,
+        )
 
     async def memory_analysis(self, most: int | None = None) -> MemoryAnalysis:
         """Where the worker's memory goes; of loading and of serving at most ``most`` points each."""

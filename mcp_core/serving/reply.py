@@ -155,7 +155,13 @@ class Reply:
     def _end(self, event: TokenEvent) -> None:
         self.ended = True
         reason = {"cancelled": "abort", "error": "error"}.get(event.finish or "", event.finish or "")
-        self._metrics.observe_end("stop" if self.stopped else reason, event.at_s - self.request.arrived_s)
+        self._metrics.observe_end(
+            "stop" if self.stopped else reason,
+            event.at_s - self.request.arrived_s,
+            len(self.request.prompt),
+            self._tokens + (event.token is not None and not self.stopped),
+            event.timing,
+        )
 
     def _last(self, piece: Piece, event: TokenEvent) -> Piece:
         usage = Usage(len(self.request.prompt), self._tokens, event.timing, event.cached_tokens)

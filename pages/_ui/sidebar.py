@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from mcp_core.monitoring.sampler import Sample
+from mcp_core.monitoring.sample import Sample
 from mcp_core.views import JobView, WorkerView
 from pages._ui import format as fmt
 from pages._ui import frame, session, workbench

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from mcp_core.monitoring.nvml import NvmlDevice
-from mcp_core.monitoring.sampler import Sample, WorkerSample
+from mcp_core.monitoring.sample import Sample, WorkerSample
 from pages._ui.charts import Points
 
 GB = 1e9

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from mcp_core.monitoring.nvml import read_devices
-from mcp_core.monitoring.sampler import Sampler, WorkerProbe
+from mcp_core.monitoring.sample import WorkerProbe
+from mcp_core.monitoring.sampler import Sampler
 
 pytestmark = pytest.mark.gpu
 

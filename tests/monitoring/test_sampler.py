@@ -13,7 +13,8 @@ import pytest
 
 from mcp_core.generation import EngineStats
 from mcp_core.monitoring.fake_nvml import FakeDevice, FakeNvml
-from mcp_core.monitoring.sampler import Sample, Sampler, WorkerProbe
+from mcp_core.monitoring.sample import Sample, WorkerProbe
+from mcp_core.monitoring.sampler import Sampler
 
 NO_NVML = FakeNvml(reason="NVML Shared Library Not Found")
 BALLAST_BYTES = 64 * 2**20
@@ -180,8 +181,8 @@ def test_one_sample_takes_less_than_a_hundredth_of_its_second() -> None:
 
     probe = WorkerProbe("w", os.getpid(), "this process", EngineStats())
     sampler = Sampler(lambda: (probe,), nvml=FakeNvml([FakeDevice()]))
-    sampler._take()
+    sampler._sample_once()
     before_s = time.thread_time()
     for _ in range(50):
-        sampler._take()
+        sampler._sample_once()
     assert (time.thread_time() - before_s) / 50 < 0.01

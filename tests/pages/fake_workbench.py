@@ -21,7 +21,7 @@ from mcp_core.evaluation.sensitivity_values import GroupSensitivity, Sensitivity
 from mcp_core.generation import EngineStats, Sampling
 from mcp_core.hardware import Device, Hardware
 from mcp_core.monitoring.nvml import NvmlDevice
-from mcp_core.monitoring.sampler import Sample, WorkerSample
+from mcp_core.monitoring.sample import Sample, WorkerSample
 from mcp_core.presets import bundled
 from mcp_core.race import Lane, RaceView
 from mcp_core.recipe import Recipe
