@@ -11,7 +11,7 @@ from mcp_core.models.architecture import DTYPE_BYTES, Architecture
 from mcp_core.models.served_load import ServedLoad
 from mcp_core.recipe import Recipe
 
-__all__ = ["DEFAULT_WINDOW", "KeyValueMemory", "attention_over_past", "keys_and_values"]
+__all__ = ["DEFAULT_WINDOW", "KeyValueMemory", "attention_over_past", "kept_tokens", "keys_and_values"]
 
 # transformers' fp8 cache: one fp32 scale for a layer's keys and one for its values.
 _FP8_SCALES_BYTES = 2 * 4
@@ -33,7 +33,7 @@ class KeyValueMemory:
 
 def keys_and_values(recipe: Recipe, architecture: Architecture, load: ServedLoad, kind: str) -> KeyValueMemory:
     """Memory of the load's sequences; ``kind`` is the device's. Layers with a window of their own keep that."""
-    stored, tokens = _stored_bytes(recipe), _kept_tokens(recipe, load)
+    stored, tokens = _stored_bytes(recipe), kept_tokens(recipe, load)
     elements = architecture.kv_elements(tokens)
     if recipe.kv.kind == "static":  # allocated for every layer alike
         elements = architecture.kv_elements_per_token * tokens
@@ -80,7 +80,7 @@ def _stored_bytes(recipe: Recipe) -> float:
             return DTYPE_BYTES[recipe.dtype]
 
 
-def _kept_tokens(recipe: Recipe, load: ServedLoad) -> int:
+def kept_tokens(recipe: Recipe, load: ServedLoad) -> int:
     """Tokens of one sequence that the cache holds."""
     if recipe.kv.kind == "sliding":
         return min(load.context_tokens, recipe.kv.window or DEFAULT_WINDOW)
@@ -89,5 +89,5 @@ def _kept_tokens(recipe: Recipe, load: ServedLoad) -> int:
 
 def _seen_tokens(recipe: Recipe, load: ServedLoad, chunk: int) -> int:
     """Keys that a chunk of queries meets: a window's, and those of the chunk itself."""
-    kept = _kept_tokens(recipe, load)
+    kept = kept_tokens(recipe, load)
     return min(load.context_tokens, kept + chunk) if recipe.kv.kind == "sliding" else kept
