@@ -11,7 +11,17 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["PARTS", "OperatorRow", "Part", "Phase", "PhaseSummary", "SectionTotal", "TraceSummary"]
+__all__ = [
+    "PARTS",
+    "OperatorRow",
+    "Part",
+    "Phase",
+    "PhaseSummary",
+    "RawTrace",
+    "RecordedStep",
+    "SectionTotal",
+    "TraceSummary",
+]
 
 # What a piece of work is for. On a CPU an operator has a part, on a GPU a kernel has one.
 Part = Literal[
@@ -81,6 +91,26 @@ class OperatorRow(_Value):
         default=None, description="Allocated less freed within it; recorded with memory only."
     )
     shapes: str = Field(default="", description="Its most frequent input shapes; recorded with shapes only.")
+
+
+class RecordedStep(_Value):
+    """One step of the engine as the recording process saw it; times are time.perf_counter()."""
+
+    began_s: float
+    ended_s: float
+    prefill_tokens: int = Field(description="Prompt tokens in it; 0 is a decode step.")
+    batch: int = Field(description="Requests that took part.")
+    new_tokens: int = Field(default=0, description="Tokens that were chosen in it.")
+    queued_ms: tuple[float, ...] = Field(
+        default=(), description="Of each request that was first worked on in it: from its arrival to this step."
+    )
+
+
+class RawTrace(_Value):
+    """A trace as torch wrote it, on the worker's machine, and the steps in it, in order."""
+
+    path: str
+    steps: tuple[RecordedStep, ...]
 
 
 class TraceSummary(_Value):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,20 +18,23 @@ from typing import Protocol
 import torch
 
 from mcp_core.errors import Busy, ContextTooLong, McpError, OutOfMemory, QueueFull, RequestRejected
-from mcp_core.generation import EngineStats, FinishReason, GenerationRequest, Sampling, TokenEvent
+from mcp_core.generation import EngineStats, FinishReason, GenerationRequest, TokenEvent
 from mcp_core.inference.batching import Parts, build_mode
 from mcp_core.inference.decoding import Decoder
 from mcp_core.inference.kv_cache import cache_factory
 from mcp_core.inference.ledger import Ledger
-from mcp_core.inference.mode import Mode
+from mcp_core.inference.mode import Mode, StepOutcome
 from mcp_core.inference.mode_check import ModeCheck
+from mcp_core.inference.profiling import Recording
 from mcp_core.inference.speculation import build_proposer
 from mcp_core.inference.step_errors import as_error
-from mcp_core.inference.tracing import trace_to
 from mcp_core.models.load_errors import first_line
 from mcp_core.models.loaded import LoadedModel, Report
+from mcp_core.profile_plan import ProfilePlan
 from mcp_core.recipe import Recipe
 from mcp_core.results import Failure
+from mcp_core.sections import profile_section
+from mcp_core.trace_summary import RawTrace
 
 __all__ = ["Engine", "Sink"]
 
@@ -90,7 +92,7 @@ class Engine:
         self._cancelling: set[str] = set()
         self._draining = False
         self._closed = False
-        self._traces: dict[str, Path] = {}
+        self._recording: Recording | None = None
         self._swap: _Swap | None = None
         self._check = ModeCheck(loaded, self._decoder, self._new_cache)
         try:
@@ -204,55 +206,82 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join(timeout=30)
 
-    def profile(self, steps: int, folder: Path, timeout_s: float = 300.0) -> Path:
-        """Trace a prefill of 64 tokens and ``steps`` decode steps; returns the Chrome trace (JSON) in ``folder``.
+    def profile(self, plan: ProfilePlan, folder: Path, timeout_s: float = 300.0) -> tuple[RawTrace, ...]:
+        """Record the next steps, whosever requests they serve; the raw traces are written to ``folder``.
 
-        Waits its turn like a request. Raises QueueFull, or McpError when nothing was recorded: time ran out, the
-        model failed, the engine was closed, or the file could not be written.
+        Steps that came until ``timeout_s`` are kept when it is over. Raises Busy while another profile is recorded,
+        McpError when nothing was: no step came, or the files could not be written.
         """
-        request = GenerationRequest(
-            f"profile-{uuid.uuid4().hex}", self._check.prompt(64), steps, Sampling(temperature=0), steps, True
-        )
-        path = folder / f"{request.id}.json"
-        self._traces[request.id] = path
-        try:
-            self.submit(request)
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or request.id not in self._traces, timeout_s)
-        finally:
-            unfinished = self._traces.pop(request.id, None)
-        if unfinished or not path.exists():
-            self.cancel(request.id)
-            raise McpError("The trace was not recorded.", "Try fewer steps while the worker is idle.")
-        return path
+        recording = Recording(plan, folder)
+        with self._changed:
+            if self._recording is not None or self._closed:
+                raise Busy("A profile is being recorded, or the worker is ending.", "Try again in a moment.")
+            self._recording = recording
+        recording.wait(timeout_s)
+        self.stop_profile()
+        with self._changed:
+            self._changed.wait_for(lambda: self._recording is not recording)
+        return recording.result()
+
+    def stop_profile(self) -> None:
+        """End the profile that is being recorded, if there is one; what was recorded so far is kept."""
+        with self._changed:
+            if self._recording is not None:
+                self._recording.stop_asked = True
+                self._changed.notify_all()
 
     # On the engine's thread
 
     def _serve_forever(self) -> None:
         while self._wait_for_work():
             self._swap_if_asked()
-            traced = self._feed()
-            if traced is None:
-                self._step()
+            if self._recording is None:
+                self._round()
             else:
-                self._step_traced(traced)
+                self._round_recorded(self._recording)
         self._end_all("cancelled")
+        self._end_recording()
         if self._swap is not None:
             self._swap.error = Busy("The worker is ending.", "Load the model again.")
             self._swap.done.set()
 
     def _wait_for_work(self) -> bool:
-        """Until there is a request, a swap or a cancellation to look at; False when closed."""
+        """Until there is a request, a swap, a cancellation or a profile's end to look at; False when closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._queue or self._in_mode or self._swap)
+            self._changed.wait_for(
+                lambda: self._closed or self._queue or self._in_mode or self._swap or self._recording_ends()
+            )
             pause_s = self._mode.wait_s
             if pause_s > 0 and not self._closed:
                 self._changed.wait(pause_s)
             return not self._closed
 
-    def _feed(self) -> GenerationRequest | None:
-        """Give the mode what it has room for; one of them that is to be traced."""
-        traced, too_long = None, []
+    def _round(self) -> StepOutcome | None:
+        with profile_section("queue"):
+            self._feed()
+        return self._step()
+
+    def _round_recorded(self, recording: Recording) -> None:
+        if not recording.stop_asked:
+            recording.step(self._round)
+        if self._recording_ends():
+            self._end_recording()
+
+    def _recording_ends(self) -> bool:
+        recording = self._recording
+        return recording is not None and (recording.ended or recording.stop_asked)
+
+    def _end_recording(self) -> None:
+        if self._recording is None:
+            return
+        self._recording.finish()
+        with self._changed:
+            self._recording = None
+            self._changed.notify_all()
+
+    def _feed(self) -> None:
+        """Give the mode what it has room for."""
+        too_long = []
         with self._changed:
             while self._queue and self._swap is None and self._mode.room > 0:
                 request = self._queue.popleft()
@@ -262,38 +291,28 @@ class Engine:
                     continue
                 self._mode.add(request)
                 self._in_mode.add(request.id)
-                if request.id in self._traces:
-                    traced = request
         if too_long:
             self._sink(too_long)
-        return traced
 
-    def _step(self) -> None:
-        """One step of the mode; whatever happens, each request that ends does so in exactly one event."""
+    def _step(self) -> StepOutcome | None:
+        """One step of the mode; whatever happens, each request that ends does so in exactly one event.
+
+        None when it failed.
+        """
         self._drop_cancelled()
         began_s = time.perf_counter()
         try:
             outcome = self._mode.step()
         except Exception as error:  # noqa: BLE001 - the thread's boundary: requests may fail, the engine goes on
             self._fail(as_error(error))
-            return
-        with self._changed:
-            events = self._ledger.take(outcome, began_s, time.perf_counter())
-            self._settle(events)
-        if events:
-            self._sink(events)
-
-    def _step_traced(self, request: GenerationRequest) -> None:
-        """Every step until that request has ended, recorded."""
-        try:
-            with trace_to(self._traces.get(request.id)):
-                while request.id in self._in_mode and not self._closed:
-                    self._step()
-        except Exception as error:  # noqa: BLE001 - the request has ended; only its trace could not be written
-            _log.warning("a trace was not written: %s", first_line(error))
-        with self._changed:
-            self._traces.pop(request.id, None)
-            self._changed.notify_all()
+            return None
+        with profile_section("delivery"):
+            with self._changed:
+                events = self._ledger.take(outcome, began_s, time.perf_counter())
+                self._settle(events)
+            if events:
+                self._sink(events)
+        return outcome
 
     def _drop_cancelled(self) -> None:
         with self._changed:

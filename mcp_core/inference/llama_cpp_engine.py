@@ -26,8 +26,10 @@ from mcp_core.inference.llama_cpp_model import LlamaCppModel
 from mcp_core.inference.llama_cpp_server import Answer, stream_body, whole_body
 from mcp_core.inference.llama_cpp_tokens import TokenBytes
 from mcp_core.inference.mode import ModeFigures, Outcome, StepOutcome
+from mcp_core.profile_plan import ProfilePlan
 from mcp_core.recipe import Recipe
 from mcp_core.results import Failure
+from mcp_core.trace_summary import RawTrace
 
 __all__ = ["LlamaCppEngine"]
 
@@ -186,11 +188,14 @@ class LlamaCppEngine:
         self._waker.close()
         self._loaded.server.close()
 
-    def profile(self, steps: int, folder: Path) -> Path:
+    def profile(self, plan: ProfilePlan, folder: Path, timeout_s: float) -> tuple[RawTrace, ...]:
         """llama.cpp has no trace of its operators. Raises McpError."""
         raise McpError(
             "llama.cpp records no trace of its operators.", "Profile the Recipe with engine transformers."
         )
+
+    def stop_profile(self) -> None:
+        """There never is one."""
 
     # On the engine's thread
 

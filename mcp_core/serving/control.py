@@ -16,11 +16,12 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from mcp_core import conflicts, devices, hardware, paths
+from mcp_core import conflicts, devices, hardware
 from mcp_core.errors import Busy, RequestRejected
 from mcp_core.recipe import Recipe
 from mcp_core.results import Memory
 from mcp_core.serving.memory_routes import MemoryAnswers, memory_routes
+from mcp_core.serving.profile_routes import profile_routes
 from mcp_core.serving.service import Service
 
 __all__ = ["Hold", "Holding", "WorkerControl", "bearer", "control_routes"]
@@ -127,14 +128,11 @@ class _Drain(_Body):
     timeout_s: float = Field(default=30.0, ge=0, le=3600)
 
 
-class _Profile(_Body):
-    steps: int = Field(default=16, ge=1, le=1000)
-
-
 def control_routes(control: WorkerControl) -> APIRouter:
     """``/control/...``."""
     router = APIRouter(prefix="/control", dependencies=[Depends(bearer(control.token))])
     router.include_router(memory_routes(control.answers, lambda: control.recipe))
+    router.include_router(profile_routes(control.service.engine))
 
     @router.get("/state")
     async def state() -> dict[str, Any]:
@@ -163,12 +161,6 @@ def control_routes(control: WorkerControl) -> APIRouter:
     async def release() -> dict[str, Any]:
         control.holding.release()
         return {"held_for": None}
-
-    @router.post("/profile")
-    async def profile(body: _Profile) -> dict[str, Any]:
-        folder = paths.home("profiles")
-        trace = await asyncio.to_thread(control.service.engine.profile, body.steps, folder)
-        return {"trace": str(trace)}
 
     @router.post("/drain")
     async def drain(body: _Drain) -> dict[str, Any]:

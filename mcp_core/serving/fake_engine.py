@@ -6,6 +6,7 @@ know about HTTP.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from mcp_core.errors import QueueFull
 from mcp_core.generation import EngineStats, FinishReason, GenerationRequest, TokenEvent, TokenLogprob
+from mcp_core.profile_plan import ProfilePlan
 from mcp_core.recipe import Recipe
 from mcp_core.results import Effective, Failure
+from mcp_core.trace_summary import RawTrace, RecordedStep
 
 __all__ = ["FakeEngine", "FakeModel", "byte_tokenizer"]
 
@@ -159,11 +162,17 @@ class FakeEngine:
             self._changed.notify_all()
         self._thread.join(timeout=30)
 
-    def profile(self, steps: int, folder: Path, /) -> Path:
-        """An empty Chrome trace."""
-        path = folder / f"fake-{steps}.json"
-        path.write_text('{"traceEvents": []}')
-        return path
+    def profile(self, plan: ProfilePlan, folder: Path, timeout_s: float, /) -> tuple[RawTrace, ...]:
+        """A Chrome trace of one decode step with nothing in it but the step."""
+        path = folder / f"fake-{plan.steps}.json"
+        step = {"ph": "X", "name": "engine step", "pid": 1, "tid": 1, "ts": 0.0, "dur": 9.0}
+        path.write_text(json.dumps({"traceEvents": [step]}))
+        now_s = time.perf_counter()
+        steps = (RecordedStep(began_s=now_s - 9e-6, ended_s=now_s, prefill_tokens=0, batch=1),)
+        return (RawTrace(path=str(path), steps=steps),)
+
+    def stop_profile(self) -> None:
+        """It takes no time."""
 
     def _run(self) -> None:
         step_s = time.perf_counter()

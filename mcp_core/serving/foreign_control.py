@@ -23,7 +23,7 @@ __all__ = ["ForeignControl", "create_control"]
 
 _UNKNOWN = {
     "GET": ("memory",),
-    "POST": ("prediction", "snapshot", "profile", "recipe", "drain"),
+    "POST": ("prediction", "snapshot", "profile", "stop-profile", "recipe", "drain"),
 }
 
 

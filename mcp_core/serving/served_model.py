@@ -12,8 +12,10 @@ from typing import Protocol
 from tokenizers import Tokenizer
 
 from mcp_core.generation import EngineStats, GenerationRequest
+from mcp_core.profile_plan import ProfilePlan
 from mcp_core.recipe import Recipe
 from mcp_core.results import Effective
+from mcp_core.trace_summary import RawTrace
 
 __all__ = ["ServedModel", "ServingEngine"]
 
@@ -95,5 +97,8 @@ class ServingEngine(Protocol):
     def close(self) -> None:
         """End everything."""
 
-    def profile(self, steps: int, folder: Path, /) -> Path:
-        """Trace some steps; returns the trace's path."""
+    def profile(self, plan: ProfilePlan, folder: Path, timeout_s: float, /) -> tuple[RawTrace, ...]:
+        """Record the next steps; blocks until they have come, time is over or it is stopped."""
+
+    def stop_profile(self) -> None:
+        """End the profile that is being recorded, if any; what was recorded so far is kept."""

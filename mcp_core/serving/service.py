@@ -12,9 +12,12 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tokenizers import Tokenizer
+
 from mcp_core.errors import ContextTooLong, ModelNotFound, QueueFull, RequestRejected
 from mcp_core.generation import GenerationRequest
 from mcp_core.monitoring.prometheus import WorkerMetrics
+from mcp_core.sections import profile_section
 from mcp_core.serving.chat_template import ChatTemplate
 from mcp_core.serving.exchange import Exchange
 from mcp_core.serving.inbox import Inboxes
@@ -123,8 +126,8 @@ class Service:
             ) from error
         tokenizer = self.model.tokenizer
         if len(text) <= _SHORT_TEXT:
-            return encode(tokenizer, text, add_special_tokens=add_special_tokens)
-        return await asyncio.to_thread(encode, tokenizer, text, add_special_tokens=add_special_tokens)
+            return _encode(tokenizer, text, add_special_tokens)
+        return await asyncio.to_thread(_encode, tokenizer, text, add_special_tokens)
 
     def _start(
         self,
@@ -168,6 +171,11 @@ class Service:
                 param=param,
             )
         return context - length if asked is None else min(asked, context - length)
+
+
+def _encode(tokenizer: Tokenizer, text: str, add_special_tokens: bool) -> tuple[int, ...]:
+    with profile_section("tokenization"):
+        return encode(tokenizer, text, add_special_tokens=add_special_tokens)
 
 
 def _prompt_logprobs(prompt: _Prompt, limit: int, logprobs: int | None) -> int | None:

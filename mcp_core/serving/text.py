@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
+from mcp_core.sections import profile_section
+
 __all__ = ["Detokenizer", "StopStrings", "TokenTexts", "encode"]
 
 _REPLACEMENT = "\ufffd"
@@ -38,6 +40,10 @@ class Detokenizer:
 
     def push(self, token: int) -> str:
         """The text that this token completes."""
+        with profile_section("detokenization"):
+            return self._push(token)
+
+    def _push(self, token: int) -> str:
         self._ids.append(token)
         text = self._decode(self._ids)
         if text.endswith(_REPLACEMENT) and len(self._ids) - self._read <= _MAX_PENDING:

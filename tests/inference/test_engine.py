@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from mcp_core.errors import ContextTooLong, LoadFailed, McpError, QueueFull, RequestRejected
+from mcp_core.errors import Busy, ContextTooLong, LoadFailed, McpError, QueueFull, RequestRejected
 from mcp_core.generation import Sampling
+from mcp_core.profile_plan import ProfilePlan
 from mcp_core.recipe import Recipe
 from tests.inference.conftest import Gate
 
@@ -240,61 +242,82 @@ def test_close_ends_everything(make_engine, recorder, request_of):
         engine.submit(request_of("late"))
 
 
-def test_profile_writes_a_chrome_trace_of_the_forward_pass(make_engine, tmp_path):
-    path = make_engine().profile(3, tmp_path)
-    names = {event.get("name") for event in json.loads(path.read_text())["traceEvents"]}
-    assert "aten::scaled_dot_product_attention" in names
+def profiled(engine, plan, folder, submit, timeout_s=60.0):
+    """What ``engine.profile`` gave while ``submit`` was called once it recorded; an error is returned, too."""
+    answers = []
+
+    def profile():
+        try:
+            answers.append(engine.profile(plan, folder, timeout_s))
+        except McpError as error:
+            answers.append(error)
+
+    waiting = threading.Thread(target=profile)
+    waiting.start()
+    while engine._recording is None and waiting.is_alive():
+        time.sleep(0.001)
+    submit()
+    waiting.join(timeout=60)
+    return answers[0]
 
 
-def test_a_trace_that_cannot_be_written_fails_alone(make_engine, recorder, request_of, tmp_path):
+def test_a_profile_holds_the_steps_that_were_asked_for(make_engine, request_of, tmp_path, prompt):
+    engine = make_engine()
+    plan = ProfilePlan(steps=3, wait=1, warmup=2, repeat=2)  # of 14: two of prefill at 1 and 11
+    traces = profiled(
+        engine, plan, tmp_path, lambda: [engine.submit(request_of(name, max_tokens=10)) for name in "ab"]
+    )
+    assert [[step.prefill_tokens for step in trace.steps] for trace in traces] == [[0, 0, 0], [0, len(prompt), 0]]
+    for trace in traces:
+        events = json.loads(Path(trace.path).read_text())["traceEvents"]
+        names = [event.get("name") for event in events]
+        assert names.count("engine step") == 3
+        assert {"aten::scaled_dot_product_attention", "queue", "delivery"} <= set(names)
+    assert traces[1].steps[1].queued_ms[0] > 0
+
+
+def test_a_profile_that_cannot_be_written_fails_alone(make_engine, recorder, request_of, tmp_path):
     engine = make_engine()
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
-    with pytest.raises(McpError, match="not recorded"):
-        engine.profile(2, in_the_way)
-    assert recorder.events[-1].finish == "length"  # the request itself has ended well, and once
-    assert sum(event.finish is not None for event in recorder.events) == 1
+    error = profiled(engine, ProfilePlan(steps=2), in_the_way, lambda: engine.submit(request_of("r")))
+    assert "not recorded" in str(error)
+    assert recorder.wait_end("r").finish == "length"
     engine.submit(request_of("next"))
     assert recorder.wait_end("next").finish == "length"
 
 
-def test_a_trace_nobody_recorded_leaves_nothing_behind(make_engine, recorder, request_of, tmp_path):
-    engine = make_engine({"batching.max_requests": 2})
-    gate = Gate(engine, passes=1)
-    engine.submit(request_of("running"))
-    with pytest.raises(McpError, match="not recorded"):
-        engine.profile(2, tmp_path, timeout_s=0.05)  # still queued
-    engine.submit(request_of("queued"))
-    with pytest.raises(QueueFull):
-        engine.profile(2, tmp_path)
-    assert engine._traces == {}
-    gate.open()
-    assert recorder.wait_end("queued").finish == "length"
-
-
-def test_closing_wakes_who_waits_for_a_trace(make_engine, request_of, tmp_path):
+def test_a_profile_without_steps_ends_in_time(make_engine, recorder, request_of, tmp_path):
     engine = make_engine()
-    gate = Gate(engine, passes=1)
-    engine.submit(request_of("running"))
-    gate.wait()
-    said: list[McpError] = []
+    with pytest.raises(McpError, match="no step came"):
+        engine.profile(ProfilePlan(steps=2), tmp_path, timeout_s=0.05)
+    assert list(tmp_path.iterdir()) == []
+    engine.submit(request_of("next"))
+    assert recorder.wait_end("next").finish == "length"
 
-    def profile():
-        try:
-            engine.profile(2, tmp_path, timeout_s=60)
-        except McpError as error:
-            said.append(error)
 
-    waiting = threading.Thread(target=profile)
-    waiting.start()
-    while not engine.stats().queued:
-        time.sleep(0.001)
-    closing = threading.Thread(target=engine.close)
-    closing.start()
-    waiting.join(timeout=20)
-    assert len(said) == 1
-    gate.open()
-    closing.join()
+def test_steps_that_came_in_time_are_kept_when_a_profile_is_stopped(make_engine, recorder, request_of, tmp_path):
+    engine = make_engine()
+
+    def ask_and_stop():
+        engine.submit(request_of("r", max_tokens=6))
+        recorder.wait_end("r")
+        engine.stop_profile()
+
+    (trace,) = profiled(engine, ProfilePlan(steps=100, warmup=1), tmp_path, ask_and_stop)
+    assert len(trace.steps) == 5
+
+
+def test_a_second_profile_is_refused_and_closing_wakes_the_first(make_engine, tmp_path):
+    engine = make_engine()
+
+    def ask_again_and_close():
+        with pytest.raises(Busy):
+            engine.profile(ProfilePlan(), tmp_path)
+        engine.close()
+
+    error = profiled(engine, ProfilePlan(), tmp_path, ask_again_and_close)
+    assert "no step came" in str(error)
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "static", "sliding", "off"])

@@ -17,6 +17,7 @@ from mcp_core.inference.llama_cpp_engine import LlamaCppEngine
 from mcp_core.inference.llama_cpp_model import LlamaCppModel, load
 from mcp_core.inference.llama_cpp_server import whole_body
 from mcp_core.models import catalog
+from mcp_core.profile_plan import ProfilePlan
 from mcp_core.recipe import Recipe
 
 FRANCE = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
@@ -258,7 +259,7 @@ def test_more_slots_need_another_load(model, collector, monkeypatch, tmp_path) -
     with pytest.raises(RequestRejected, match="allocated 1 slot"):
         one.apply_live(RECIPE)
     with pytest.raises(McpError, match="no trace"):
-        one.profile(4, tmp_path)
+        one.profile(ProfilePlan(), tmp_path, 1.0)
     one.close()
 
 

@@ -82,6 +82,7 @@ def test_the_stats_are_the_engine_s(serve: Serve, auth: dict[str, str]) -> None:
         ("POST", "hold"),
         ("POST", "release"),
         ("POST", "profile"),
+        ("POST", "stop-profile"),
         ("POST", "drain"),
         ("POST", "reset-peaks"),
         ("POST", "shutdown"),
@@ -190,7 +191,12 @@ def test_profile_gives_the_trace_s_path(serve: Serve, auth: dict[str, str]) -> N
     url = serve().url + "/control/profile"
     status, answer = ask(url, auth, {"steps": 3})
     assert status == 200
-    assert json.loads(Path(answer["trace"]).read_text()) == {"traceEvents": []}
+    (trace,) = answer["traces"]
+    assert (trace["path"], len(trace["steps"])) == (answer["trace"], 1)
+    (event,) = json.loads(Path(answer["trace"]).read_text())["traceEvents"]
+    assert event["name"] == "engine step"
+    assert ask(serve().url + "/control/stop-profile", auth, {}) == (200, {"state": "stopping"})
+    assert ask(url, auth, {"steps": 900, "repeat": 9})[0] == 400
     assert ask(url, auth, {"steps": 0})[1]["error"]["param"] == "steps"
 
 

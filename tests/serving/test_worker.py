@@ -168,6 +168,19 @@ def assert_memory_is_told_by_phase_and_module(url: str, weights_bytes: int) -> N
     assert (said["weights_bytes"], said["context_tokens"]) == (pytest.approx(weights_bytes, rel=0.01), 48)
 
 
+def assert_a_profile_is_recorded_while_requests_come(url: str, body: dict[str, Any]) -> None:
+    """Text is tokenized and made in the event loop's thread: its sections are in the trace, too."""
+    answers: list[dict[str, Any]] = []
+    plan = {"steps": 6, "warmup": 1, "timeout_s": 30}
+    profiling = threading.Thread(target=lambda: answers.append(ask(url + "/control/profile", plan)))
+    profiling.start()
+    while profiling.is_alive():
+        ask(url + "/v1/chat/completions", body)
+    events = json.loads(Path(answers[0]["trace"]).read_text())["traceEvents"]
+    assert {"engine step", "tokenization", "detokenization", "queue"} <= {event.get("name") for event in events}
+    assert len(answers[0]["traces"][0]["steps"]) == 6
+
+
 def assert_a_gone_client_is_not_served_on(url: str, model: str) -> None:
     assert ask(url + "/control/stats")["output_tokens_total"] == 5 + 1
     body = {"model": model, "prompt": "x", "max_tokens": 4000, "ignore_eos": True, "stream": True}
@@ -207,8 +220,7 @@ def test_a_worker_loads_serves_and_ends_when_asked(start: Any, order: dict[str, 
     assert_scores_as(reference, url, state["model"])
     assert_a_gone_client_is_not_served_on(url, state["model"])
     assert_memory_is_told_by_phase_and_module(url, memory["weights_bytes"])
-    trace = ask(url + "/control/profile", {"steps": 2})["trace"]
-    assert json.loads(Path(trace).read_text())["traceEvents"]
+    assert_a_profile_is_recorded_while_requests_come(url, body)
 
     assert ask(url + "/control/shutdown", {}) == {"state": "ending"}
     assert worker.process.wait(30) == 0
