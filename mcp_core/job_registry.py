@@ -183,6 +183,11 @@ class JobRegistry:
         """Whether a job on that worker is queued or runs."""
         return any(job.worker_id == worker_id and job.state not in _ENDED for job in self._jobs.values())
 
+    def processes(self) -> tuple[tuple[int, str], ...]:
+        """Process id and title of every job that runs."""
+        running = (job for job in self._jobs.values() if job.state == "running" and job.process is not None)
+        return tuple((job.process.pid, job.title) for job in running if job.process is not None)
+
     def measuring(self, device: str) -> str | None:
         """Title of the job that measures on that device now."""
         running = (job for job in self._jobs.values() if job.state == "running" and job.device == device)

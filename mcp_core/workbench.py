@@ -26,13 +26,14 @@ from mcp_core.job_registry import JOB_COMMAND, JobRegistry
 from mcp_core.loop_thread import LoopThread
 from mcp_core.lost_runs import LostRuns
 from mcp_core.model_lookups import ModelLookups
+from mcp_core.monitoring.run_telemetry import RunTelemetry
 from mcp_core.monitoring.sample import Sample
-from mcp_core.monitoring.sampler import Sampler
 from mcp_core.recipe import ModelRef, Recipe
 from mcp_core.results import MemoryAnalysis, Prediction, RequestRecord, Run
 from mcp_core.serving.supervisor import WORKER_COMMAND, Supervisor, Worker
 from mcp_core.studies import Studies
 from mcp_core.views import BatchItemView, ConversationView, JobView, WorkerView
+from mcp_core.watch import Watch
 from mcp_core.workload import Workload
 
 if TYPE_CHECKING:
@@ -71,12 +72,12 @@ class Workbench:
         self._fleet = Fleet(self._supervisor, self._measuring)
         self._conversations = Conversations(self._fleet)
         self._batches = Batches(self._fleet)
-        self._sampler = Sampler(lambda: self._fleet.probes)
+        self.watch = Watch(lambda: self._fleet.probes)
         self._loop = LoopThread("mcp-workbench")
         self.demos = Demos(self._loop, self._fleet, self._jobs, self._own_leases, self._require_quiet)
         self.studies = Studies(self._submit_study, self.jobs, lambda: self._store)
         self._loop.begin(self._tick())
-        self._sampler.start()
+        self.watch.start()
 
     # The machine and its models
 
@@ -261,8 +262,8 @@ class Workbench:
         self._loop.begin(self._jobs.cancel(jid))
 
     def telemetry(self, seconds: float) -> tuple[Sample, ...]:
-        """Samples of the last ``seconds``, oldest first, one a second."""
-        return self._sampler.window(seconds)
+        """Whole samples of the last ``seconds`` (at most two minutes), oldest first, one a second."""
+        return self.watch.samples(seconds)
 
     def runs(self, limit: int = 100, offset: int = 0) -> tuple[Run, ...]:
         """Stored Runs, newest first. This and the next three raise StoreError."""
@@ -276,6 +277,10 @@ class Workbench:
         """The requests behind a Run."""
         return self._store.records(run_id)
 
+    def run_telemetry(self, run_id: str) -> RunTelemetry | None:
+        """The machine and the worker while a Run was measured; None for one that was made without. StoreError."""
+        return self._store.run_telemetry(run_id)
+
     def delete_run(self, run_id: str) -> None:
         """Delete a Run with its records."""
         self._store.delete(run_id)
@@ -284,7 +289,7 @@ class Workbench:
         """End jobs, streams, workers and threads; returns when they have ended. Again is harmless."""
         if self._loop.closed:
             return
-        self._sampler.stop()
+        self.watch.stop()
         self._loop.wait_for(self._close())
         self._loop.close()
         self._app.release()
@@ -306,6 +311,8 @@ class Workbench:
                 self._fleet.poll()
                 self._conversations.stop_unseen()
                 self._jobs.start_queued()
+                views = tuple(filter(None, map(self._worker_view, self._supervisor.workers)))
+                self.watch.look(views, self._jobs.views(), self._jobs.processes())
             except Exception:  # the border of the loop: one bad second must not end all the others
                 log.exception("a tick was skipped")
             await asyncio.sleep(TICK_S)

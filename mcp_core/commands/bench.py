@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mcp_core import devices, hardware
 from mcp_core.commands.arguments import (
@@ -87,6 +88,7 @@ class _Bench:
         self._options = options
         self._progress = ProgressReport(as_json=options.progress == "json")
         self._records: Sequence[RequestRecord] = ()
+        self._telemetry: Any = None
 
     def run(self) -> int:
         with Store() as store:  # opened first: one that cannot be used is known before minutes are spent
@@ -111,13 +113,13 @@ class _Bench:
         note("no Run of the unquantized model with this workload yet: it is measured now")
         other = _Bench(recipe, self._workload, self._machine, self._options)
         baseline = run_until_stopped(other.measured_now())
-        store.add(baseline, other.records)
+        store.add(baseline, other.records, other.telemetry)
         note(f"the baseline is stored as {baseline.id}: {baseline.status}")
 
     def _keep_for_good(self, store: Store, measured: Run) -> None:
         """Stored, and written where --out says; when the store fails the Run is shown, for it is kept nowhere."""
         try:
-            store.add(measured, self._records)
+            store.add(measured, self._records, self._telemetry)
         except McpError:
             self._show(measured)
             raise
@@ -139,6 +141,11 @@ class _Bench:
     def records(self) -> Sequence[RequestRecord]:
         """The requests behind what was measured."""
         return self._records
+
+    @property
+    def telemetry(self) -> Any:
+        """The machine meanwhile, as the store takes it."""
+        return self._telemetry
 
     async def measured_now(self) -> Run:
         """Load the Recipe and measure it; what goes wrong is a Run, too."""
@@ -177,8 +184,8 @@ class _Bench:
     def _unmeasured(self, error: McpError) -> Run:
         return unmeasured(self._recipe, self._workload, self._machine, error)
 
-    def _keep(self, _run: Run, records: Sequence[RequestRecord]) -> None:
-        self._records = records
+    def _keep(self, _run: Run, records: Sequence[RequestRecord], telemetry: Any) -> None:
+        self._records, self._telemetry = records, telemetry
 
     def _write_out(self, measured: Run) -> None:
         if self._options.out is None:

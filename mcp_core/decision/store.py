@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from mcp_core import paths
 from mcp_core.decision.migrations import WRITING, migrate
 from mcp_core.errors import StoreError
+from mcp_core.monitoring.run_telemetry import RunTelemetry
 from mcp_core.recipe import Recipe
 from mcp_core.results import Fidelity, Mean, RequestRecord, Run, StoredFidelity, now
 from mcp_core.token_map import TokenMap
@@ -27,7 +28,7 @@ from mcp_core.token_map import TokenMap
 __all__ = ["Store"]
 
 T = TypeVar("T")
-D = TypeVar("D", str, bytes)
+D = TypeVar("D")
 
 BUSY_TIMEOUT_MS = 10_000
 
@@ -160,6 +161,11 @@ class Store:
         with self._reading() as connection:
             document = connection.scalar(sa.select(_telemetry.c.document).where(_telemetry.c.run_id == run_id))
         return None if document is None else _parse(run_id, document, json.loads)
+
+    def run_telemetry(self, run_id: str) -> RunTelemetry | None:
+        """The same, of a Run that ``evaluation/benchmark.py`` made; None when it kept none."""
+        document = self.telemetry(run_id)
+        return None if document is None else _parse(run_id, document, RunTelemetry.model_validate)
 
     def delete(self, run_id: str) -> bool:
         """Delete a Run with its records and telemetry; False when there was none."""

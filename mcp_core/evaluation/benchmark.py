@@ -34,9 +34,11 @@ from mcp_core.evaluation.loadgen import LoadResult, OnProgress, run_load, run_wa
 from mcp_core.evaluation.metrics import output_tokens, summarize
 from mcp_core.evaluation.prompts import PromptAt, text_prompts, token_prompts
 from mcp_core.evaluation.random_weights import data_dependent_costs
+from mcp_core.evaluation.run_recorder import RunRecorder
 from mcp_core.generation import EngineStats
 from mcp_core.hardware import Hardware
 from mcp_core.monitoring.nvml import read_devices
+from mcp_core.monitoring.run_telemetry import RunTelemetry
 from mcp_core.recipe import Recipe
 from mcp_core.results import (
     Comparable,
@@ -58,8 +60,8 @@ from mcp_core.workload import Workload
 
 __all__ = ["Keep", "measure", "unmeasured"]
 
-# Takes a Run and its request records; ``Store.add`` is one.
-Keep = Callable[[Run, Sequence[RequestRecord]], None]
+# Takes a Run, its request records and its telemetry as a JSON document; ``Store.add`` is one.
+Keep = Callable[[Run, Sequence[RequestRecord], Any], None]
 
 MAX_CLIENT_LAG_MS = 2.0
 MAX_OTHERS_LOAD = 0.5
@@ -94,7 +96,7 @@ async def measure(
         with lease or nullcontext():
             run = await bench.run()
     if keep is not None:
-        keep(run, bench.records)
+        keep(run, bench.records, bench.telemetry)
     return run
 
 
@@ -117,6 +119,7 @@ class _Findings:
     energy_j: float | None = None
     predicted: Prediction | None = None
     timeline: MemoryTimeline | None = None
+    telemetry: RunTelemetry | None = None
     reasons: list[str] = field(default_factory=list)
 
 
@@ -151,6 +154,11 @@ class _Benchmark:
     @property
     def records(self) -> tuple[RequestRecord, ...]:
         return self._found.load.records if self._found.load else ()
+
+    @property
+    def telemetry(self) -> dict[str, Any] | None:
+        found = self._found.telemetry
+        return found.model_dump(mode="json") if found else None
 
     async def run(self) -> Run:
         try:
@@ -254,6 +262,14 @@ class _Benchmark:
         _require_answers(warm)
 
     async def _load(self, server: _Server) -> None:
+        recorder = RunRecorder(self._client, server.pid, server.model, asks=self._ours)
+        async with recorder:
+            await self._send(server)
+        self._found.telemetry = recorder.telemetry
+        assert self._found.load is not None
+        _require_answers(self._found.load)
+
+    async def _send(self, server: _Server) -> None:
         with self._energy():
             self._found.load = await run_load(
                 self._client,
@@ -263,7 +279,6 @@ class _Benchmark:
                 on_progress=self._on_progress,
                 extra=server.extra,
             )
-        _require_answers(self._found.load)
 
     async def _begin_counting(self) -> None:
         if self._ours:

@@ -46,7 +46,7 @@ class _Names:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """All series over one span. ``at_s`` is its middle; ``seconds`` what of it was sampled. NaN: not measured."""
+    """All series over one span. ``at_s`` is the middle of its samples, ``seconds`` their time; NaN: unmeasured."""
 
     at_s: float
     seconds: float
@@ -117,15 +117,17 @@ class Window:
 class _Bucket:
     """Samples of one span until it is over."""
 
-    __slots__ = ("counters", "gauges", "number", "seconds")
+    __slots__ = ("counters", "first_s", "gauges", "last_s", "number", "seconds")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, first_s: float) -> None:
         self.number = number
+        self.first_s = self.last_s = first_s
         self.seconds = 0.0
         self.gauges: dict[str, tuple[int, float, float, float]] = {}  # samples, sum, lowest, highest
         self.counters: dict[str, float] = {}
 
-    def add(self, readings: Readings, seconds: float) -> None:
+    def add(self, at_s: float, readings: Readings, seconds: float) -> None:
+        self.last_s = at_s
         self.seconds += seconds
         for name, value in readings.gauges.items():
             if value is None:
@@ -178,8 +180,8 @@ class History:
         )
         rows = tuple(self._rows[position])
         open_bucket = self._buckets[position]
-        if open_bucket is not None and open_bucket.seconds:
-            rows += (self._closed(position, open_bucket),)
+        if open_bucket is not None:
+            rows += (self._closed(open_bucket),)
         labels = {scope: label for scope, (label, _) in self._labels.items()}
         return Window(self._rings[position].span_s, rows, labels).between(from_s, to_s)
 
@@ -204,17 +206,17 @@ class History:
         number = int(at_s // self._rings[position].span_s)
         bucket = self._buckets[position]
         if bucket is not None and bucket.number != number:
-            self._rows[position].append(self._closed(position, bucket))
+            self._rows[position].append(self._closed(bucket))
             bucket = None
         if bucket is None:
-            bucket = self._buckets[position] = _Bucket(number)
-        bucket.add(readings, seconds)
+            bucket = self._buckets[position] = _Bucket(number, at_s)
+        bucket.add(at_s, readings, seconds)
 
-    def _closed(self, position: int, bucket: _Bucket) -> Row:
+    def _closed(self, bucket: _Bucket) -> Row:
         names = self._named(tuple(bucket.gauges), tuple(bucket.counters))
         figures = bucket.gauges.values()
         return Row(
-            at_s=(bucket.number + 0.5) * self._rings[position].span_s,
+            at_s=(bucket.first_s + bucket.last_s) / 2,
             seconds=bucket.seconds,
             names=names,
             means=array("d", [total / n if n else NOT_MEASURED for n, total, _, _ in figures]),

@@ -18,11 +18,12 @@ __all__ = ["OwnProcess", "ProcessProbe", "Sample", "WorkerProbe", "WorkerSample"
 class WorkerProbe:
     """Which process to look at, and the newest counters its engine reported (None: not known).
 
-    ``stats_at_s`` is time.monotonic() when those counters were read; None stands for "just now".
+    ``stats_at_s`` is time.monotonic() when those counters were read; None stands for "just now". ``pid`` None is a
+    server whose processes are not known.
     """
 
     worker_id: str
-    pid: int
+    pid: int | None
     title: str
     stats: EngineStats | None
     stats_at_s: float | None = None

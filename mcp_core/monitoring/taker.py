@@ -78,7 +78,7 @@ class Taker:
         """The machine now. A counter that cannot be read is None; nothing is raised for it."""
         memory = psutil.virtual_memory()
         devices = read_devices(self._nvml)[1] if self._has_nvml else ()
-        pids = [each.pid for each in probes] + [each.pid for each in processes]
+        pids = [*(each.pid for each in probes), *(each.pid for each in processes)]
         self._forget_all_but({probe.worker_id for probe in probes}, pids)
         return Sample(
             at_s=time.time(),
@@ -93,7 +93,7 @@ class Taker:
             energy_j={device.index: used for device in devices if (used := self._used_j(device)) is not None},
         )
 
-    def _forget_all_but(self, worker_ids: set[str], pids: Collection[int]) -> None:
+    def _forget_all_but(self, worker_ids: set[str], pids: Collection[int | None]) -> None:
         self._processes = {pid: process for pid, process in self._processes.items() if pid in pids}
         self._outputs = {key: value for key, value in self._outputs.items() if key in worker_ids}
         self._stats = {key: value for key, value in self._stats.items() if key in worker_ids}
@@ -106,7 +106,9 @@ class Taker:
             resident_bytes=resident_bytes,
             cpu_percent=cpu_percent,
             device_bytes={
-                device.index: used for device in devices if (used := _held_bytes(device, probe.pid)) is not None
+                device.index: used
+                for device in devices
+                if probe.pid is not None and (used := _held_bytes(device, probe.pid)) is not None
             },
             stats=probe.stats,
             output_tok_s=self._output_rate(probe),
@@ -115,8 +117,10 @@ class Taker:
             pid=probe.pid,
         )
 
-    def _use(self, pid: int) -> tuple[int | None, float | None]:
+    def _use(self, pid: int | None) -> tuple[int | None, float | None]:
         """Resident bytes and CPU percent (None the first time); (None, None) once the process is gone."""
+        if pid is None:
+            return None, None
         try:
             process = self._processes.get(pid)
             if process is None:
@@ -151,10 +155,11 @@ class Taker:
         added = {name: getattr(now, field) - getattr(last, field) for name, field in COUNTERS.items()}
         return added if min(added.values()) >= 0 else None
 
-    def _others_cores(self, pids: Sequence[int]) -> float | None:
-        """Average since the sample before; None at the first, and when one of ours has ended meanwhile."""
+    def _others_cores(self, pids: Sequence[int | None]) -> float | None:
+        """Average since the sample before; None at the first, and when one of ours has ended or is not known."""
         used = self._others.read() if self._others else None
-        self._others = OthersLoad(pids)
+        known = [pid for pid in pids if pid is not None]
+        self._others = OthersLoad(known) if len(known) == len(pids) else None
         return used
 
     def _used_j(self, device: NvmlDevice) -> float | None:

@@ -63,7 +63,7 @@ def test_a_run_of_a_worker(worker_state):
     assert run.energy_j_per_token is None
     assert run.evidence == "measured on transformers"
     assert run.versions["mcp-core"]
-    assert [len(records) for _, records in kept] == [8]
+    assert [len(records) for _, records, _ in kept] == [8]
     assert kept[0][0] == run
     assert list(dict.fromkeys(stages)) == ["warm-up", "measure"]
     assert Run.model_validate_json(run.model_dump_json()) == run
