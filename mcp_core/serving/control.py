@@ -140,7 +140,10 @@ def control_routes(control: WorkerControl) -> APIRouter:
 
     @router.get("/stats")
     async def stats() -> dict[str, Any]:
-        return asdict(control.service.engine.stats()) | {"memory": control.memory().model_dump(mode="json")}
+        return asdict(control.service.engine.stats()) | {
+            "memory": control.memory().model_dump(mode="json"),
+            "latency": asdict(control.service.metrics.latency()),
+        }
 
     @router.post("/recipe")
     async def recipe(request: Request) -> dict[str, Any]:

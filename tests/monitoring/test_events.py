@@ -21,14 +21,14 @@ def told(log: EventLog) -> list[tuple[str, str]]:
 
 def test_a_workers_life():
     log = EventLog()
-    changed = replace(READY, recipe=READY.recipe.replace({"batching.mode": "off"}))
+    changed = replace(READY, recipe=READY.recipe.replace({"batching.mode": "continuous"}))
     for view in (STARTING, STARTING, READY, READY, changed, changed):
         log.look([view], [])
     log.look([], [])
     assert told(log) == [
         ("load", "Loading Tiny"),
         ("ready", "Tiny is ready after 12 s"),
-        ("change", f"Tiny: batching.mode {READY.recipe.batching.mode} → off"),
+        ("change", f"Tiny: batching.mode off → continuous"),
         ("unload", "Tiny was unloaded"),
     ]
     assert {event.worker_id for event in log.since(0)} == {"w1"}
