@@ -28,7 +28,7 @@ def test_a_workers_life():
     assert told(log) == [
         ("load", "Loading Tiny"),
         ("ready", "Tiny is ready after 12 s"),
-        ("change", f"Tiny: batching.mode off → continuous"),
+        ("change", "Tiny: batching.mode off → continuous"),
         ("unload", "Tiny was unloaded"),
     ]
     assert {event.worker_id for event in log.since(0)} == {"w1"}
