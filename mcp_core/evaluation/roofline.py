@@ -94,7 +94,7 @@ class Point:
 
     @property
     def mbu(self) -> float | None:
-        """(weights read + keys and values) / time / bandwidth (Databricks, "LLM inference performance engineering")."""
+        """(weights read + keys and values) / time / bandwidth (Databricks, "LLM inference performance")."""
         return self.reading_ms / self.ms if self.reading_ms is not None and self.ms else None
 
     @property

@@ -1,0 +1,49 @@
+"""Counterparts: the stored Run that differs from another in its Recipe only, so that a change's effect is known.
+
+This file does not know what was changed or why, nor where Runs are kept (``store.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mcp_core import conflicts
+from mcp_core.recipe import Recipe
+from mcp_core.results import Run
+
+__all__ = ["counterpart"]
+
+
+def counterpart(run: Run, recipe: Recipe, runs: Iterable[Run]) -> Run | None:
+    """The newest good Run of ``recipe`` under the same Workload on the same device; None where there is none.
+
+    The repeat draws new prompts and does not count; ``auto`` and null fields count as what the machine gave them.
+    """
+    wanted = _key(recipe, run)
+    fitting = [
+        each
+        for each in runs
+        if each.id != run.id
+        and each.status == "ok"
+        and each.measurement is not None
+        and _workload(each) == _workload(run)
+        and _device(each) == _device(run)
+        and _key(each.recipe, each) == wanted
+    ]
+    return max(fitting, key=lambda each: each.created, default=None)
+
+
+def _key(recipe: Recipe, run: Run) -> str:
+    """The Recipe as this machine resolves it; without the content hash, which is known only after a load."""
+    resolved = conflicts.resolve(recipe, run.hardware)
+    model = resolved.model.model_copy(update={"sha256": None})
+    return resolved.model_copy(update={"model": model}).fingerprint
+
+
+def _workload(run: Run) -> str:
+    return run.workload.model_copy(update={"repeat": 0}).fingerprint
+
+
+def _device(run: Run) -> tuple[str, str | None]:
+    device = run.hardware.device(run.recipe.device)
+    return run.hardware.host, device.name if device else None

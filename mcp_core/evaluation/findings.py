@@ -1,0 +1,368 @@
+"""Findings: what explains a Run's time, one small function a cause, in one table.
+
+Every cause is judged by the share of a request's time that it explains, so that causes can be compared: the
+client's clock and the server's own split a request, a trace splits a step, and without a trace the roofline says
+what reading and computing take at best. This file does not know which of them is the verdict (``verdicts.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mcp_core.errors import DoesNotFit, OutOfMemory
+from mcp_core.evaluation.roofline import Point
+from mcp_core.evaluation.time_shares import RequestShares, StepShares, launch_us, request_shares, step_shares
+from mcp_core.evaluation.verdict_values import Case, Confidence, Finding, Line
+from mcp_core.evaluation.verdict_words import ms, number, of, percent, size
+from mcp_core.trace_summary import Phase, PhaseSummary
+
+__all__ = ["DECIDING", "findings_of"]
+
+# A cause is named when it explains this much of a request's time.
+DECIDING = 0.4
+# Shares of time with lowered clocks, and of requests put back, that are no accident.
+_THROTTLED, _PREEMPTED = 0.2, 0.1
+# Operations that transformers starts for one layer of a Llama, eager; 37 were counted on the bundled model.
+_OPERATIONS_A_LAYER = 37
+_OUT_OF_MEMORY = (OutOfMemory.kind, DoesNotFit.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class _PhaseView:
+    """Prefill or decode: its part of a request's time, its place below the roofline, its steps in a trace."""
+
+    name: Phase
+    weight: float
+    point: Point | None
+    traced: PhaseSummary | None
+    shares: StepShares | None
+
+    @property
+    def memory_side(self) -> bool:
+        """Whether its products wait for memory rather than arithmetic; by habit where no ceiling says so."""
+        below = self.point.below_ridge if self.point else None
+        return self.name == "decode" if below is None else below
+
+    @property
+    def reading(self) -> float:
+        """Share of a step that reading its bytes takes at best; 0 where that is not known."""
+        if self.point is None or self.point.reading_ms is None:
+            return 0.0
+        step_ms = self.traced.step_ms if self.traced and self.name == "decode" else self.point.ms
+        return min(1.0, self.point.reading_ms / step_ms) if step_ms else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A Case with its times taken apart."""
+
+    case: Case
+    request: RequestShares | None
+    phases: tuple[_PhaseView, ...]
+
+    @property
+    def longest(self) -> _PhaseView:
+        """The phase that takes more of a request."""
+        return max(self.phases, key=lambda phase: phase.weight)
+
+
+def findings_of(case: Case) -> tuple[Finding, ...]:
+    """Every cause that explains something: urgent ones first, then by share."""
+    if case.run.measurement is None:
+        return tuple(_of_a_failure(case))
+    view = _view_of(case)
+    found = [finding for cause in _TABLE for finding in cause(view)]
+    return tuple(sorted(found, key=lambda each: (not each.urgent, -each.share)))
+
+
+def _view_of(case: Case) -> _View:
+    request = request_shares(case.run)
+    weights = (request.prefill, request.decode) if request else _weights_by_client(case)
+    points = (case.roofline.prefill, case.roofline.decode) if case.roofline else (None, None)
+    names: tuple[Phase, Phase] = ("prefill", "decode")
+    phases = []
+    for name, weight, point in zip(names, weights, points, strict=True):
+        traced = case.trace.phase(name) if case.trace else None
+        shares = step_shares(traced, case.ceilings) if traced else None
+        phases.append(_PhaseView(name, weight, point, traced, shares))
+    return _View(case, request, tuple(phases))
+
+
+def _weights_by_client(case: Case) -> tuple[float, float]:
+    """Where the server gives no timing: until the first token, and after it."""
+    measured = case.run.measurement
+    assert measured is not None, "findings_of has looked"
+    first, whole = measured.ttft_ms.mean or 0.0, measured.e2e_ms.mean or 0.0
+    return (first / whole, 1.0 - first / whole) if whole else (0.0, 0.0)
+
+
+# One function a cause
+
+
+def _throttled(view: _View) -> Iterator[Finding]:
+    telemetry = view.case.telemetry
+    if telemetry is None:
+        return
+    for scope in telemetry.devices:
+        for name, words in (("thermal", "heat"), ("power", "power")):
+            share = telemetry.mean(f"{scope}.{name}_throttled") or 0.0
+            if share >= _THROTTLED:
+                low, high = telemetry.lowest(f"{scope}.sm_clock_mhz"), telemetry.highest(f"{scope}.sm_clock_mhz")
+                reasons = ", ".join(telemetry.throttle_reasons.get(scope, ()))
+                evidence = [
+                    Line("Time with lowered clocks", percent(share), percent(_THROTTLED), "telemetry"),
+                    Line("SM clock", f"{number(low)} to {number(high)} MHz", "", "telemetry"),
+                    Line("Reasons by NVML", reasons or "not named", "", "telemetry"),
+                ]
+                sentence = f"Because of {words} the device ran with lowered clocks {percent(share)} of the time."
+                yield Finding("throttled", share, sentence, tuple(evidence), "high", urgent=True)
+
+
+def _capacity(view: _View) -> Iterator[Finding]:
+    """Requests put back, or waiting although fewer run than may: pages are what is short."""
+    work, measured, recipe = view.case.run.engine_work, view.case.run.measurement, view.case.recipe
+    if work is None or measured is None or not measured.completed or not work.kv_capacity_tokens:
+        return
+    put_back = work.preemptions / measured.completed
+    wanted = min(view.case.run.workload.concurrency, recipe.batching.max_requests)
+    tokens = (measured.prompt_tokens + measured.output_tokens) / measured.completed
+    fitting = work.kv_capacity_tokens / tokens if tokens else float(wanted)
+    waits = view.request.queue if view.request else 0.0
+    crowded = recipe.is_paged and fitting < wanted and waits >= _PREEMPTED
+    if put_back < _PREEMPTED and not crowded:
+        return
+    evidence = (
+        Line(
+            "Requests put back for lack of pages", f"{work.preemptions} of {measured.completed}", "10 %", "engine"
+        ),
+        Line("Requests that the pool holds", number(fitting), f"{wanted} asked for at once", "engine"),
+        Line("Kept pages given up", f"{work.kv_evictions:,}", "", "engine"),
+        Line("Waiting", percent(waits), "", "server's timing"),
+    )
+    sentence = (
+        f"The KV pool holds {work.kv_capacity_tokens:,} tokens, about {number(fitting)} requests of "
+        f"{tokens:,.0f}, and {wanted} are asked for at once."
+    )
+    share = max(waits, min(1.0, put_back * (view.request.prefill if view.request else 0.0)))
+    yield Finding(
+        "capacity", share, sentence, evidence, "high" if put_back >= _PREEMPTED else "medium", urgent=True
+    )
+
+
+def _queue(view: _View) -> Iterator[Finding]:
+    request, run = view.request, view.case.run
+    if request is None or request.queue <= 0:
+        return
+    waiting_ms = request.queue * request.e2e_ms
+    at_once = 1 if run.recipe.batching.mode == "off" else run.recipe.batching.max_requests
+    evidence = (
+        _time("Waiting for the first step", waiting_ms, request),
+        Line("Clients", f"{run.workload.concurrency} at once", f"{at_once} served at once", "workload"),
+    )
+    sentence = f"A request waits {ms(waiting_ms)} of its {ms(request.e2e_ms)} for its turn."
+    yield Finding("queue", request.queue, sentence, evidence, "high")
+
+
+def _launch(view: _View) -> Iterator[Finding]:
+    traced = [phase for phase in view.phases if phase.shares and phase.traced]
+    if not traced:
+        yield from _launch_estimated(view)
+        return
+    share = sum(phase.weight * phase.shares.launching for phase in traced if phase.shares)
+    most = max(traced, key=lambda phase: phase.weight)
+    assert most.traced is not None
+    assert most.shares is not None
+    evidence = [
+        Line(f"Started in a {most.name} step", f"{most.traced.launches:,.0f} operations", "", "trace"),
+        Line("Starting one from Python", f"{launch_us(view.case.ceilings):.1f} us", "", "ceilings"),
+        Line("Nothing computes", of(most.traced.host_gap_ms, most.traced.step_ms), "", "trace"),
+        *_utilization(most),
+    ]
+    sentence = (
+        f"Starting {most.traced.launches:,.0f} operations takes {percent(most.shares.launching)} of a {most.name} "
+        f"step of {ms(most.traced.step_ms)}."
+    )
+    yield Finding("launch", share, sentence, tuple(evidence), _confidence(view, share))
+
+
+def _launch_estimated(view: _View) -> Iterator[Finding]:
+    """Without a trace: as many operations a layer as transformers is known to start, at this host's pace."""
+    case, decode = view.case, view.phases[1]
+    if case.model is None or case.ceilings is None or decode.point is None or not decode.point.ms:
+        return
+    if case.recipe.engine != "transformers" or case.recipe.compile != "off":
+        return
+    operations = case.model.architecture.layers * _OPERATIONS_A_LAYER
+    starting_ms = operations * launch_us(case.ceilings) / 1e3
+    share = min(starting_ms / decode.point.ms, max(0.0, 1.0 - decode.reading))
+    evidence = (
+        Line("Started in a decode step", f"about {operations:,} operations", "", "predicted from the layers"),
+        Line("Starting one from Python", f"{launch_us(case.ceilings):.1f} us", "", "ceilings"),
+        *_utilization(decode),
+    )
+    sentence = (
+        f"Starting about {operations:,} operations should take {ms(min(starting_ms, decode.point.ms))} of a decode "
+        f"step of {ms(decode.point.ms)}."
+    )
+    yield Finding("launch", decode.weight * share, sentence, evidence, "low")
+
+
+def _bandwidth(view: _View) -> Iterator[Finding]:
+    share = sum(phase.weight * _reading(phase) for phase in view.phases)
+    phase = max(view.phases, key=lambda each: each.weight * _reading(each))
+    if share <= 0 or phase.point is None or not phase.point.ms:
+        return
+    work = phase.point.work
+    evidence = [
+        *_utilization(phase),
+        Line(
+            f"Read in a {phase.name} step",
+            f"{size(work.bytes)}, {percent(work.kv_bytes / work.bytes)} of it keys and values",
+            "",
+            "sizes",
+        ),
+        *_traced_part(phase, "matrices", "Products of matrices"),
+    ]
+    sentence = f"Reading {size(work.bytes)} is what a {phase.name} step of {ms(phase.point.ms)} does"
+    if phase.point.mbu is not None:
+        sentence += f", at {percent(phase.point.mbu)} of the memory's bandwidth"
+    yield Finding("bandwidth", share, f"{sentence}.", tuple(evidence), _confidence(view, share))
+
+
+def _reading(phase: _PhaseView) -> float:
+    """Share of a step: by a trace the products and attention, and as much of unpacking as reading would take."""
+    if not phase.memory_side:
+        return 0.0
+    if phase.shares is None:
+        return phase.reading
+    products = phase.shares.matrices + phase.shares.attention + phase.shares.kv
+    return products + min(phase.shares.dequantization, max(0.0, phase.reading - products))
+
+
+def _compute(view: _View) -> Iterator[Finding]:
+    share = sum(phase.weight * _computing(phase) for phase in view.phases)
+    phase = max(view.phases, key=lambda each: each.weight * _computing(each))
+    if share <= 0 or phase.point is None or not phase.point.ms:
+        return
+    work = phase.point.work
+    evidence = [
+        *_utilization(phase),
+        Line(
+            f"Computed in a {phase.name} step" if phase.name == "decode" else "Computed for a prompt",
+            f"{work.flops / 1e9:,.1f} GFLOP, {work.intensity:,.0f} a byte",
+            "",
+            "sizes",
+        ),
+        *_traced_part(phase, "matrices", "Products of matrices"),
+    ]
+    sentence = f"{work.flops / 1e9:,.1f} GFLOP are computed in {ms(phase.point.ms)} of {phase.name}"
+    if phase.point.mfu is not None:
+        sentence += f", at {percent(phase.point.mfu)} of the device's rate"
+    yield Finding("compute", share, f"{sentence}.", tuple(evidence), _confidence(view, share))
+
+
+def _computing(phase: _PhaseView) -> float:
+    """Share of a step: by a trace the products and attention, else what computing takes at best."""
+    if phase.memory_side:
+        return 0.0
+    if phase.shares is not None:
+        return phase.shares.matrices + phase.shares.attention
+    return min(1.0, phase.point.mfu or 0.0) if phase.point else 0.0
+
+
+def _dequantization(view: _View) -> Iterator[Finding]:
+    """Only a trace tells: time in kernels that unpack, beyond what reading the packed bytes takes."""
+    share = sum(phase.weight * _unpacking(phase) for phase in view.phases)
+    phase = max(view.phases, key=lambda each: each.weight * _unpacking(each))
+    if share <= 0 or phase.shares is None or phase.traced is None:
+        return
+    took_ms = phase.traced.parts_ms.get("dequantization", 0.0)
+    rows = [row for row in view.case.trace.operators if row.part == "dequantization"] if view.case.trace else []
+    evidence = [
+        Line("Unpacking", of(took_ms, phase.traced.step_ms), percent(DECIDING), "trace"),
+        *(Line(row.name, f"{row.calls:,} calls", "", "trace") for row in rows[:3]),
+        *_utilization(phase),
+    ]
+    sentence = (
+        f"Unpacking weights of {view.case.recipe.quantization.scheme} takes "
+        f"{percent(phase.shares.dequantization)} of a {phase.name} step."
+    )
+    yield Finding("dequantization", share, sentence, tuple(evidence), _confidence(view, share))
+
+
+def _unpacking(phase: _PhaseView) -> float:
+    if phase.shares is None:
+        return 0.0
+    read_meanwhile = _reading(phase) - (phase.shares.matrices + phase.shares.attention + phase.shares.kv)
+    return phase.shares.dequantization - max(0.0, read_meanwhile if phase.memory_side else 0.0)
+
+
+def _host(view: _View) -> Iterator[Finding]:
+    outside = view.request.outside if view.request else 0.0
+    waits = [phase.weight * (phase.shares.host + phase.shares.sampling) for phase in view.phases if phase.shares]
+    share = outside + sum(waits)
+    if share <= 0:
+        return
+    evidence = []
+    if view.request is not None:
+        evidence.append(
+            _time("Outside the engine: HTTP, tokenizer, client", outside * view.request.e2e_ms, view.request)
+        )
+    phase = view.longest
+    if phase.traced is not None and phase.shares is not None:
+        waiting_ms = phase.shares.host * phase.traced.step_ms
+        what = f"Waiting in a {phase.name} step beyond starting operations"
+        evidence.append(Line(what, of(waiting_ms, phase.traced.step_ms), percent(DECIDING), "trace"))
+        sections = sorted(phase.traced.sections_ms.items(), key=lambda each: -each[1])
+        evidence += [Line(f"Section {name}", f"{ms(took)} a step", "", "trace") for name, took in sections[:3]]
+    sentence = f"{percent(share)} of a request's time passes in Python, outside the model's operations."
+    yield Finding("host", share, sentence, tuple(evidence), _confidence(view, share))
+
+
+_TABLE: tuple[Callable[[_View], Iterator[Finding]], ...] = (
+    _throttled,
+    _capacity,
+    _queue,
+    _launch,
+    _bandwidth,
+    _compute,
+    _dequantization,
+    _host,
+)
+
+
+def _of_a_failure(case: Case) -> Iterator[Finding]:
+    failure = case.run.failure
+    if failure is not None and failure.kind in _OUT_OF_MEMORY:
+        evidence = (Line("How it ended", failure.message, "", "Run"),)
+        yield Finding("capacity", 1.0, "It did not fit into memory.", evidence, "high", urgent=True)
+
+
+# Words
+
+
+def _confidence(view: _View, share: float) -> Confidence:
+    """A trace and ceilings: high. One of them: medium. Little of the time explained is never high."""
+    known = (view.case.trace is not None) + (view.case.ceilings is not None)
+    if known == 2:
+        return "high" if share >= DECIDING else "medium"
+    return "medium" if known else "low"
+
+
+def _utilization(phase: _PhaseView) -> Iterator[Line]:
+    if phase.point is None:
+        return
+    if phase.point.mbu is not None:
+        yield Line(f"MBU of {phase.name}", percent(phase.point.mbu), "", "sizes, ceilings")
+    if phase.point.mfu is not None:
+        yield Line(f"MFU of {phase.name}", percent(phase.point.mfu), "", "sizes, ceilings")
+
+
+def _traced_part(phase: _PhaseView, part: str, words: str) -> Iterator[Line]:
+    if phase.shares is not None:
+        yield Line(words, f"{percent(getattr(phase.shares, part))} of a step", "", "trace")
+
+
+def _time(what: str, part_ms: float, request: RequestShares) -> Line:
+    return Line(what, of(part_ms, request.e2e_ms), percent(DECIDING), "server's and client's timing")

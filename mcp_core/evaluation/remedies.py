@@ -1,0 +1,252 @@
+"""Remedies: for each cause the changes of a Recipe that usually help, the first that this machine can honour.
+
+What is expected is bounded by the share of time that the cause explains (Amdahl's law), or measured where the store
+holds a Run of the changed Recipe. This file does not know how a cause is found (``findings.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mcp_core import conflicts
+from mcp_core.ceilings import Ceilings
+from mcp_core.decision.counterparts import counterpart
+from mcp_core.errors import McpError
+from mcp_core.evaluation.roofline import decode_work, product_of
+from mcp_core.evaluation.verdict_values import Case, Cause, Change, Finding
+from mcp_core.evaluation.verdict_words import times
+from mcp_core.llama_cpp import with_engine
+from mcp_core.models.footprint import Predictor
+from mcp_core.recipe import Recipe
+from mcp_core.schemes import SCHEMES
+
+__all__ = ["advice_for", "change_for"]
+
+# A change of the Recipe, and in words what it does.
+_Option = tuple[Recipe, str]
+_BATCHING = {"kv.kind": "dynamic", "kv.window": None, "kv.bits": None, "speculation": "off", "draft": None}
+_BATCHING |= {"draft_tokens": None, "attention": "sdpa"}
+_KV_HEAVY = 0.5
+_AS_FAST = 1.03  # less is not worth a change
+
+
+def change_for(finding: Finding, case: Case) -> Change | None:
+    """The first change of the cause's table that can run here and that is expected to help."""
+    for recipe, says in _TABLE.get(finding.cause, _nothing)(case):
+        if recipe == case.recipe or recipe.conflicts(case.machine):
+            continue
+        change = _expected(recipe, says, finding, case)
+        if change is not None:
+            return change
+    return None
+
+
+def advice_for(cause: Cause, case: Case) -> str:
+    """What no field of the Recipe does; empty where a change says enough."""
+    return _ADVICE.get(cause, "")
+
+
+_ADVICE: dict[Cause, str] = {
+    "throttled": "No field of the Recipe changes this: see to cooling or the power limit, then measure again. "
+    "Figures of this Run are not to be compared.",
+    "host": "Look at the sections and operators of the profile: what runs between the model's steps is what to "
+    "shorten.",
+}
+
+
+# One function a cause: its options, the likeliest first
+
+
+def _nothing(case: Case) -> Iterator[_Option]:
+    return iter(())
+
+
+def _against_launching(case: Case) -> Iterator[_Option]:
+    yield _with(case, {"compile": "graphs"}), "Record decode steps as CUDA graphs: a whole step is one start."
+    yield (
+        _with(case, {"compile": "graphs"} | _BATCHING),
+        "Record decode steps as CUDA graphs: a whole step is one start.",
+    )
+    if case.run.workload.concurrency > 1:
+        yield from _batched(case, "More sequences share every operation that is started.")
+    yield from _by_llama_cpp(case, "llama.cpp starts its operations from C++, not from Python.")
+
+
+def _against_reading(case: Case) -> Iterator[_Option]:
+    work = case.roofline.decode.work if case.roofline else None
+    if work is not None and work.kv_bytes > _KV_HEAVY * work.bytes:
+        yield _with(case, {"kv.kind": "quantized-fp8"}), "Keys and values in half the bytes."
+    if case.run.workload.concurrency > 1:
+        yield from _batched(case, "Weights are read once for all sequences of a step.")
+    yield from _by_llama_cpp(case, "llama.cpp reads the GGUF's packed weights as they are.")
+    for scheme in ("torchao-int8-weight-only", "torchao-int4-weight-only", "bnb-nf4"):
+        words = f"{SCHEMES[scheme].title}: fewer bytes to read for every token."
+        yield _scheme(case, scheme), words
+
+
+def _against_computing(case: Case) -> Iterator[_Option]:
+    for dtype in ("bf16", "fp16"):
+        yield _with(case, {"dtype": dtype}), f"Products in {dtype}."
+    yield _with(case, {"switches.tf32": True}), "fp32 products in TF32."
+    yield _scheme(case, "torchao-int8-dynamic"), "Products of int8 with int8."
+    threads = conflicts.resolve(case.recipe, case.machine).threads or 1
+    if case.machine.cores > threads:
+        yield _with(case, {"threads": case.machine.cores}), f"All {case.machine.cores} cores of this machine."
+
+
+def _against_unpacking(case: Case) -> Iterator[_Option]:
+    yield from _by_llama_cpp(case, "llama.cpp multiplies packed weights without unpacking them first.")
+    if case.recipe.quantization.scheme != "torchao-int8-dynamic":
+        yield _scheme(case, "torchao-int8-dynamic"), "int8 weights are multiplied as they are."
+    yield _scheme(case, "none"), "Dense weights need no unpacking; they take more memory."
+
+
+def _against_waiting(case: Case) -> Iterator[_Option]:
+    concurrency = case.run.workload.concurrency
+    yield from _batched(case, "Requests join and leave at every step instead of waiting for each other.")
+    if concurrency > case.recipe.batching.max_requests:
+        yield _with(case, {"batching.max_requests": concurrency}), f"{concurrency} requests are held at once."
+
+
+def _against_python(case: Case) -> Iterator[_Option]:
+    yield _with(case, {"compile": "graphs"} | _BATCHING), "Recorded steps leave Python out of them."
+    yield from _by_llama_cpp(case, "llama.cpp's loop is C++.")
+
+
+def _against_lack_of_pages(case: Case) -> Iterator[_Option]:
+    work, measured = case.run.engine_work, case.run.measurement
+    if work is None or measured is None or not measured.completed:
+        yield from _smaller(case)
+        return
+    tokens = (measured.prompt_tokens + measured.output_tokens) / measured.completed
+    wanted = min(case.run.workload.concurrency, case.recipe.batching.max_requests)
+    if case.recipe.batching.kv_blocks is not None:
+        factor = max(2.0, 1.25 * wanted * tokens / max(1, work.kv_capacity_tokens))
+        blocks = round(case.recipe.batching.kv_blocks * factor)
+        yield (
+            _with(case, {"batching.kv_blocks": blocks}),
+            f"A pool of {blocks:,} pages holds {wanted} such requests.",
+        )
+    yield from _smaller(case)
+
+
+def _smaller(case: Case) -> Iterator[_Option]:
+    for scheme in ("torchao-int8-weight-only", "bnb-nf4"):
+        words = f"{SCHEMES[scheme].title}: what the weights leave free."
+        yield _scheme(case, scheme), words
+
+
+_TABLE: dict[Cause, Callable[[Case], Iterator[_Option]]] = {
+    "launch": _against_launching,
+    "bandwidth": _against_reading,
+    "compute": _against_computing,
+    "dequantization": _against_unpacking,
+    "queue": _against_waiting,
+    "host": _against_python,
+    "capacity": _against_lack_of_pages,
+}
+
+
+# Parts of options
+
+
+def _batched(case: Case, says: str) -> Iterator[_Option]:
+    if case.recipe.batching.mode == "continuous":
+        return
+    yield _with(case, {"batching.mode": "continuous"}), says
+    yield _with(case, {"batching.mode": "continuous"} | _BATCHING), says
+
+
+def _by_llama_cpp(case: Case, says: str) -> Iterator[_Option]:
+    if case.recipe.engine == "transformers" and case.recipe.model.source in ("bundled", "gguf"):
+        yield with_engine(case.recipe, "llama.cpp"), says
+
+
+def _scheme(case: Case, scheme: str) -> Recipe:
+    """Another scheme with its own options; the Recipe itself where the weights came quantized or are so already."""
+    if case.model is not None and case.model.quantized is not None:
+        return case.recipe
+    before, after = (SCHEMES.get(name) for name in (case.recipe.quantization.scheme, scheme))  # type: ignore[call-overload]
+    smaller = after is not None and before is not None and 0 < before.bits <= after.bits
+    if smaller and scheme != "torchao-int8-dynamic":
+        return case.recipe
+    return _with(case, {"quantization": {"scheme": scheme, "skip": list(case.recipe.quantization.skip)}})
+
+
+def _with(case: Case, changes: Mapping[str, Any]) -> Recipe:
+    return case.recipe.replace(changes)
+
+
+# What is expected
+
+
+def _expected(recipe: Recipe, says: str, finding: Finding, case: Case) -> Change | None:
+    """Measured where there is such a Run, else bounded; None where it is known not to help."""
+    fields = _differences(case.recipe, recipe)
+    known = counterpart(case.run, recipe, case.runs)
+    if known is not None:
+        ratio = _measured_ratio(case, known)
+        words = f"Measured here: {ratio:.2f} times the output tokens/s."
+        level = known.evidence
+        return Change(recipe, fields, says, words, level, known.id) if ratio > _AS_FAST else None
+    bound = _bound(recipe, finding, case)
+    if bound <= _AS_FAST:
+        return None
+    return Change(recipe, fields, says, f"At most {times(bound)} as fast, were all of that time gone.")
+
+
+def _measured_ratio(case: Case, known: Any) -> float:
+    before = case.run.measurement.output_tok_s if case.run.measurement else None
+    after = known.measurement.output_tok_s if known.measurement else None
+    return after / before if before and after else 0.0
+
+
+def _bound(recipe: Recipe, finding: Finding, case: Case) -> float:
+    """How many times as fast at most: Amdahl's law, with what remains of the cause's time."""
+    remaining = 0.0
+    if finding.cause == "bandwidth":
+        remaining = _bytes_ratio(recipe, case)
+    elif finding.cause == "compute":
+        remaining = _rate_ratio(recipe, case.recipe, case.ceilings)
+    return 1.0 / max(1e-2, 1.0 - finding.share * (1.0 - remaining))
+
+
+def _bytes_ratio(recipe: Recipe, case: Case) -> float:
+    """Bytes of a decode step and sequence under the changed Recipe over those under this one."""
+    if case.model is None or case.roofline is None:
+        return 0.0
+    batched = recipe.batching.mode != case.recipe.batching.mode
+    sequences = case.run.workload.concurrency if batched else case.roofline.sequences
+    try:
+        work = decode_work(_predictor(recipe, case), case.roofline.context_tokens, sequences)
+    except McpError:
+        return 1.0  # it does not go with this model
+    return (work.bytes / sequences) / (case.roofline.decode.work.bytes / case.roofline.sequences)
+
+
+def _predictor(recipe: Recipe, case: Case) -> Predictor:
+    assert case.model is not None
+    return Predictor(conflicts.resolve(recipe, case.machine), case.model, case.machine)
+
+
+def _rate_ratio(recipe: Recipe, before: Recipe, ceilings: Ceilings | None) -> float:
+    """Time of a product under the changed Recipe over that under this one, by this device's own rates."""
+    if recipe.threads != before.threads:
+        return (before.threads or 1) / (recipe.threads or 1)
+    rates = ceilings.matmul_flop_s if ceilings else {}
+    old, new = (rates.get(product) if (product := product_of(each)) else None for each in (before, recipe))
+    return old / new if old and new else 1.0
+
+
+def _differences(before: Recipe, after: Recipe) -> dict[str, Any]:
+    """Dotted fields whose value differs -> the new value."""
+    return dict(_walk("", before.model_dump(mode="json"), after.model_dump(mode="json")))
+
+
+def _walk(path: str, before: Any, after: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name, value in after.items():
+            yield from _walk(f"{path}.{name}" if path else name, before.get(name), value)
+    elif before != after:
+        yield path, after
