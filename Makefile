@@ -45,6 +45,7 @@ format: install
 bench: install
 	$(BIN)/python tests/bench/foundation.py
 	$(BIN)/python tests/bench/speed.py
+	$(BIN)/python tests/bench/http_cost.py
 	$(BIN)/python tests/bench/llama_cpp.py
 
 screenshots: install

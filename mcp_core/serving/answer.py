@@ -1,23 +1,31 @@
 """Answers in OpenAI's JSON: chunks of a stream and whole answers, for chat and for completions.
 
 Beside OpenAI's fields a choice has ``token_ids``, and its last chunk has ``usage`` with ``timing`` (ms).
-Plain dictionaries and json, not pydantic: a chunk is made for every token. This file does not know about HTTP.
+A chunk is made for every token, so it is put together from text; only what is rare in it (log-probabilities, usage)
+goes through json, and nothing through pydantic. This file does not know about HTTP.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from json.encoder import encode_basestring_ascii as quote
 from typing import Any, Protocol
 
 from mcp_core.serving.reply import Piece, PlacedLogprob, Usage
 from mcp_core.serving.text import TokenTexts
 
-__all__ = ["AnswerForm", "ChatForm", "CompletionForm", "total_usage"]
+__all__ = ["AnswerForm", "ChatForm", "CompletionForm", "encode", "total_usage"]
 
 Document = dict[str, Any]
+
+# ASCII only, as ``quote``: clients that split lines at any Unicode line end would break events.
+encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+_FINISH = {None: "null", "stop": '"stop"', "length": '"length"'}
 
 # JSON has no infinity; OpenAI writes this for a token that is next to impossible.
 _LOWEST_LOGPROB = -9999.0
@@ -26,14 +34,14 @@ _LOWEST_LOGPROB = -9999.0
 class AnswerForm(Protocol):
     """How pieces are written."""
 
-    def chunk(self, piece: Piece) -> Document:
-        """One chunk of a stream."""
+    def chunk(self, piece: Piece) -> str:
+        """One chunk of a stream, as JSON in ASCII."""
 
     def whole(self, choices: Sequence[Sequence[Piece]], usage: Usage) -> Document:
         """The whole answer; ``choices`` are the pieces of each."""
 
-    def usage_chunk(self, usage: Usage) -> Document:
-        """The chunk without choices that ``stream_options.include_usage`` asks for."""
+    def usage_chunk(self, usage: Usage) -> str:
+        """The chunk without choices that ``stream_options.include_usage`` asks for, as JSON."""
 
 
 def total_usage(choices: Sequence[Usage], per_prompt: int) -> Usage:
@@ -53,24 +61,24 @@ class _Form(ABC):
 
     def __init__(self, exchange_id: str, model_id: str, texts: TokenTexts, *, with_logprobs: bool) -> None:
         self._head = {"id": exchange_id, "created": int(time.time()), "model": model_id}
+        # What every chunk of the answer begins with.
+        self._opening = encode({**self._head, "object": self.chunk_object})[:-1] + ',"choices":['
         self._texts = texts
         self._with_logprobs = with_logprobs
 
-    def chunk(self, piece: Piece) -> Document:
-        """One chunk of a stream."""
-        choice = {
-            "index": piece.choice,
-            **self._delta(piece),
-            "logprobs": self._logprobs(piece.logprobs),
-            "finish_reason": piece.finish,
-            "token_ids": piece.token_ids,
-        }
-        document = {**self._head, "object": self.chunk_object, "choices": [choice]}
-        return document if piece.usage is None else {**document, "usage": piece.usage.as_dict()}
+    def chunk(self, piece: Piece) -> str:
+        """One chunk of a stream, as JSON in ASCII."""
+        logprobs = encode(self._logprobs(piece.logprobs)) if self._with_logprobs else "null"
+        usage = "" if piece.usage is None else f',"usage":{encode(piece.usage.as_dict())}'
+        token_ids = ",".join(map(str, piece.token_ids))
+        return (
+            f'{self._opening}{{"index":{piece.choice},{self._delta(piece)},"logprobs":{logprobs},'
+            f'"finish_reason":{_FINISH[piece.finish]},"token_ids":[{token_ids}]}}]{usage}}}'
+        )
 
-    def usage_chunk(self, usage: Usage) -> Document:
-        """The chunk without choices that ``stream_options.include_usage`` asks for."""
-        return {**self._head, "object": self.chunk_object, "choices": [], "usage": usage.as_dict()}
+    def usage_chunk(self, usage: Usage) -> str:
+        """The chunk without choices that ``stream_options.include_usage`` asks for, as JSON."""
+        return f'{self._opening}],"usage":{encode(usage.as_dict())}}}'
 
     def whole(self, choices: Sequence[Sequence[Piece]], usage: Usage) -> Document:
         """The whole answer; ``choices`` are the pieces of each."""
@@ -88,8 +96,8 @@ class _Form(ABC):
         }
 
     @abstractmethod
-    def _delta(self, piece: Piece) -> Document:
-        """What one piece adds to a choice."""
+    def _delta(self, piece: Piece) -> str:
+        """What one piece adds to a choice, as a member of a JSON object."""
 
     @abstractmethod
     def _content(self, text: str) -> Document:
@@ -111,8 +119,8 @@ class CompletionForm(_Form):
         super().__init__(exchange_id, model_id, texts, with_logprobs=with_logprobs)
         self._name: Callable[[int], str] = (lambda token: f"token_id:{token}") if as_ids else texts.text
 
-    def _delta(self, piece: Piece) -> Document:
-        return {"text": piece.text}
+    def _delta(self, piece: Piece) -> str:
+        return f'"text":{quote(piece.text)}'
 
     def _content(self, text: str) -> Document:
         return {"text": text}
@@ -148,11 +156,10 @@ class ChatForm(_Form):
         super().__init__(exchange_id, model_id, texts, with_logprobs=with_logprobs)
         self._begun: set[int] = set()
 
-    def _delta(self, piece: Piece) -> Document:
-        if piece.choice in self._begun:
-            return {"delta": {"content": piece.text}}
+    def _delta(self, piece: Piece) -> str:
+        role = "" if piece.choice in self._begun else '"role":"assistant",'
         self._begun.add(piece.choice)
-        return {"delta": {"role": "assistant", "content": piece.text}}
+        return f'"delta":{{{role}"content":{quote(piece.text)}}}'
 
     def _content(self, text: str) -> Document:
         return {"message": {"role": "assistant", "content": text, "refusal": None}}

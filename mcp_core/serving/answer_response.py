@@ -6,21 +6,17 @@ This file does not know what was asked or how an answer is spelled (``answer.py`
 from __future__ import annotations
 
 import asyncio
-import json
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mcp_core.errors import McpError
-from mcp_core.serving.answer import AnswerForm, total_usage
+from mcp_core.serving.answer import AnswerForm, encode, total_usage
 from mcp_core.serving.exchange import ClientGone, Exchange
 from mcp_core.serving.http_errors import error_document, error_response
 from mcp_core.serving.reply import Piece, Usage
 
 __all__ = ["AnswerResponse"]
-
-# ASCII only: clients that split lines at any Unicode line end would break events.
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 _STREAM_START = {
     "type": "http.response.start",
@@ -77,7 +73,7 @@ class AnswerResponse(Response):
             await error_response(error)(scope, receive, send)
             return
         document = self._form.whole(choices, self._total())
-        await Response(_encode(document), media_type="application/json")(scope, receive, send)
+        await Response(encode(document), media_type="application/json")(scope, receive, send)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Nothing is sent before the first piece, so that what fails until then has an HTTP status."""
@@ -93,7 +89,7 @@ class AnswerResponse(Response):
                 await error_response(error)(scope, receive, send)
                 return
             # No [DONE]: a client must not take what it has for the whole.
-            await _send(send, _as_event(error_document(error)), more=False)
+            await _send(send, _as_event(encode(error_document(error))), more=False)
             return
         last = _as_event(self._form.usage_chunk(self._total())) if self._include_usage else ""
         await _send(send, last + "data: [DONE]\n\n", more=False)
@@ -110,8 +106,8 @@ class AnswerResponse(Response):
         return total_usage([self._usages[choice] for choice in sorted(self._usages)], self._per_prompt)
 
 
-def _as_event(document: dict[str, object]) -> str:
-    return f"data: {_encode(document)}\n\n"
+def _as_event(document: str) -> str:
+    return f"data: {document}\n\n"
 
 
 async def _send(send: Send, text: str, *, more: bool = True) -> None:

@@ -1,7 +1,6 @@
 """FakeEngine and FakeModel: scripted tokens at a fixed pace, for API tests and HTTP timings without torch.
 
-The engine keeps to an absolute clock, so what a client measures above ``token_s`` is HTTP's. This file does not
-know about HTTP.
+This file does not know about HTTP.
 """
 
 from __future__ import annotations
@@ -83,9 +82,11 @@ class _Held:
 class FakeEngine:
     """Gives every held request the next token of ``script`` once a step, and begins it again at its end.
 
-    A step takes ``token_s``; a request's first comes ``prefill_s`` after it was accepted. The EOS token ends a
-    request unless that ignores it or has too few tokens. ``fail_at`` ends a request with an error instead of its
-    token of that number, from 0. ``requests`` are those accepted, in order.
+    A step takes ``token_s``; a request's first comes ``prefill_s`` after it was accepted. Steps keep to an absolute
+    clock; without ``catches_up`` each begins when the one before was handed over, as a model's do, and time that
+    a server takes from this thread is lost. The EOS token ends a request unless that ignores it or has too few
+    tokens. ``fail_at`` ends a request with an error instead of its token of that number, from 0. ``requests`` are
+    those accepted, in order.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class FakeEngine:
         prefill_s: float = 0.0,
         fail_at: int | None = None,
         max_requests: int = 64,
+        catches_up: bool = True,
     ) -> None:
         self.requests: list[GenerationRequest] = []
         self._sink = sink
@@ -104,9 +106,11 @@ class FakeEngine:
         self._token_s = token_s
         self._prefill_s = prefill_s
         self._fail_at = fail_at
+        self._catches_up = catches_up
         self._changed = threading.Condition()
         self._held: dict[str, _Held] = {}
         self._stats = EngineStats(max_requests=max_requests, kv_capacity_tokens=1024)
+        self._tokens_out = 0  # not in _stats: replacing that for every token would cost more than the token
         self._draining = self._closed = False
         self._thread = threading.Thread(target=self._run, name="fake-engine", daemon=True)
 
@@ -135,7 +139,8 @@ class FakeEngine:
         """Counters and what is going on now."""
         with self._changed:
             running = sum(held.count > 0 for held in self._held.values())
-            return replace(self._stats, running=running, queued=len(self._held) - running)
+            queued, out = len(self._held) - running, self._tokens_out
+            return replace(self._stats, running=running, queued=queued, output_tokens_total=out)
 
     @property
     def mode_name(self) -> str:
@@ -143,6 +148,7 @@ class FakeEngine:
         return "continuous"
 
     kernel_name = None
+    preparation = None
 
     def apply_live(self, recipe: Recipe, /) -> None:
         """Change how many requests may be held."""
@@ -181,7 +187,7 @@ class FakeEngine:
                 if not self._held:
                     self._changed.wait_for(lambda: self._closed or bool(self._held))
                     step_s = time.perf_counter()
-            step_s += self._token_s
+            step_s = (step_s if self._catches_up else time.perf_counter()) + self._token_s
             time.sleep(max(0.0, step_s - time.perf_counter()))
             with self._changed:
                 events = [event for held in list(self._held.values()) if (event := self._step(held))]
@@ -214,7 +220,7 @@ class FakeEngine:
             return self._end(held, TokenEvent(request.id, now_s, finish="length", prompt_logprobs=scored))
         token = self._script[held.count % len(self._script)]
         held.count += 1
-        self._add(output_tokens_total=1)
+        self._tokens_out += 1
         logprob = None if request.logprobs is None else _logprob(token, request.logprobs)
         event = TokenEvent(request.id, now_s, token, _finish(held, token), logprob, scored)
         return event if event.finish is None else self._end(held, event)

@@ -15,26 +15,39 @@ __all__ = ["Inbox", "Inboxes"]
 
 
 class Inbox:
-    """The events of one HTTP request, which may be several engine requests."""
+    """The events of one HTTP request, which may be several engine requests. On the event loop only.
+
+    A list and one future, not an asyncio.Queue: every token of every stream passes here.
+    """
 
     def __init__(self, request_ids: Iterable[str]) -> None:
         self.request_ids = tuple(request_ids)
-        self._queue: asyncio.Queue[TokenEvent | None] = asyncio.Queue()
+        self._events: list[TokenEvent] = []
+        self._abandoned = False
+        self._waiter: asyncio.Future[None] | None = None
 
     async def take(self) -> list[TokenEvent]:
-        """Everything that has come in, at least one event; empty once the inbox was abandoned."""
-        events = [await self._queue.get()]
-        while not self._queue.empty():
-            events.append(self._queue.get_nowait())
-        return [] if None in events else [event for event in events if event is not None]
+        """Everything that has come in, at least one event; empty once the inbox was abandoned. One taker only."""
+        if not self._events and not self._abandoned:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        events, self._events = self._events, []
+        return [] if self._abandoned else events
 
     def put(self, event: TokenEvent) -> None:
-        """Add one event. On the event loop only."""
-        self._queue.put_nowait(event)
+        """Add one event."""
+        self._events.append(event)
+        self._wake()
 
     def abandon(self) -> None:
-        """Wake the taker: nobody reads on. On the event loop only."""
-        self._queue.put_nowait(None)
+        """Wake the taker: nobody reads on."""
+        self._abandoned = True
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():  # a taker that was cancelled has done with it
+            waiter.set_result(None)
 
 
 class Inboxes:

@@ -91,6 +91,23 @@ def test_the_pace_is_absolute(make: Callable[..., FakeEngine], recorder: Recorde
     assert 0.396 - 0.002 < events[-1].at_s - events[0].at_s < 2
 
 
+def test_without_catching_up_a_step_waits_for_the_hand_off() -> None:
+    ended, at_s = threading.Event(), []
+
+    def slow(events: list[TokenEvent]) -> None:
+        at_s.append(events[0].at_s)
+        time.sleep(0.01)
+        if events[0].finish:
+            ended.set()
+
+    engine = FakeEngine(slow, script=(1,), token_s=0.01, catches_up=False)
+    engine.start()
+    engine.submit(GenerationRequest("a", (5,), 11))
+    assert ended.wait(20)
+    engine.close()
+    assert at_s[-1] - at_s[0] > 10 * 0.02 - 0.002
+
+
 def test_a_cancelled_request_ends_so_and_is_counted(make: Callable[..., FakeEngine], recorder: Recorder) -> None:
     engine = make(token_s=0.002)
     engine.submit(GenerationRequest("a", (5,), 10_000, ignore_eos=True))
@@ -100,7 +117,8 @@ def test_a_cancelled_request_ends_so_and_is_counted(make: Callable[..., FakeEngi
     engine.cancel("a")
     engine.cancel("unknown")
     assert recorder.wait_end("a")[-1].finish == "cancelled"
-    assert (engine.stats().running, engine.stats().cancelled_total) == (0, 1)
+    stats = engine.stats()
+    assert (stats.running, stats.cancelled_total, stats.output_tokens_total) == (0, 1, len(recorder.of("a")) - 1)
 
 
 def test_an_error_comes_where_it_was_asked_for(make: Callable[..., FakeEngine], recorder: Recorder) -> None:
