@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 import psutil  # noqa: E402
 
-from mcp_core.evaluation.cores import OthersLoad, pinned  # noqa: E402
+from mcp_core.evaluation.cores import pinned  # noqa: E402
 from mcp_core.serving.client import ServerClient, open_session  # noqa: E402
 from mcp_core.serving.listener import HOST  # noqa: E402
 from tests.bench.report import Report  # noqa: E402
@@ -93,11 +93,9 @@ async def many_streams(report: Report) -> dict[str, Any]:
             client = ServerClient(server.url, None, session)
             streams = [asyncio.create_task(stream_s(client, tokens)) for _ in range(STREAMS)]
             await asyncio.sleep(2)
-            others = OthersLoad([server.process.pid, os.getpid()])
             began_s, cpu_s = time.perf_counter(), server.cpu_s()
             probe = await probed(server.port, SECONDS)
             cores = (server.cpu_s() - cpu_s) / (time.perf_counter() - began_s)
-            busy = others.read()
             took = await asyncio.gather(*streams)
         render_ms = server.ask({"render": 20})["ms"]
     rate = STREAMS * tokens / statistics.median(took)
@@ -116,7 +114,6 @@ async def many_streams(report: Report) -> dict[str, Any]:
         "health_answers": len(probe["/health"]),
         "metrics_max_ms": scrape_ms,
         "metrics_render_ms": render_ms,
-        "others_cores": busy,
     }
 
 
