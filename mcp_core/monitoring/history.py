@@ -10,11 +10,11 @@ import math
 import weakref
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import dropwhile, takewhile
 
-from mcp_core.monitoring.series import Readings
+from mcp_core.monitoring.series import Readings, is_worker
 
 __all__ = ["MOST_ROWS", "RINGS", "History", "Ring", "Row", "Window"]
 
@@ -75,6 +75,17 @@ class Window:
         """Names of all counters."""
         return tuple(dict.fromkeys(name for names in self._schemas() for name in names.counters))
 
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """Scopes of the workers that are in it, in the order in which they came."""
+        scopes = (name.partition(".")[0] for name in self.gauges)
+        return tuple(dict.fromkeys(scope for scope in scopes if is_worker(scope)))
+
+    @property
+    def seconds(self) -> float:
+        """How long it was sampled."""
+        return sum(row.seconds for row in self.rows)
+
     def mean(self, name: str) -> list[tuple[float, float | None]]:
         """A gauge's mean over each row."""
         return [(row.at_s, _value(row.means, row.names.gauges.get(name))) for row in self.rows]
@@ -105,6 +116,23 @@ class Window:
         """The rows whose middle is in there."""
         later = dropwhile(lambda row: row.at_s < from_s, self.rows)
         return Window(self.span_s, tuple(takewhile(lambda row: row.at_s <= to_s, later)), self.labels)
+
+    @classmethod
+    def of(
+        cls,
+        span_s: float,
+        at_s: Sequence[float],
+        gauges: Mapping[str, Sequence[float | None]],
+        counters: Mapping[str, Sequence[float | None]],
+        labels: dict[str, str],
+    ) -> Window:
+        """A window of columns that were kept elsewhere; every one has a value for each of ``at_s``."""
+        names = _Names(tuple(gauges), tuple(counters))
+        rows = []
+        for position, moment_s in enumerate(at_s):
+            means, sums = (_packed(column[position] for column in each.values()) for each in (gauges, counters))
+            rows.append(Row(moment_s, span_s, names, means, means, means, sums))
+        return cls(span_s, tuple(rows), labels)
 
     def _schemas(self) -> Iterator[_Names]:
         last = None
@@ -198,8 +226,7 @@ class History:
 
     def _single(self, at_s: float, seconds: float, readings: Readings) -> Row:
         names = self._named(tuple(readings.gauges), tuple(readings.counters))
-        values = array("d", [NOT_MEASURED if each is None else each for each in readings.gauges.values()])
-        sums = array("d", [NOT_MEASURED if each is None else each for each in readings.counters.values()])
+        values, sums = _packed(readings.gauges.values()), _packed(readings.counters.values())
         return Row(at_s, seconds, names, values, values, values, sums)
 
     def _roll(self, position: int, at_s: float, seconds: float, readings: Readings) -> None:
@@ -230,6 +257,10 @@ class History:
         if names is None:
             names = self._names[gauges, counters] = _Names(gauges, counters)
         return names
+
+
+def _packed(values: Iterable[float | None]) -> array[float]:
+    return array("d", [NOT_MEASURED if each is None else each for each in values])
 
 
 def _value(values: array[float], position: int | None) -> float | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["LatencyWindow", "RecentLatency"]
+__all__ = ["LatencyWindow", "RecentLatency", "quantile"]
 
 WINDOW_S = 60.0
 # At more than so many requests a minute the oldest are left out of its percentiles.
@@ -54,12 +54,12 @@ class LatencyWindow:
         ttfts = sorted(ttft for _, ttft, _ in self._ended)
         tpots = sorted(tpot for _, _, tpot in self._ended if tpot is not None)
         return RecentLatency(
-            len(ttfts), _quantile(ttfts, 0.5), _quantile(ttfts, 0.95), _quantile(tpots, 0.5), _quantile(tpots, 0.95)
+            len(ttfts), quantile(ttfts, 0.5), quantile(ttfts, 0.95), quantile(tpots, 0.5), quantile(tpots, 0.95)
         )
 
 
-def _quantile(ordered: Sequence[float], share: float) -> float | None:
-    """Linear between the two nearest ranks, as numpy's default."""
+def quantile(ordered: Sequence[float], share: float) -> float | None:
+    """Of values in order: linear between the two nearest ranks, as numpy's default. None of nothing."""
     if not ordered:
         return None
     position = share * (len(ordered) - 1)

@@ -6,11 +6,12 @@ points are taken (``evaluation/run_recorder.py``) or stored (``decision/store.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from mcp_core.monitoring.history import Window
 
 __all__ = ["WORKER", "RunTelemetry"]
 
@@ -67,6 +68,8 @@ class RunTelemetry(BaseModel):
         values = self.measured(name) if name in self.counters else ()
         return sum(values) if values else None
 
-    def series(self) -> Mapping[str, Values]:
-        """Every series by name."""
-        return {**self.gauges, **self.counters}
+    def window(self) -> Window:
+        """The same as the Monitor draws it, at the times of the Run."""
+        began_s = self.began.timestamp()
+        times_s = [began_s + at_s for at_s in self.at_s]
+        return Window.of(self.interval_s, times_s, self.gauges, self.counters, self.labels)

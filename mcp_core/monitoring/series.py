@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from mcp_core.monitoring.nvml import POWER_REASONS, THERMAL_REASONS, NvmlDevice
 from mcp_core.monitoring.sample import Sample, WorkerSample
 
-__all__ = ["Readings", "device_scope", "readings_of"]
+__all__ = ["Readings", "device_scope", "is_worker", "readings_of"]
 
 Figures = dict[str, float | None]
 
@@ -29,6 +29,11 @@ class Readings:
 def device_scope(index: int) -> str:
     """The scope of an NVIDIA device."""
     return f"gpu{index}"
+
+
+def is_worker(scope: str) -> bool:
+    """Whether a scope is a worker's."""
+    return scope != "host" and not scope.startswith("gpu")
 
 
 def readings_of(sample: Sample) -> Readings:

@@ -36,6 +36,13 @@ MOST_REQUESTS = 200
 Points = Sequence[tuple[float, float | None]]
 
 
+class Mark(NamedTuple):
+    """Something that happened, as a line across the time axis (seconds since the epoch)."""
+
+    at_s: float
+    colour: str
+
+
 class _Bar(NamedTuple):
     """One stretch of one request."""
 
@@ -70,12 +77,18 @@ def live_chart(
     span: tuple[float, float],
     top: float | None = None,
     decimals: int = 1,
+    extremes: tuple[Points, Points] | None = None,
+    marks: Sequence[Mark] = (),
 ) -> dict[str, Any]:
     """An ECharts option: lines over time. Points are (seconds since the epoch, value); None is a gap.
 
     ``span`` are the two ends of the time axis (seconds), ``top`` fixes the upper end of the value axis.
-    Whole numbers (``decimals`` 0) get no fractions on their axis.
+    Whole numbers (``decimals`` 0) get no fractions on their axis. ``extremes`` are lowest and highest values, drawn
+    as a band behind the first line; ``marks`` are vertical lines.
     """
+    lines = [_line(name, points) for name, points in series.items()]
+    if lines and marks:
+        lines[0] |= _mark_lines([mark for mark in marks if span[0] <= mark.at_s <= span[1]])
     whole = {"minInterval": 1} if decimals == 0 else {}
     return {
         "animation": False,
@@ -83,6 +96,7 @@ def live_chart(
         "grid": {"left": 0, "right": 18, "top": _legend_px(series), "bottom": 0, "containLabel": True},
         "legend": {
             "show": len(series) > 1,
+            "data": list(series),
             "type": "plain" if len(series) <= _LEGEND_ROWS else "scroll",
             "top": 0,
             "left": 0,
@@ -93,7 +107,7 @@ def live_chart(
         "tooltip": {"trigger": "axis", "confine": True, "valueFormatter": _printf(unit, decimals)},
         "xAxis": _time_axis(span),
         "yAxis": {"type": "value", "min": 0, "splitNumber": 2} | _value_labels(unit) | whole | _value_end(top),
-        "series": [_line(name, points) for name, points in series.items()],
+        "series": [*lines, *(_band(*extremes) if extremes else ())],
     }
 
 
@@ -162,6 +176,27 @@ def _printf(unit: str, decimals: int) -> str:
 def _line(name: str, points: Points) -> dict[str, Any]:
     rows = [[round(at_s * 1000), None if value is None else round(value, 4)] for at_s, value in thin(points)]
     return {"name": name, "type": "line", "showSymbol": False, "lineStyle": {"width": 2}, "data": rows}
+
+
+def _mark_lines(marks: Sequence[Mark]) -> dict[str, Any]:
+    data = [
+        {"xAxis": round(mark.at_s * 1000), "lineStyle": {"color": mark.colour, "type": "dashed", "width": 1.5}}
+        for mark in marks
+    ]
+    return {"markLine": {"silent": True, "symbol": "none", "label": {"show": False}, "data": data}}
+
+
+def _band(low: Points, high: Points) -> list[dict[str, Any]]:
+    """From lowest to highest: an unseen line with the difference stacked upon it, as ECharts has no band."""
+    thinned = zip(thin(low), thin(high), strict=True)
+    spread = [
+        (at_s, below, None if below is None or above is None else above - below)
+        for (at_s, below), (_, above) in thinned
+    ]
+    unseen = {"lineStyle": {"opacity": 0}, "stack": "band", "tooltip": {"show": False}, "silent": True}
+    lowest = _line("lowest", [(at_s, below) for at_s, below, _ in spread]) | unseen
+    highest = _line("highest", [(at_s, more) for at_s, _, more in spread]) | unseen
+    return [lowest, highest | {"areaStyle": {"opacity": 0.18, "color": PALETTE[0]}}]
 
 
 def _bars(name: str, rows: Sequence[_Bar], colour: str, pattern: str) -> go.Bar:

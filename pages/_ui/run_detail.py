@@ -9,7 +9,7 @@ import streamlit as st
 
 from mcp_core.errors import McpError
 from mcp_core.results import Effective, Fidelity, Measurement, Memory, Quantiles, Run
-from pages._ui import charts, frame, session, workbench
+from pages._ui import charts, frame, run_machine, session, workbench
 from pages._ui import format as fmt
 from pages._ui.fidelity_result import DEFINITIONS, headline
 from pages._ui.memory_panel import draw_run_memory
@@ -35,6 +35,7 @@ def draw(run: Run) -> None:
         draw_counts(run.measurement)
         draw_latencies(run.measurement)
         _draw_requests(run)
+    run_machine.draw(run)
     if run.fidelity is not None:
         _draw_fidelity(run.fidelity)
     if run.memory is not None:

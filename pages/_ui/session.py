@@ -5,6 +5,7 @@ This file does not know what the server holds (``workbench.py``) or how anything
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -148,6 +149,11 @@ def paused_at_s() -> float | None:
 
 def set_paused_at_s(value: float | None) -> None:
     _set("mcp_paused_at_s", value)
+
+
+def compare_opened_s() -> float:
+    """When the monitor's comparison of two ranges was first opened (time.time())."""
+    return _get("mcp_compare_opened_s", time.time)
 
 
 def choose_next(key: str, value: str) -> None:

@@ -20,8 +20,13 @@ from mcp_core.evaluation.experiment_values import ExperimentResult
 from mcp_core.evaluation.sensitivity_values import GroupSensitivity, Sensitivity
 from mcp_core.generation import EngineStats, Sampling
 from mcp_core.hardware import Device, Hardware
+from mcp_core.monitoring.events import Event
+from mcp_core.monitoring.history import History, Window
+from mcp_core.monitoring.latency import RecentLatency
 from mcp_core.monitoring.nvml import NvmlDevice
-from mcp_core.monitoring.sample import Sample, WorkerSample
+from mcp_core.monitoring.run_telemetry import RunTelemetry
+from mcp_core.monitoring.sample import OwnProcess, Sample, WorkerSample
+from mcp_core.monitoring.series import readings_of
 from mcp_core.presets import bundled
 from mcp_core.race import Lane, RaceView
 from mcp_core.recipe import Recipe
@@ -272,7 +277,17 @@ def samples(seconds: int = 60, *, worker: WorkerView | None = None, gpu: bool = 
 
 def _sample(at_s: float, at: int, worker: WorkerView | None, gpu: bool) -> Sample:
     wave = math.sin(at / 5)
-    stats = EngineStats(running=1, queued=at % 3, max_requests=64, output_tokens_total=at * 30)
+    stats = EngineStats(
+        running=1,
+        queued=at % 3,
+        max_requests=64,
+        output_tokens_total=at * 30,
+        batch_size=1,
+        kv_pages_used=40,
+        kv_pages_kept=20,
+        kv_pages_total=100,
+    )
+    added = {"output_tokens": 30, "prompt_tokens": 60, "cached_prompt_tokens": 40, "finished": 1, "kv_evictions": 0}
     one = worker and WorkerSample(
         worker_id=worker.id,
         title=worker.title,
@@ -281,6 +296,9 @@ def _sample(at_s: float, at: int, worker: WorkerView | None, gpu: bool) -> Sampl
         device_bytes={0: 14 * GB} if gpu else {},
         stats=stats,
         output_tok_s=30 + 2 * wave,
+        latency=RecentLatency(60, 90 + 10 * wave, 180 + 20 * wave, 30.0, 36.0),
+        added=added,
+        pid=worker.pid,
     )
     return Sample(
         at_s=at_s,
@@ -290,6 +308,34 @@ def _sample(at_s: float, at: int, worker: WorkerView | None, gpu: bool) -> Sampl
         load_average=1.7,
         devices=(nvml_device(at),) if gpu else (),
         workers=(one,) if one else (),
+        processes=(OwnProcess(1, "MCP (this app)", 300 * MB, 3.0),),
+        others_cores=0.2,
+        energy_j={0: 350.0} if gpu else {},
+    )
+
+
+def run_telemetry(*, gpu: bool = False, points: int = 20) -> RunTelemetry:
+    """A Run's machine, one point a second."""
+    gauges = {
+        "host.others_cores": (0.25,) * points,
+        "worker.output_tok_s": (None, *(30.0 + at % 3 for at in range(points - 1))),
+        "worker.running": (4.0,) * points,
+        "worker.queued": (2.0,) * points,
+        "worker.resident_bytes": (1.0 * GB,) * points,
+    }
+    labels = {"host": "Host", "worker": "SmolLM2-135M-Instruct"}
+    if gpu:
+        gauges |= {"gpu0.power_w": (350.0,) * points, "gpu0.power_limit_w": (700.0,) * points}
+        gauges |= {"gpu0.temperature_c": (61.0,) * points, "gpu0.memory_used_bytes": (15.0 * GB,) * points}
+        labels |= {"gpu0": "NVIDIA H100 80GB HBM3"}
+    return RunTelemetry(
+        began=CREATED,
+        interval_s=1.0,
+        at_s=tuple(float(at) for at in range(points)),
+        gauges=gauges,
+        counters={"worker.output_tokens": (30.0,) * points},
+        labels=labels,
+        throttle_reasons={"gpu0": ("software power cap",)} if gpu else {},
     )
 
 
@@ -584,6 +630,23 @@ class FakeDemos:
         return self.crowds.get(jid)
 
 
+class FakeWatch:
+    """Series of the FakeWorkbench's samples; set ``happened``."""
+
+    def __init__(self, wb: FakeWorkbench) -> None:
+        self._wb = wb
+        self.happened: tuple[Event, ...] = ()
+
+    def history(self, from_s: float, to_s: float, most_rows: float = 900) -> Window:
+        history = History()
+        for sample in self._wb.telemetry(24 * 3600):
+            history.add(sample.at_s, readings_of(sample))
+        return history.window(from_s, to_s, most_rows)
+
+    def events(self, since_s: float) -> tuple[Event, ...]:
+        return tuple(event for event in self.happened if event.at_s >= since_s)
+
+
 class FakeWorkbench:
     """Set its attributes, draw a page, read ``calls``. An exception in ``errors[method]`` is raised by it."""
 
@@ -594,6 +657,8 @@ class FakeWorkbench:
         self.run_values: list[Run] = []
         self.request_records: dict[str, tuple[RequestRecord, ...]] = {}
         self.samples: tuple[Sample, ...] = ()
+        self.watch = FakeWatch(self)
+        self.telemetry_of: dict[str, RunTelemetry] = {}
         self.engine_stats: dict[str, EngineStats] = {}
         self.conversations: dict[str, ConversationView] = {}
         self.batches: dict[str, tuple[BatchItemView, ...]] = {}
@@ -772,6 +837,9 @@ class FakeWorkbench:
 
     def records(self, run_id: str) -> tuple[RequestRecord, ...]:
         return self.request_records.get(run_id, ())
+
+    def run_telemetry(self, run_id: str) -> RunTelemetry | None:
+        return self.telemetry_of.get(run_id)
 
     def delete_run(self, run_id: str) -> None:
         self._call("delete_run", run_id)

@@ -1,8 +1,9 @@
-"""monitor: the charts that there are, what they say in words, pause, range and CSV."""
+"""monitor: the charts that there are, what they say in words, events, pause, zoom, range, CSV, comparison."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import time
@@ -13,13 +14,23 @@ import fake_workbench as fakes
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from pages._ui import telemetry
+from mcp_core.monitoring.events import Event
+from mcp_core.monitoring.history import History, Window
+from mcp_core.monitoring.series import Readings, readings_of
+from pages._ui import process_tables, range_comparison, telemetry, telemetry_csv
 
 OpenPage = Callable[[str], AppTest]
 
 
 def _charts(at: AppTest) -> list[Any]:
     return [element.proto for element in at.get("echarts_chart")]
+
+
+def window_of(samples: Any) -> Window:
+    history = History()
+    for sample in samples:
+        history.add(sample.at_s, readings_of(sample))
+    return history.window(samples[0].at_s, samples[-1].at_s)
 
 
 def _headlines(at: AppTest) -> dict[str, str]:
@@ -44,7 +55,8 @@ def test_without_a_worker_the_host_is_shown_and_nvidia_is_explained(
     assert list(_headlines(at)) == ["CPU", "System memory", "Load average"]
     assert any(each.value.startswith("No NVIDIA device") for each in at.caption)
     assert any(each.value.endswith("says: NVML Shared Library Not Found.") for each in at.caption)
-    assert [series["name"] for series in json.loads(_charts(at)[0].spec)["series"]] == ["all programs"]
+    names = [series["name"] for series in json.loads(_charts(at)[0].spec)["series"]]
+    assert names == ["all programs", "not of this app"]
 
 
 def test_every_counter_of_worker_device_and_host_has_a_chart(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
@@ -60,39 +72,50 @@ def test_every_counter_of_worker_device_and_host_has_a_chart(page: OpenPage, wb:
     ]
     headlines = _headlines(at)
     assert list(headlines) == [
-        "Output speed",
-        "Requests",
-        "Worker memory",
-        "Device memory",
-        "Utilization",
-        "Power",
-        "Temperature",
-        "Clocks",
-        "CPU",
-        "System memory",
-        "Load average",
+        *("Output speed", "Requests", "TTFT", "TPOT", "KV pages", "Prefix hits", "Worker memory"),
+        *("Device memory", "Utilization", "Power", "Temperature", "Clocks"),
+        *("CPU", "System memory", "Load average"),
     ]
+    assert headlines["TPOT"] == "30.0 ms"
     assert headlines["Temperature"] == "55 °C"
     assert headlines["Clocks"] == "1,980 MHz"
     assert headlines["Device memory"] == "15.29 GB"
     assert headlines["Power"] == "379 W"
     assert all(metric.help for metric in at.metric)
     charts = _charts(at)
-    assert len(charts) == 11
+    assert len(charts) == 15
     assert all("Now: " in chart.alt for chart in charts)
 
 
-def test_device_memory_shows_the_device_and_the_worker(wb: fakes.FakeWorkbench) -> None:
+def test_the_page_begins_with_what_goes_on(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    worker = fakes.ready_worker()
+    wb.add(worker).samples = fakes.samples(30, worker=worker, gpu=True)
+    answer = page("monitor").run().markdown[0].value
+    assert answer.startswith("**SmolLM2")
+    assert "answers 1 request at" in answer
+    assert "TTFT p95 1" in answer
+    assert "GPU 0: " in answer
+
+
+def test_totals_of_the_range_are_said_below_their_charts(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    worker = fakes.ready_worker()
+    wb.add(worker).samples = fakes.samples(30, worker=worker, gpu=True)
+    notes = [caption.value for caption in page("monitor").run().caption]
+    assert "40% of this range: 1,200 prompt tokens saved" in notes
+    assert "0 evictions, 0 preemptions in this range" in notes
+    assert "10.5 kJ in this range" in notes
+
+
+def test_device_memory_shows_the_device_and_what_others_hold() -> None:
     samples = fakes.samples(5, worker=fakes.ready_worker(), gpu=True)
-    panel = telemetry.device_panels(samples, 0)[0]
-    assert [round(points[-1][1] or 0, 2) for points in panel.series.values()] == [15.04, 14.0]
-    assert list(panel.series) == ["all processes", "workers"]
+    (device,) = samples[-1].devices
+    panel = telemetry.device_panels(window_of(samples), device)[0]
+    assert list(panel.series) == ["all processes", "not of this app"]
+    assert [round(points[-1][1] or 0, 2) for points in panel.series.values()] == [15.04, 0.0]
     assert panel.top == 85.0
 
 
 def test_hidden_processes_are_said(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
-    import dataclasses
-
     worker = fakes.ready_worker()
     hidden = [
         dataclasses.replace(
@@ -105,21 +128,55 @@ def test_hidden_processes_are_said(page: OpenPage, wb: fakes.FakeWorkbench) -> N
     assert any("a container hides them" in caption.value for caption in at.caption)
 
 
-def test_a_counter_that_a_device_lacks_is_a_dash() -> None:
-    import dataclasses
+def test_memory_by_process_names_ours_and_sums_up_the_rest() -> None:
+    (sample,) = fakes.samples(1, worker=fakes.ready_worker(), gpu=True)
+    rows = process_tables.host_rows(sample)
+    assert [row["process"] for row in rows] == ["SmolLM2-135M-Instruct", "MCP (this app)", "All other programs"]
+    assert rows[-1]["memory"] == "3.90 GB"  # of 5.2 used
+    (row,) = process_tables.device_rows(sample, sample.devices[0])
+    assert row == {"process": "SmolLM2-135M-Instruct", "id": "4242", "memory": "14.0 GB"}
 
+
+def test_a_counter_that_a_device_lacks_is_a_dash() -> None:
     (sample,) = fakes.samples(1, gpu=True)
     bare = dataclasses.replace(sample.devices[0], power_w=None)
-    panels = telemetry.device_panels([dataclasses.replace(sample, devices=(bare,))], 0)
+    panels = telemetry.device_panels(window_of([dataclasses.replace(sample, devices=(bare,))]), bare)
     assert next(panel for panel in panels if panel.title == "Power").headline == "–"
 
 
+def test_throttling_is_said_as_a_share_of_the_range() -> None:
+    samples = fakes.samples(4, gpu=True)
+    hot = [
+        dataclasses.replace(each, devices=(dataclasses.replace(each.devices[0], throttle_reasons=0x40 * (at < 1)),))
+        for at, each in enumerate(samples)
+    ]
+    panels = telemetry.device_panels(window_of(hot), hot[-1].devices[0])
+    assert next(panel for panel in panels if panel.title == "Clocks").note == "Held down: 25% by heat"
+
+
 def test_requests_running_and_queued_are_summed_over_workers() -> None:
-    worker = fakes.ready_worker()
-    samples = fakes.samples(3, worker=worker)
-    panel = next(panel for panel in telemetry.worker_panels(samples) if panel.title == "Requests")
-    assert [value for _, value in panel.series["running"]] == [1.0, 1.0, 1.0]
-    assert [value for _, value in panel.series["queued"]] == [0.0, 1.0, 2.0]
+    one, two = fakes.ready_worker(), dataclasses.replace(fakes.ready_worker(), id="w2")
+    pairs = zip(fakes.samples(3, worker=one), fakes.samples(3, worker=two), strict=True)
+    both = [dataclasses.replace(a, workers=(*a.workers, *b.workers)) for a, b in pairs]
+    panels = {panel.title: panel for panel in telemetry.worker_panels(window_of(both))}
+    assert [value for _, value in panels["Requests"].series["running"]] == [2.0, 2.0, 2.0]
+    assert [value for _, value in panels["Requests"].series["queued"]] == [0.0, 2.0, 4.0]
+    assert len(panels["Output speed"].series) == 2
+
+
+def test_guesses_have_a_chart_only_where_there_are_some() -> None:
+    samples = fakes.samples(3, worker=fakes.ready_worker())
+    assert "Guesses accepted" not in [panel.title for panel in telemetry.worker_panels(window_of(samples))]
+    guessing = [
+        dataclasses.replace(
+            sample,
+            workers=(dataclasses.replace(sample.workers[0], added={"drafted_tokens": 20, "accepted_tokens": 15}),),
+        )
+        for sample in samples
+    ]
+    panel = next(each for each in telemetry.worker_panels(window_of(guessing)) if each.title == "Guesses accepted")
+    assert panel.headline == "75 %"
+    assert panel.note == "75% of 60 guessed tokens in this range"
 
 
 def test_the_range_comes_from_the_link(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
@@ -130,6 +187,17 @@ def test_the_range_comes_from_the_link(page: OpenPage, wb: fakes.FakeWorkbench) 
     assert not at.exception
     axis = json.loads(_charts(at)[0].spec)["xAxis"]
     assert axis["max"] - axis["min"] == 60_000
+
+
+def test_a_long_range_is_drawn_in_means_with_their_extremes(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.samples = fakes.samples(200)
+    at = page("monitor")
+    at.query_params["range"] = "1 h"
+    at.run()
+    assert not at.exception
+    load = json.loads(_charts(at)[1].spec)["series"]
+    assert [series["name"] for series in load] == ["used", "lowest", "highest"]
+    assert len(load[0]["data"]) in (20, 21)
 
 
 def test_pause_holds_the_window_still(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
@@ -145,12 +213,95 @@ def test_pause_holds_the_window_still(page: OpenPage, wb: fakes.FakeWorkbench) -
     assert json.loads(_charts(at)[0].spec) != held
 
 
+def test_zoom_draws_a_part_of_a_paused_range(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.samples = fakes.samples(200)
+    at = page("monitor").run()
+    assert not at.slider
+    at.toggle[0].set_value(True).run()
+    first, last = at.slider[0].value
+    middle = first + (last - first) / 2
+    at.slider[0].set_range(middle, last).run()
+    assert not at.exception
+    axis = json.loads(_charts(at)[0].spec)["xAxis"]
+    assert axis["max"] - axis["min"] == pytest.approx(150_000, abs=1000)
+
+
+def test_events_are_lines_in_the_charts_and_a_list(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.samples = fakes.samples(30)
+    now_s = time.time()
+    wb.watch.happened = (
+        Event(now_s - 4000, "load", "Loading Tiny"),
+        Event(now_s - 20, "change", "Tiny: batching.mode off → continuous"),
+        Event(now_s - 5, "oom", "Tiny: Memory ran out."),
+    )
+    at = page("monitor").run()
+    assert not at.exception
+    for chart in _charts(at):
+        lines = json.loads(chart.spec)["series"][0]["markLine"]["data"]
+        assert [line["xAxis"] for line in lines] == [round((now_s - 20) * 1000), round((now_s - 5) * 1000)]
+    (table,) = [each.value for each in at.markdown if each.value.startswith("| time")]
+    newest_first = table.splitlines()[2:]
+    assert ["out of memory" in row for row in newest_first] == [True, False]
+    assert "off → continuous" in newest_first[1]
+
+
 def test_csv_has_a_row_a_sample_and_units_in_its_columns() -> None:
     samples = fakes.samples(3, worker=fakes.ready_worker(), gpu=True)
-    rows = list(csv.DictReader(io.StringIO(telemetry.csv_text(samples))))
+    rows = list(csv.DictReader(io.StringIO(telemetry_csv.csv_text(window_of(samples)))))
     assert len(rows) == 3
-    assert rows[-1]["host_memory_total_bytes"] == str(16 * fakes.GB)
-    assert rows[-1]["worker_w1_queued"] == "2"
-    assert rows[-1]["worker_w1_gpu0_bytes"] == str(14 * fakes.GB)
+    assert rows[-1]["host_memory_used_bytes"].startswith("52")
+    assert rows[-1]["worker_w1_queued"] == "2.0"
+    assert rows[-1]["worker_w1_output_tokens"] == "30.0"
     assert rows[-1]["gpu0_power_w"] == "352.0"
     assert rows[-1]["gpu0_memory_clock_mhz"] == ""
+
+
+def planted(seconds: int, speed: float, began_s: float = 1_700_000_000.0) -> Window:
+    """One worker that answers half of the time, at that speed, three of four prompt tokens known."""
+    history = History()
+    for at in range(seconds):
+        busy = at % 2 == 0
+        gauges = {
+            "w.running": float(busy),
+            "w.output_tok_s": speed if busy else 0.0,
+            "w.ttft_p95_ms": 500.0 if at < 60 else 100.0,
+            "host.cpu_percent": float(at % 100),
+        }
+        counters = {
+            "w.output_tokens": speed if busy else 0.0,
+            "w.prompt_tokens": 10.0,
+            "w.cached_prompt_tokens": 30.0,
+            "gpu0.energy_j": 200.0,
+        }
+        history.add(began_s + at, Readings(gauges, counters, {"w": "W", "host": "Host", "gpu0": "GPU"}))
+    return history.window(began_s, began_s + seconds)
+
+
+def test_two_ranges_are_compared_by_their_planted_figures() -> None:
+    rows = {row.name: row for row in range_comparison.compare(planted(200, 40.0), planted(200, 60.0))}
+    speed = rows["Output speed while answering"]
+    assert (speed.a_mean, speed.b_mean, speed.ratio) == (40.0, 60.0, 1.5)
+    assert rows["Output tokens over the whole range"].b_mean == pytest.approx(30.0)
+    assert rows["TTFT, p95 of a minute"].a_mean == 100  # the first minute tells of what was before
+    assert rows["Prefix hits"].a_mean == 75
+    assert rows["CPU"].a_p95 == pytest.approx(94.05, abs=1)
+    assert rows["Energy per output token"].a_mean == pytest.approx(10.0)
+    assert "KV pages used" not in rows
+
+
+def test_a_comparison_offers_the_last_live_change_first(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    worker = fakes.ready_worker()
+    wb.add(worker).samples = fakes.samples(120, worker=worker)
+    now_s = time.time()
+    wb.watch.happened = (
+        Event(now_s - 60, "change", "Tiny: batching.mode off → continuous"),
+        Event(now_s - 5, "job end", "Done: short-chat"),
+    )
+    at = page("monitor").run()
+    assert not at.exception
+    around = next(box for box in at.selectbox if box.label == "Compare")
+    assert "off → continuous" in around.options[0]
+    assert any("(1 min 00 s sampled). B:" in caption.value for caption in at.caption)
+    around.select_index(len(around.options) - 1).run()
+    assert not at.exception
+    assert [each.label for each in at.datetime_input] == ["A from", "A until", "B from", "B until"]

@@ -159,3 +159,23 @@ def test_csv_keeps_numbers_unrounded_and_unmeasured_empty() -> None:
     assert rows[0]["output_tok_s"] == "29.9"
     assert rows[0]["created"] == "2026-11-20T09:30:00+00:00"
     assert rows[1]["output_tok_s"] == ""
+
+
+def test_the_machine_during_a_run_is_replayed(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(OK).telemetry_of = {OK.id: fakes.run_telemetry(gpu=True)}
+    at = _open(page, OK.id)
+    assert not at.exception
+    assert "Machine during this Run" in [each.value for each in at.subheader]
+    figures = {metric.label: metric.value for metric in at.metric}
+    assert figures["Output speed"] == "30.9 tok/s"
+    assert figures["Others' load"] == "0.25 cores"
+    assert figures["GPU 0 power"] == "350 W"
+    assert figures["GPU 0 temperature"] == "61 °C"
+    assert len(at.get("echarts_chart")) == 7
+    assert any("GPU 0's clocks were held down: software power cap." in each.value for each in at.caption)
+
+
+def test_a_run_made_without_a_recording_has_no_such_section(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(OK)
+    at = _open(page, OK.id)
+    assert "Machine during this Run" not in [each.value for each in at.subheader]
