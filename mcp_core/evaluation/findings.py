@@ -12,9 +12,18 @@ from dataclasses import dataclass
 
 from mcp_core.errors import DoesNotFit, OutOfMemory
 from mcp_core.evaluation.roofline import Point
-from mcp_core.evaluation.time_shares import RequestShares, StepShares, launch_us, request_shares, step_shares
+from mcp_core.evaluation.time_shares import (
+    RequestShares,
+    StepShares,
+    launch_us,
+    request_shares,
+    start_us,
+    starts_of,
+    step_shares,
+)
 from mcp_core.evaluation.verdict_values import Case, Confidence, Finding, Line
 from mcp_core.evaluation.verdict_words import ms, number, of, percent, size
+from mcp_core.schemes import DeviceKind
 from mcp_core.trace_summary import Phase, PhaseSummary
 
 __all__ = ["DECIDING", "findings_of"]
@@ -23,8 +32,6 @@ __all__ = ["DECIDING", "findings_of"]
 DECIDING = 0.4
 # Shares of time with lowered clocks, and of requests put back, that are no accident.
 _THROTTLED, _PREEMPTED = 0.2, 0.1
-# Operations that transformers starts for one layer of a Llama, eager; 37 were counted on the bundled model.
-_OPERATIONS_A_LAYER = 37
 _OUT_OF_MEMORY = (OutOfMemory.kind, DoesNotFit.kind)
 
 
@@ -37,6 +44,11 @@ class _PhaseView:
     point: Point | None
     traced: PhaseSummary | None
     shares: StepShares | None
+
+    @property
+    def kind(self) -> DeviceKind:
+        """What the trace was recorded on."""
+        return "cpu" if self.traced is None or self.traced.device_busy_ms is None else "cuda"
 
     @property
     def memory_side(self) -> bool:
@@ -175,7 +187,9 @@ def _launch(view: _View) -> Iterator[Finding]:
     assert most.shares is not None
     evidence = [
         Line(f"Started in a {most.name} step", f"{most.traced.launches:,.0f} operations", "", "trace"),
-        Line("Starting one from Python", f"{launch_us(view.case.ceilings):.1f} us", "", "ceilings"),
+        Line(
+            "Starting one from Python", f"at most {launch_us(view.case.ceilings, most.kind):.1f} us", "", "ceilings"
+        ),
         Line("Nothing computes", of(most.traced.host_gap_ms, most.traced.step_ms), "", "trace"),
         *_utilization(most),
     ]
@@ -193,12 +207,13 @@ def _launch_estimated(view: _View) -> Iterator[Finding]:
         return
     if case.recipe.engine != "transformers" or case.recipe.compile != "off":
         return
-    operations = case.model.architecture.layers * _OPERATIONS_A_LAYER
-    starting_ms = operations * launch_us(case.ceilings) / 1e3
+    kind: DeviceKind = "cuda" if case.recipe.device.startswith("cuda") else "cpu"
+    operations, each_us = starts_of(case.model.architecture.layers, kind), start_us(case.ceilings, kind)
+    starting_ms = operations * each_us / 1e3
     share = min(starting_ms / decode.point.ms, max(0.0, 1.0 - decode.reading))
     evidence = (
         Line("Started in a decode step", f"about {operations:,} operations", "", "predicted from the layers"),
-        Line("Starting one from Python", f"{launch_us(case.ceilings):.1f} us", "", "ceilings"),
+        Line("Starting one from Python", f"about {each_us:.1f} us", "", "ceilings"),
         *_utilization(decode),
     )
     sentence = (

@@ -9,13 +9,28 @@ from dataclasses import dataclass
 
 from mcp_core.ceilings import Ceilings
 from mcp_core.results import Run
+from mcp_core.schemes import DeviceKind
 from mcp_core.trace_summary import Part, PhaseSummary
 
-__all__ = ["RequestShares", "StepShares", "launch_us", "request_shares", "step_shares"]
+__all__ = [
+    "RequestShares",
+    "StepShares",
+    "launch_us",
+    "request_shares",
+    "start_us",
+    "starts_of",
+    "step_shares",
+]
 
-# Starting one operation of a transformers model from Python, modules and all, takes as long as this many operations
-# of a bare loop.
-_PYTHON_TIMES = 6.0
+# What the host needs for one launch, in tiny operations of a bare loop (Ceilings.op_us), transformers' Python and
+# the profiler's own cost included. CPU: an operator, of which one calls three others (1.6 us at 2.4 us on the
+# bundled and on a tiny model). CUDA: a kernel (26 us on facts/gpu.md's slow host).
+_LAUNCH: dict[DeviceKind, float] = {"cpu": 1.0, "cuda": 6.0}
+# A CPU's operator costs this much even if it has next to nothing to compute (0.85 us at 2.4 us).
+_FIXED = 0.35
+# Without a trace: operations that transformers itself starts for a layer of a Llama, and what each takes.
+_STARTED_A_LAYER: dict[DeviceKind, int] = {"cpu": 56, "cuda": 38}
+_START: dict[DeviceKind, float] = {"cpu": 2.0, "cuda": 6.0}
 # A host's tiny operation where it was not measured; us.
 _TYPICAL_OP_US = 4.0
 # On a CPU an operator's fixed cost is inside its own time: taken from these first, which are hardly more than that.
@@ -62,9 +77,19 @@ def request_shares(run: Run) -> RequestShares | None:
     return RequestShares(queue, prefill, decode, max(0.0, 1.0 - queue - prefill - decode), whole)
 
 
-def launch_us(ceilings: Ceilings | None) -> float:
-    """What starting one operation from Python takes on this host, us."""
-    return _PYTHON_TIMES * (ceilings.op_us if ceilings else _TYPICAL_OP_US)
+def launch_us(ceilings: Ceilings | None, kind: DeviceKind) -> float:
+    """At most what one launch of a trace takes this host, us: a kernel's on CUDA, an operator's on a CPU."""
+    return _LAUNCH[kind] * (ceilings.op_us if ceilings else _TYPICAL_OP_US)
+
+
+def starts_of(layers: int, kind: DeviceKind) -> int:
+    """Operations that one eager step of a model with so many layers starts."""
+    return layers * _STARTED_A_LAYER[kind]
+
+
+def start_us(ceilings: Ceilings, kind: DeviceKind) -> float:
+    """What starting one of them takes, us."""
+    return _START[kind] * ceilings.op_us
 
 
 def step_shares(phase: PhaseSummary, ceilings: Ceilings | None) -> StepShares:
@@ -74,11 +99,11 @@ def step_shares(phase: PhaseSummary, ceilings: Ceilings | None) -> StepShares:
     fixed cost of every operator is launching, too.
     """
     parts = {part: phase.parts_ms.get(part, 0.0) for part in (*_SMALL_PARTS, *_LARGE_PARTS)}
-    launching = min(phase.host_gap_ms, phase.launches * launch_us(ceilings) / 1e3)
+    kind: DeviceKind = "cpu" if phase.device_busy_ms is None else "cuda"
+    launching = min(phase.host_gap_ms, phase.launches * launch_us(ceilings, kind) / 1e3)
     host = phase.host_gap_ms - launching
-    if phase.device_busy_ms is None:
-        fixed_us = ceilings.op_us if ceilings else _TYPICAL_OP_US
-        launching += _taken(parts, phase.launches * fixed_us / 1e3)
+    if kind == "cpu":
+        launching += _taken(parts, phase.launches * _FIXED * launch_us(ceilings, kind) / 1e3)
     whole = sum(parts.values()) + launching + host or 1.0
     return StepShares(
         matrices=(parts["gemm"] + parts["communication"]) / whole,

@@ -220,13 +220,14 @@ def test_shares_of_a_request_and_a_step_are_whole():
 def test_launching_is_bounded_by_what_launching_takes():
     """100 operations at 6 x 5 us are 3 ms; a gap of 10 ms is 3 ms launching and 7 ms host."""
     step = step_shares(phase(11.0, launches=100, busy_ms=1.0, gemm=1.0), H100)
-    assert launch_us(H100) == 30.0
+    assert launch_us(H100, "cuda") == 30.0
     assert (step.launching, step.host) == (pytest.approx(3 / 11), pytest.approx(7 / 11))
 
 
 def test_on_a_cpu_fixed_costs_are_taken_from_small_operators_first():
-    """200 operators at 5 us: 1 ms of the 1.5 ms that operators took; the product keeps its time."""
-    step = step_shares(phase(2.0, launches=200, busy_ms=None, gemm=0.5, elementwise=1.0), H100)
-    assert step.matrices == pytest.approx(0.25)
-    assert step.small == 0.0
-    assert step.launching == pytest.approx(0.75)  # the gap of 0.5 ms as well
+    """400 operators at 0.35 x 5 us: 0.7 ms of the 1.5 ms that operators took; the product keeps its time."""
+    step = step_shares(phase(2.0, launches=400, busy_ms=None, gemm=0.5, elementwise=1.0), H100)
+    assert step.matrices == pytest.approx(0.5 / 2)
+    assert step.small == pytest.approx(0.3 / 2)
+    assert step.launching == pytest.approx((0.5 + 0.7) / 2)  # the gap as well
+    assert step.host == 0.0
