@@ -97,7 +97,7 @@ def host_panels(window: Window, memory_total_bytes: int) -> tuple[Panel, ...]:
     series = {
         "all programs": window.mean("host.cpu_percent"),
         "workers": _scaled(over_workers(window, "cpu_percent"), 1 / cores),
-        "not of this app": _scaled(window.mean("host.others_cores"), 100 / cores),
+        "others": _scaled(window.mean("host.others_cores"), 100 / cores),
     }
     return (
         Panel(
@@ -253,7 +253,7 @@ def _device_memory(window: Window, device: NvmlDevice) -> Panel:
     scope = device_scope(device.index)
     series = {
         "all processes": _scaled(window.mean(f"{scope}.memory_used_bytes"), 1 / GB),
-        "not of this app": _scaled(window.mean(f"{scope}.others_memory_bytes"), 1 / GB),
+        "others": _scaled(window.mean(f"{scope}.others_memory_bytes"), 1 / GB),
     }
     for part in device.instances:
         series[f"MIG {part.index}"] = _scaled(window.mean(f"{scope}.mig{part.index}.memory_used_bytes"), 1 / GB)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,6 +17,7 @@ for folder in (ROOT, ROOT / "tests" / "pages"):
 
 import fake_workbench as fakes  # noqa: E402 - after the path is set
 
+from mcp_core.monitoring.events import Event  # noqa: E402
 from mcp_core.presets import bundled  # noqa: E402
 from pages._ui import workbench  # noqa: E402
 
@@ -42,6 +44,14 @@ def build(state: str) -> fakes.FakeWorkbench:
     )
     wb.request_records = {run.id: fakes.records() for run in wb.run_values}
     wb.gpu = state == "gpu"
+    now_s = time.time()
+    wb.watch.happened = (
+        Event(now_s - 200, "load", "Loading SmolLM2-135M-Instruct", "w1"),
+        Event(now_s - 180, "ready", "SmolLM2-135M-Instruct is ready after 20 s", "w1"),
+        Event(now_s - 60, "change", "SmolLM2-135M-Instruct: batching.mode off → continuous", "w1"),
+        Event(now_s - 20, "oom", "Llama-2-13B: Memory ran out while loading.", "w2"),
+    )
+    wb.telemetry_of = {run.id: fakes.run_telemetry(gpu=wb.gpu) for run in wb.run_values}
     wb.machine = fakes.hardware(gpu=wb.gpu)
     view = {"loading": fakes.loading_worker, "failed": fakes.failed_worker}.get(state, fakes.ready_worker)()
     wb.add(view)

@@ -56,7 +56,7 @@ def test_without_a_worker_the_host_is_shown_and_nvidia_is_explained(
     assert any(each.value.startswith("No NVIDIA device") for each in at.caption)
     assert any(each.value.endswith("says: NVML Shared Library Not Found.") for each in at.caption)
     names = [series["name"] for series in json.loads(_charts(at)[0].spec)["series"]]
-    assert names == ["all programs", "not of this app"]
+    assert names == ["all programs", "others"]
 
 
 def test_every_counter_of_worker_device_and_host_has_a_chart(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
@@ -110,7 +110,7 @@ def test_device_memory_shows_the_device_and_what_others_hold() -> None:
     samples = fakes.samples(5, worker=fakes.ready_worker(), gpu=True)
     (device,) = samples[-1].devices
     panel = telemetry.device_panels(window_of(samples), device)[0]
-    assert list(panel.series) == ["all processes", "not of this app"]
+    assert list(panel.series) == ["all processes", "others"]
     assert [round(points[-1][1] or 0, 2) for points in panel.series.values()] == [15.04, 0.0]
     assert panel.top == 85.0
 
