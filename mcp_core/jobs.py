@@ -76,6 +76,7 @@ VERBS: dict[str, str] = {
     "sensitivity": "mcp_core.evaluation.sensitivity:run",
     "experiment": "mcp_core.evaluation.experiment_job:run",
     "crowd": "mcp_core.evaluation.crowd_job:run",
+    "profile": "mcp_core.evaluation.profile_job:run",
     "ceilings": "mcp_core.evaluation.ceilings_job:run",
 }
 

@@ -32,7 +32,7 @@ Part = Literal[
     "elementwise",  # norms, activations, rotations, additions
     "sampling",  # logits to tokens
     "communication",  # between devices
-    "copy",  # between host and device, and fills
+    "copy",  # to another device, dtype or layout, and fills
     "other",
 ]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -48,7 +48,9 @@ class PhaseSummary(_Value):
 
     steps: int = Field(description="Steps of this kind in the trace; a step with any prompt token is a prefill.")
     sequences: float | None = Field(default=None, description="Requests that took part in a step, mean.")
-    tokens: float | None = Field(default=None, description="Tokens that went through the model in a step, mean.")
+    tokens: float | None = Field(
+        default=None, description="Mean of a step: prompt tokens of a prefill, sequences of a decode step."
+    )
     step_ms: float = Field(description="Wall time of a step, the profiler's own cost included.")
     device_busy_ms: float | None = Field(
         default=None, description="Time with at least one kernel or copy on the GPU; None on a CPU."
@@ -59,14 +61,17 @@ class PhaseSummary(_Value):
     host_gap_ms: float = Field(
         description="GPU: step less busy. CPU: step less time in any operator (Python, scheduling)."
     )
-    launches: float = Field(description="GPU: kernels launched a step. CPU: operators called a step.")
+    launches: float = Field(
+        description="GPU: launch calls a step, a recorded graph is one. CPU: operators called a step."
+    )
     sections_ms: dict[str, float] = Field(
-        default_factory=dict, description="Named sections inside these steps, own time on the host, a step."
+        default_factory=dict,
+        description='Own host time of sections in these steps, a step; waiting for the GPU is "device wait".',
     )
 
 
 class SectionTotal(_Value):
-    """A named section over the whole trace: queue, tokenization, prefill, decode, sampling, detokenization."""
+    """A named section over the whole trace, in every thread; "queued" are requests that waited for a first step."""
 
     name: str
     calls: int
@@ -101,6 +106,7 @@ class RecordedStep(_Value):
     prefill_tokens: int = Field(description="Prompt tokens in it; 0 is a decode step.")
     batch: int = Field(description="Requests that took part.")
     new_tokens: int = Field(default=0, description="Tokens that were chosen in it.")
+    index: int = Field(default=0, description="Which of the trace's step events; some steps compute nothing.")
     queued_ms: tuple[float, ...] = Field(
         default=(), description="Of each request that was first worked on in it: from its arrival to this step."
     )

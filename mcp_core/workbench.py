@@ -28,6 +28,7 @@ from mcp_core.lost_runs import LostRuns
 from mcp_core.model_lookups import ModelLookups
 from mcp_core.monitoring.run_telemetry import RunTelemetry
 from mcp_core.monitoring.sample import Sample
+from mcp_core.profiles import Profiles
 from mcp_core.recipe import ModelRef, Recipe
 from mcp_core.results import MemoryAnalysis, Prediction, RequestRecord, Run
 from mcp_core.serving.supervisor import WORKER_COMMAND, Supervisor, Worker
@@ -75,6 +76,7 @@ class Workbench:
         self.watch = Watch(lambda: self._fleet.probes)
         self._loop = LoopThread("mcp-workbench")
         self.demos = Demos(self._loop, self._fleet, self._jobs, self._own_leases, self._require_quiet)
+        self.profiles = Profiles(self._loop, self._fleet, self._jobs, self._require_quiet)
         self.studies = Studies(self._submit_study, self.jobs, lambda: self._store)
         self._loop.begin(self._tick())
         self.watch.start()

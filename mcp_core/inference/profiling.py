@@ -77,11 +77,13 @@ class Recording:
         began_s = time.perf_counter()
         with record_function(STEP) if self._cycle else contextlib.nullcontext():
             outcome = work()
-        if outcome is None or not outcome.batch or self.ended:
-            return  # nothing was computed
+        computed = outcome is not None and outcome.batch > 0
+        if self._cycle is not None:
+            self._cycle.note(outcome if computed else None, began_s)
+        if not computed or self.ended:
+            return
         self._count += 1
         if self._cycle is not None:
-            self._cycle.steps.append(_recorded(outcome, began_s, time.perf_counter()))
             self._attempt(self._advance_cycle)
         if self._count >= self.plan.total_steps:
             self.finish()
@@ -131,22 +133,31 @@ class _Cycle:
     """Warm-up and recorded steps of one repeat, with a profiler of their own. Starts at once."""
 
     def __init__(self, plan: ProfilePlan) -> None:
-        self.steps: list[RecordedStep] = []
+        self._steps: list[RecordedStep] = []
+        self._calls = 0
         self._warmup = plan.warmup
         self._entered = ExitStack()
         self._profiler = _profiler(plan)
         self._profiler.start()
         self._entered.enter_context(marked_by(record_function))
 
+    def note(self, outcome: StepOutcome | None, began_s: float) -> None:
+        """A step event has ended; without ``outcome`` nothing was computed in it."""
+        if self._warmup == 0:
+            if outcome is not None:
+                self._steps.append(_recorded(outcome, began_s, self._calls))
+            self._calls += 1
+
     def advance(self) -> None:
-        """A step has ended."""
+        """The step counts: so many are warm-up, then they are recorded."""
+        self._warmup = max(0, self._warmup - 1)
         self._profiler.step()
 
     def end(self, path: Path) -> tuple[RecordedStep, ...]:
         """Stop, write what was recorded to ``path`` and return its steps; none: nothing is written."""
         self._entered.close()
         self._profiler.stop()
-        steps = tuple(self.steps[self._warmup :])
+        steps = tuple(self._steps)
         if steps:
             self._profiler.export_chrome_trace(str(path))
         return steps
@@ -177,10 +188,11 @@ def _profiler(plan: ProfilePlan) -> Any:
     )
 
 
-def _recorded(outcome: StepOutcome, began_s: float, ended_s: float) -> RecordedStep:
+def _recorded(outcome: StepOutcome, began_s: float, index: int) -> RecordedStep:
     return RecordedStep(
+        index=index,
         began_s=began_s,
-        ended_s=ended_s,
+        ended_s=time.perf_counter(),
         prefill_tokens=outcome.prefill_tokens,
         batch=outcome.batch,
         new_tokens=sum(each.token is not None for each in outcome.outcomes),
