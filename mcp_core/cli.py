@@ -31,7 +31,9 @@ VERBS: dict[str, str] = {
     "handbook": "the article's advice, each tried once on this machine",
     "calibrate": "watch a model on a text, for the static schemes",
     "quantize": "write a quantized model as a checkpoint that others can serve",
+    "profile": "record what a worker does in a few steps, and say where the time goes",
     "runs": "list, show or delete stored Runs",
+    "why": "why a stored Run is as slow as it is, and what would help",
     "models": "list or delete the models kept on this machine",
     "texts": "list, add or delete the texts that calibration and fidelity read",
 }

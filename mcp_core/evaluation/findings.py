@@ -369,7 +369,8 @@ def _utilization(phase: _PhaseView) -> Iterator[Line]:
     if phase.point is None:
         return
     if phase.point.mbu is not None:
-        yield Line(f"MBU of {phase.name}", percent(phase.point.mbu), "", "sizes, ceilings")
+        beyond = "beyond memory: part of it stays in the CPU's caches" if phase.point.mbu > 1 else ""
+        yield Line(f"MBU of {phase.name}", percent(phase.point.mbu), beyond, "sizes, ceilings")
     if phase.point.mfu is not None:
         yield Line(f"MFU of {phase.name}", percent(phase.point.mfu), "", "sizes, ceilings")
 

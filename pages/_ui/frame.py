@@ -35,6 +35,7 @@ PAGES: tuple[PageSpec, ...] = (
     PageSpec("playground", "Playground", "Chat with the loaded model."),
     PageSpec("measure", "Measure", "Run a workload and store the result."),
     PageSpec("quality", "Quality", "How much a Recipe changes what the model says."),
+    PageSpec("why", "Why", "Why a Run is as slow as it is, and what would help."),
     PageSpec("monitor", "Monitor", "Live memory, load and speed."),
     PageSpec("runs", "Runs", "Every measurement so far."),
     PageSpec("handbook", "Handbook", "The article's advice, tried on this machine."),

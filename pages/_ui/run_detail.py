@@ -70,6 +70,7 @@ def _draw_actions(run: Run) -> None:
             icon=":material/download:",
             help="The whole Run: Recipe, Workload, Hardware, Measurement.",
         )
+        frame.link("why", "Why", icon=":material/query_stats:", help="What its time went to.", run=run.id)
         with st.popover("Delete", icon=":material/delete:"):
             st.markdown("The Run and its request records are deleted for good.")
             if st.button("Delete this Run", type="primary", key=f"delete-{run.id}"):

@@ -522,6 +522,9 @@ class FakeStudies:
     def start_sensitivity(self, *arguments: Any) -> str:
         return self._start("sensitivity", *arguments)
 
+    def start_ceilings(self, *arguments: Any) -> str:
+        return self._start("ceilings", *arguments)
+
     def start_experiment(self, *arguments: Any) -> str:
         return self._start("experiment", *arguments)
 
@@ -630,6 +633,17 @@ class FakeDemos:
         return self.crowds.get(jid)
 
 
+class FakeProfiles:
+    """Set ``kept``: what is listed, newest first."""
+
+    def __init__(self, wb: FakeWorkbench) -> None:
+        self._wb = wb
+        self.kept: list[Any] = []
+
+    def list(self) -> tuple[Any, ...]:
+        return tuple(self.kept)
+
+
 class FakeWatch:
     """Series of the FakeWorkbench's samples; set ``happened``."""
 
@@ -658,12 +672,13 @@ class FakeWorkbench:
         self.request_records: dict[str, tuple[RequestRecord, ...]] = {}
         self.samples: tuple[Sample, ...] = ()
         self.watch = FakeWatch(self)
+        self.profiles = FakeProfiles(self)
         self.telemetry_of: dict[str, RunTelemetry] = {}
         self.engine_stats: dict[str, EngineStats] = {}
         self.conversations: dict[str, ConversationView] = {}
         self.batches: dict[str, tuple[BatchItemView, ...]] = {}
         self.models: tuple[Any, ...] = ()
-        self.resolved: Any = SimpleNamespace(quantized=None, comes_as=lambda *_: "")
+        self.resolved: Any = resolved_model()
         self.footprint_value: Any = None
         self.correction: Any = None
         self.errors_before: tuple[Any, ...] = ()
@@ -882,15 +897,28 @@ def memory_analysis(no_snapshot: str = "This model is on the CPU.") -> MemoryAna
     return MemoryAnalysis(timeline=timeline, modules=tuple(modules), no_snapshot=no_snapshot)
 
 
+def shape_of_1b() -> dict[str, Any]:
+    """A model of 1.5 B parameters, as Recipe.model."""
+    sizes = {"layers": 16, "hidden": 2048, "intermediate": 8192, "heads": 32, "kv_heads": 8, "vocab": 128_256}
+    return {"source": "shape", "id": "custom", "shape": sizes | {"context": 131_072}}
+
+
+def resolved_model() -> Any:
+    """That model looked up; what it says of itself can be set."""
+    from mcp_core.models.catalog import resolve
+
+    real = resolve(Recipe().replace({"model": shape_of_1b()}).model)
+    fields = {field.name: getattr(real, field.name) for field in dataclasses.fields(real)}
+    return SimpleNamespace(**fields, as_loaded=real.as_loaded, comes_as=lambda *_: "")
+
+
 def predictor(recipe: Recipe, correction: Any, machine: Hardware) -> Any:
-    """A real one of a shape of 1.5 B parameters, on the example machine."""
+    """A real one of that model, on the example machine."""
     from mcp_core.models.catalog import resolve
     from mcp_core.models.correction import NONE
     from mcp_core.models.footprint import Predictor
 
-    sizes = {"layers": 16, "hidden": 2048, "intermediate": 8192, "heads": 32, "kv_heads": 8, "vocab": 128_256}
-    model = {"source": "shape", "id": "custom", "shape": sizes | {"context": 131_072}}
-    shape = recipe.replace({"model": model, "device": "cpu", "dtype": "bf16"})
+    shape = recipe.replace({"model": shape_of_1b(), "device": "cpu", "dtype": "bf16"})
     return Predictor(shape, resolve(shape.model), machine, correction or NONE)
 
 

@@ -1,0 +1,179 @@
+"""Why page: why a Run is as slow as it is, what would help, and the profile that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from mcp_core.errors import McpError
+from mcp_core.evaluation.step_bar import bar_of, why_slower
+from mcp_core.evaluation.why import Explanation, explain, fitting_trace
+from mcp_core.models.architecture import ResolvedModel
+from mcp_core.results import Run
+from pages._ui import format as fmt
+from pages._ui import frame, why_charts, why_panel, workbench
+from pages._ui.hub_token import current_token
+from pages._ui.job_panel import ACTIVE, job_panel
+
+frame.require("why")
+
+# Runs to choose from, and among which a change may have been measured.
+_RUNS = 200
+
+
+def draw() -> None:
+    """A Run, its verdict, its place below the ceilings, a decode step as a bar, the profiler."""
+    st.title("Why")
+    with frame.errors_shown():
+        runs = workbench.get_workbench().runs(limit=_RUNS)
+        chosen, against = _choose(runs)
+        if chosen is None:
+            _nothing_yet()
+        else:
+            _draw_run(chosen, against, runs)
+
+
+def _nothing_yet() -> None:
+    with st.container(border=True):
+        st.header("Nothing has been measured yet")
+        st.markdown("A verdict is about a Run: what its time went to, by which figures, and what would help.")
+        frame.link("measure", "Measure a model", icon=":material/timer:")
+
+
+def _choose(runs: Sequence[Run]) -> tuple[Run | None, Run | None]:
+    """The Run of the link, else the newest; and another to compare it with."""
+    asked = st.query_params.get("run")
+    linked = workbench.get_workbench().run(asked) if asked else None
+    if asked and linked is None:
+        st.warning(f"There is no Run {frame.plain(asked)}. It may have been deleted.", icon=":material/warning:")
+    listed = {run.id: run for run in (*([linked] if linked else []), *runs)}
+    if not listed:
+        return None, None
+    left, right = st.columns(2)
+    ids = sorted(listed, reverse=True)
+    first = linked.id if linked else runs[0].id
+    chosen = left.selectbox("Run", ids, index=ids.index(first), format_func=lambda each: _label(listed[each]))
+    others = [each for each in ids if each != chosen]
+    with_which = st.query_params.get("against")
+    against = right.selectbox(
+        "Compare with",
+        others,
+        index=others.index(with_which) if with_which in others else None,
+        format_func=lambda each: _label(listed[each]),
+        placeholder="No other Run",
+        help="Both in the same figures: which part made one slower.",
+    )
+    st.query_params.from_dict({"run": chosen} | ({"against": against} if against else {}))
+    return listed[chosen], listed.get(against) if against else None
+
+
+def _label(run: Run) -> str:
+    speed = run.measurement.output_tok_s if run.measurement else None
+    return (
+        f"{fmt.model_name(run.recipe)} · {fmt.recipe_line(run.recipe)} · {run.workload.name} · {fmt.rate(speed)} · "
+        f"{run.created:%m-%d %H:%M}"
+    )
+
+
+def _draw_run(run: Run, against: Run | None, runs: Sequence[Run]) -> None:
+    found = _explained(run, runs)
+    why_panel.draw_verdict(found)
+    _ceilings(found)
+    shown = [(_short(run), found)]
+    if against is not None:
+        other = _explained(against, runs)
+        shown.append((_short(against, unlike=run), other))
+        st.subheader("Compared")
+        if words := why_slower(found, other):
+            st.markdown(f"**{frame.plain(shown[1][0])}**: {frame.plain(words)} Its verdict: {other.verdict.title}.")
+    _roofline(shown)
+    _steps(shown)
+    why_panel.draw_others(found.verdict.others if found.verdict.cause != "undecided" else found.verdict.others[1:])
+
+
+def _explained(run: Run, runs: Sequence[Run]) -> Explanation:
+    wb = workbench.get_workbench()
+    return explain(
+        run,
+        wb.hardware(),
+        model=_model(run),
+        trace=fitting_trace(run, (kept.summary for kept in wb.profiles.list())),
+        telemetry=wb.run_telemetry(run.id),
+        runs=runs,
+    )
+
+
+def _model(run: Run) -> ResolvedModel | None:
+    """Its sizes; a server elsewhere and a model that is gone have none, and the verdict then knows less."""
+    if run.recipe.model.source == "endpoint":
+        return None
+    try:
+        return workbench.get_workbench().resolve(run.recipe.model, current_token())
+    except McpError as error:
+        st.caption(f":material/info: The model's sizes are not known: {frame.plain(error.message)}")
+        return None
+
+
+def _ceilings(found: Explanation) -> None:
+    """A button that measures them, where they are missing and this is the machine."""
+    wb = workbench.get_workbench()
+    job = wb.studies.latest("ceilings")
+    if job is not None and job.state in ACTIVE:
+        job_panel(job)
+    if found.case.ceilings is not None or found.case.run.recipe.model.source == "endpoint":
+        return
+    if found.case.run.hardware.host != wb.hardware().host:
+        st.caption(":material/info: Measured on another machine whose ceilings are not stored with the Run.")
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button("Measure this device", icon=":material/speed:", help="Bandwidth, FLOP/s: about ten seconds."):
+            with frame.errors_shown():
+                wb.studies.start_ceilings(found.case.recipe)
+                st.rerun()
+        st.caption(
+            "What this device reaches at most is not known yet: MBU, MFU and floors need it.", width="content"
+        )
+
+
+def _roofline(shown: list[tuple[str, Explanation]]) -> None:
+    placed = [
+        why_charts.Placed(label, found.case.recipe.fingerprint, found.roofline)
+        for label, found in shown
+        if found.roofline is not None
+    ]
+    if not placed:
+        return
+    st.subheader(
+        "Below the ceilings",
+        help="Roofline: the sloped line is what memory can deliver, the flat one what the arithmetic can. A point "
+        "on the line cannot be faster on this device; the distance below it is what something else takes.",
+    )
+    st.plotly_chart(
+        why_charts.roofline_figure(placed),
+        key="roofline",
+        alt="Prefill and decode of each Run on axes of FLOPs a byte and FLOP/s, below the device's ceilings.",
+    )
+    why_panel.draw_figures(shown)
+
+
+def _steps(shown: list[tuple[str, Explanation]]) -> None:
+    bars = [(label, bar) for label, found in shown if (bar := bar_of(found)) is not None]
+    if not bars:
+        return
+    st.subheader("One decode step")
+    if all(bar.measured for _, bar in bars):
+        st.caption("By the profile, its own cost included; on a CPU the gap is time outside any operator.")
+    else:
+        st.caption("Hatched: no profile, so only what reading takes at least; a profile splits the rest.")
+    st.plotly_chart(why_charts.steps_figure(bars), key="steps", alt="Parts of one decode step of each Run, in ms.")
+
+
+def _short(run: Run, unlike: Run | None = None) -> str:
+    """For a legend; with the time where two Runs would read the same."""
+    line = fmt.recipe_line(run.recipe)
+    alike = unlike is not None and fmt.recipe_line(unlike.recipe) == line
+    return f"{line} ({run.created:%H:%M})" if alike else line
+
+
+draw()

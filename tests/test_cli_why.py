@@ -1,0 +1,111 @@
+"""mcp-core why, and doctor --measure: what is stored and measured, told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mcp_core import ceilings, cli, hardware
+from mcp_core.ceilings import Ceilings
+from mcp_core.commands import doctor, why
+from mcp_core.decision.store import Store
+from mcp_core.results import now
+from tests.evaluation.why_cases import MACHINE, run
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("MCP_HOME", str(tmp_path))
+    monkeypatch.delenv("MCP_STORE_URL", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def answer(capsys):
+    """Exit code, stdout and stderr."""
+
+    def ask(*arguments: str) -> tuple[int, str, str]:
+        code = cli.main(arguments)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return ask
+
+
+def keep(*runs):
+    with Store() as store:
+        for each in runs:
+            store.add(each)
+
+
+@pytest.fixture
+def h100(monkeypatch):
+    """This machine has the H100 of the cases."""
+    monkeypatch.setattr(why.hardware, "detect", lambda: MACHINE)
+
+
+@pytest.mark.usefixtures("h100")
+def test_the_newest_run_is_explained(answer):
+    keep(run(clients=16, queue_ms=15 * 5100.0))
+    code, out, err = answer("why")
+    assert code == 0
+    assert out.startswith("Run 20261125-120000-aaaaaaaa: Queue-bound, confidence high\n")
+    assert "--set batching.mode=continuous" in out
+    assert "decode step" in out  # the roofline's row
+    assert err == ""
+
+
+@pytest.mark.usefixtures("h100")
+def test_as_a_document(answer):
+    keep(run(step_ms=38.1))
+    code, out, _ = answer("why", "20261125-120000-aaaaaaaa", "--json")
+    found = json.loads(out)
+    assert (code, found["run"], found["verdict"]) == (0, "20261125-120000-aaaaaaaa", "launch")
+    assert found["change"]["fields"] == {"compile": "graphs"}
+    assert found["roofline"]["decode"]["mbu"] == pytest.approx(0.117, abs=0.001)
+    assert {"what", "figure", "limit", "source"} == set(found["evidence"][0])
+    assert found["to_decide"]
+
+
+def test_what_is_not_there(answer):
+    code, _, err = answer("why")
+    assert code == 2
+    assert "No Run is stored yet" in err
+    code, _, err = answer("why", "nobody")
+    assert code == 2
+    assert 'There is no Run "nobody"' in err
+
+
+def test_doctor_measures_first_and_tells_what_it_found(answer, monkeypatch):
+    asked = []
+
+    def measure(verb, title, request, *, device, progress_as_json):
+        asked.append((verb, request, device))
+        name = hardware.detect().devices[0].name
+        torch = hardware.detect().libraries["torch"]
+        rates = {"fp32": 1.05e11, "bf16": 2.2e11}
+        ceilings.keep(
+            Ceilings(
+                device="cpu",
+                device_name=name,
+                torch=torch,
+                threads=request["threads"],
+                created=now(),
+                read_bytes_s=2.6e10,
+                copy_bytes_s=2.5e10,
+                matmul_flop_s=rates,
+                op_us=2.4,
+            )
+        )
+
+    monkeypatch.setattr(doctor, "run_job", measure)
+    _, out, _ = answer("doctor")
+    assert "mcp-core doctor --measure" in out
+    code, out, _ = answer("doctor", "--measure", "--threads", "1")
+    assert code == 0
+    assert asked[0] == ("ceilings", {"device": "cpu", "threads": 1}, "cpu")
+    row = next(line for line in out.splitlines() if "26.00 GB/s" in line)
+    assert row.split()[:2] == ["cpu", "1"]
+    assert "0.105" in row
+    assert "2.4 us" in row
