@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mcp_core.generation import EngineStats
-from mcp_core.monitoring.prometheus import WorkerMetrics
+from mcp_core.monitoring.latency import RecentLatency
+from mcp_core.monitoring.prometheus import Histogram, WorkerMetrics
 from mcp_core.results import Memory
 
 
@@ -41,6 +43,69 @@ def test_latencies_land_in_their_buckets() -> None:
     assert found["vllm:e2e_request_latency_seconds_count", ""] == 1
     assert found["vllm:request_success_total", "abort"] == 1
     assert found["vllm:request_success_total", "stop"] == 0
+
+
+def test_a_requests_phases_come_from_the_engines_clock() -> None:
+    metrics = WorkerMetrics("m", EngineStats)
+    timing = {"queue_ms": 30.0, "prefill_ms": 70.0, "decode_ms": 90.0}
+    metrics.observe_end("stop", 0.2, 120, 10, timing)
+    metrics.observe_end("error", 0.1, 120, 0, timing)  # it got no token
+    metrics.observe_end("abort", 0.1)  # no step began it
+    found = samples(metrics)
+    assert found["vllm:request_queue_time_seconds_sum", ""] == pytest.approx(0.06)
+    assert found["vllm:request_prefill_time_seconds_count", ""] == 1
+    assert found["vllm:request_decode_time_seconds_sum", ""] == pytest.approx(0.09)
+    assert found["vllm:request_time_per_output_token_seconds_sum", ""] == pytest.approx(0.01)
+    assert found["vllm:request_time_per_output_token_seconds_bucket", "0.01"] == 1  # a bound counts what equals it
+    assert found["vllm:request_prompt_tokens_count", ""] == 2
+    assert found["vllm:request_generation_tokens_sum", ""] == 10
+    assert found["vllm:e2e_request_latency_seconds_count", ""] == 3
+    assert metrics.latency() == RecentLatency(1, 100.0, 100.0, 10.0, 10.0)
+
+
+def test_a_reply_of_one_token_has_no_time_per_token() -> None:
+    metrics = WorkerMetrics("m", EngineStats)
+    metrics.observe_end("length", 0.1, 5, 1, {"queue_ms": 0.0, "prefill_ms": 100.0, "decode_ms": 0.0})
+    assert samples(metrics)["vllm:request_time_per_output_token_seconds_count", ""] == 0
+    assert metrics.latency() == RecentLatency(1, 100.0, 100.0)
+
+
+def test_our_histogram_is_the_client_librarys() -> None:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client import Histogram as Theirs
+
+    bounds = (0.1, 1, 2.5)
+    registry = CollectorRegistry()
+    theirs = Theirs("x", "about", ("model_name",), buckets=bounds, registry=registry).labels("m")
+    ours = Histogram("x", "about", bounds)
+    for value in (0.05, 0.1, 0.7, 1, 1.0001, 2.5, 9):
+        theirs.observe(value)
+        ours.observe(value)
+    (expected,) = registry.collect()
+    wanted = [(each.name, each.labels, each.value) for each in expected.samples if "created" not in each.name]
+    assert [(each.name, each.labels, each.value) for each in ours.family("m").samples] == wanted
+
+
+def test_names_are_those_of_vllm_where_they_say_so() -> None:
+    """Of vLLM's documentation (usage/metrics, design/metrics)."""
+    vllm = {
+        *(
+            "num_requests_running",
+            "num_requests_waiting",
+            "kv_cache_usage_perc",
+            "prompt_tokens",
+            "generation_tokens",
+        ),
+        *("prefix_cache_queries", "prefix_cache_hits", "num_preemptions", "request_success"),
+        *("time_to_first_token_seconds", "inter_token_latency_seconds", "request_time_per_output_token_seconds"),
+        *("e2e_request_latency_seconds", "request_queue_time_seconds", "request_prefill_time_seconds"),
+        *("request_decode_time_seconds", "request_prompt_tokens", "request_generation_tokens"),
+        *("spec_decode_num_draft_tokens", "spec_decode_num_accepted_tokens"),
+    }
+    text = WorkerMetrics("m", EngineStats).render().decode()
+    names = {family.name for family in text_string_to_metric_families(text)}
+    assert {name.removeprefix("vllm:") for name in names if name.startswith("vllm:")} == vllm
+    assert "process_resident_memory_bytes" in names
 
 
 def test_memory_that_was_not_measured_has_no_line() -> None:
