@@ -350,7 +350,7 @@ def _autocast(recipe: Recipe) -> Iterator[Conflict]:
 
 def _batching(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
     mode = recipe.batching.mode
-    if recipe.kv.kind != "dynamic" and (mode != "off" or recipe.prefix_cache or recipe.compile):
+    if recipe.kv.kind != "dynamic" and (mode != "off" or recipe.is_paged):
         yield Conflict(
             "kv.kind",
             f"{recipe.kv.kind} holds one sequence; batching, prefix_cache and compile keep many.",
@@ -364,19 +364,26 @@ def _batching(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
         )
     if mode == "static" and recipe.prefix_cache:
         yield Conflict("prefix_cache", "a padded batch shares no pages.", "Choose continuous, or leave it false.")
-    if mode == "static" and recipe.compile:
+    if mode == "static" and recipe.compile != "off":
         yield Conflict("compile", "a padded batch has no fixed step.", "Choose continuous or off.")
 
 
 def _compile(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
-    if not recipe.compile:
+    if recipe.compile == "off":
         return
     device = hardware.device(recipe.device)
-    if device is None or device.kind != "cuda":
-        yield Conflict("compile", "decode steps are recorded as CUDA graphs; this is the host.", "Leave it false.")
+    on_host = device is None or device.kind != "cuda"
+    if on_host and recipe.compile == "graphs":
+        yield Conflict(
+            "compile", "graphs are recorded on NVIDIA devices; this is the host.", "Choose compiled or off."
+        )
+    if on_host and recipe.compile == "autotuned":
+        yield Conflict("compile", "what is tuned are kernels of NVIDIA devices.", "Choose compiled or off.")
+    if on_host and recipe.compile == "compiled" and not any(map(which, _COMPILERS)):
+        yield Conflict("compile", "torch.compile needs a C++ compiler, and there is none.", "Install g++, or off.")
     if recipe.quantization.scheme == "bnb-int8":
         yield Conflict(
-            "compile", "LLM.int8 asks the host at every layer, which no graph can hold.", "Leave it false."
+            "compile", "LLM.int8 asks the host at every layer, which no graph can hold.", "Set it to off."
         )
 
 
@@ -388,11 +395,11 @@ def _speculation(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
         if recipe.draft_tokens is not None:
             yield Conflict("draft_tokens", "only speculation reads it.", "Set it to null.")
         return
-    if recipe.batching.mode != "off" or recipe.prefix_cache or recipe.compile or recipe.kv.kind != "dynamic":
+    if recipe.batching.mode != "off" or recipe.is_paged or recipe.kv.kind != "dynamic":
         yield Conflict(
             "speculation",
             "guesses are checked for one sequence with a dynamic cache.",
-            "Set batching.mode off, kv.kind dynamic, and prefix_cache and compile false.",
+            "Set batching.mode and compile to off, kv.kind to dynamic and prefix_cache to false.",
         )
     if kind == "draft" and recipe.draft is None:
         yield Conflict("speculation", "there is no draft model.", "Name one in draft, or choose prompt-lookup.")

@@ -15,6 +15,7 @@ __all__ = [
     "EngineStats",
     "FinishReason",
     "GenerationRequest",
+    "Preparation",
     "Sampling",
     "TokenEvent",
     "TokenLogprob",
@@ -91,6 +92,15 @@ class TokenEvent:
     failure: Failure | None = None
     timing: dict[str, float] | None = None
     cached_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Preparation:
+    """What making decode steps ahead took, s. ``kept``: whether everything that was compiled was found from an
+    earlier start; None where nothing was compiled, only recorded."""
+
+    seconds: float = 0.0
+    kept: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mcp_core.errors import RecipeError
 
@@ -24,6 +24,7 @@ __all__ = [
     "Attention",
     "Batching",
     "Calibration",
+    "Compile",
     "DType",
     "KVCache",
     "ModelRef",
@@ -46,6 +47,7 @@ KVKind = Literal[
 ]
 BatchingMode = Literal["off", "static", "continuous"]
 Speculation = Literal["off", "prompt-lookup", "draft"]
+Compile = Literal["off", "graphs", "compiled", "autotuned"]
 SchemeName = Literal[
     "none",
     "bnb-int8",
@@ -239,7 +241,11 @@ class Recipe(_Value):
     attention: Attention = Field(default="sdpa", description="Attention implementation.")
     kv: KVCache = Field(default=KVCache(), description="Key/value cache.")
     switches: Switches = Field(default=Switches(), description="torch's process-wide switches.")
-    compile: bool = Field(default=False, description="Record decode steps as CUDA graphs and replay them.")
+    compile: Compile = Field(
+        default="off",
+        description="Decode steps made ahead: graphs are recorded on CUDA (seconds); compiled ones are compiled by "
+        "torch too (a minute or two, kept for the next start), autotuned ones also tuned (several minutes, kept).",
+    )
     batching: Batching = Field(default=Batching(), description="How requests share the model.")
     prefix_cache: bool = Field(default=False, description="Reuse keys and values of shared prompt prefixes.")
     speculation: Speculation = Field(
@@ -250,6 +256,12 @@ class Recipe(_Value):
         default=None,
         description="speculation: tokens guessed for a pass; null is 10 from the prompt, 5 by a draft.",
     )
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """true and false are how documents were written when recording was all there was."""
+        return {True: "graphs", False: "off"}[value] if isinstance(value, bool) else value
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Recipe:
@@ -303,7 +315,7 @@ class Recipe(_Value):
     def is_paged(self) -> bool:
         """Whether keys and values of its sequences live in pages of one pool."""
         mode = self.batching.mode
-        return mode == "continuous" or (mode == "off" and (self.prefix_cache or self.compile))
+        return mode == "continuous" or (mode == "off" and (self.prefix_cache or self.compile != "off"))
 
     @property
     def numerics_key(self) -> str:

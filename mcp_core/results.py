@@ -198,6 +198,12 @@ class Effective(_Value):
         default=None, description="The kernel that sdpa settled on: flash, mem-efficient, cudnn or math."
     )
     switches: tuple[str, ...] = Field(default=(), description="Those of torch in force while the model computes.")
+    compile_s: float | None = Field(
+        default=None, description="What making decode steps ahead took at this start, s; part of load_s."
+    )
+    compile_kept: bool | None = Field(
+        default=None, description="Whether all that torch compiled was found from an earlier start."
+    )
     not_carried: tuple[str, ...] = Field(
         default=(), description="Fields of the Recipe that another engine does not have or does otherwise, and why."
     )

@@ -50,7 +50,7 @@ def test_without_the_library_its_extra_is_named() -> None:
         ({"attention": "eager"}, "attention", "of its own"),
         ({"kv.kind": "static"}, "kv.kind", "f16"),
         ({"switches.autocast": "bf16"}, "switches.autocast", "torch's switch"),
-        ({"compile": True}, "compile", "compiled already"),
+        ({"compile": "compiled"}, "compile", "compiled already"),
         ({"batching.mode": "static"}, "batching.mode", "continuous or off"),
         ({"batching.max_wait_ms": 1.0}, "batching.max_wait_ms", "waits for nobody"),
         ({"batching.kv_blocks": 8}, "batching.kv_blocks", "no pages"),

@@ -91,7 +91,7 @@ def _cache(recipe: Recipe) -> Iterator[str]:
 
 
 def _steps(recipe: Recipe) -> Iterator[str]:
-    if not recipe.compile:
+    if recipe.compile == "off":
         yield from ("--disable-decode-cuda-graph", "--disable-prefill-cuda-graph")
     if recipe.batching.mode == "continuous":
         yield from ("--chunked-prefill-size", str(recipe.batching.step_tokens))

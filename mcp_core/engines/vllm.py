@@ -62,8 +62,10 @@ def not_carried(recipe: Recipe) -> Iterator[NotCarried]:
         yield NotCarried("attention", "which release of FlashAttention runs is vLLM's choice by the device.")
     if recipe.quantization.scheme == "torchao-fp8-dynamic":
         yield NotCarried("quantization.scheme", "vLLM's own fp8: one weight scale a matrix, not one a row.")
-    if recipe.compile:
+    if recipe.compile == "graphs":
         yield NotCarried("compile", "besides recording CUDA graphs, vLLM compiles the model.")
+    if recipe.compile == "autotuned":
+        yield NotCarried("compile", "vLLM compiles and tunes by its own rules.")
 
 
 def launch(recipe: Recipe, given: Given) -> Launch:
@@ -101,7 +103,7 @@ def _cache(recipe: Recipe) -> Iterator[str]:
 
 
 def _steps(recipe: Recipe) -> Iterator[str]:
-    if not recipe.compile:
+    if recipe.compile == "off":
         yield "--enforce-eager"
     if recipe.batching.mode == "continuous":
         yield from ("--max-num-batched-tokens", str(recipe.batching.step_tokens))

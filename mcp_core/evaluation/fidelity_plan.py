@@ -110,7 +110,7 @@ class Plan:
                 )
         if recipe.kv.kind in _LOSSLESS_KV:
             yield f"{_LOSSLESS_KV[recipe.kv.kind]}: scored with kv.kind dynamic"
-        if recipe.compile:
+        if recipe.compile != "off":
             yield "scored without the compiled decode step"
         if recipe.batching.mode == "continuous":
             yield "scored with the keys and values of one sequence, not with the pages of continuous batching"

@@ -13,6 +13,8 @@ import psutil
 import torch
 
 from mcp_core.errors import RecipeError
+from mcp_core.generation import Preparation
+from mcp_core.inference.compilations import timed_preparation
 from mcp_core.inference.continuous import Continuous
 from mcp_core.inference.decoding import Decoder
 from mcp_core.inference.kv_cache import CacheFactory
@@ -25,7 +27,7 @@ from mcp_core.inference.scoring import PromptScorer
 from mcp_core.inference.static_batch import StaticBatch
 from mcp_core.models.kv_pool import MOST_RUNNING, PAGE_TOKENS, pool_pages
 from mcp_core.models.loaded import LoadedModel, Report
-from mcp_core.recipe import Recipe
+from mcp_core.recipe import Compile, Recipe
 
 __all__ = ["Parts", "build_mode"]
 
@@ -79,11 +81,12 @@ def _paged(parts: Parts, most_running: int) -> Mode:
     device = loaded.model.get_input_embeddings().weight.device
     pages = pool_pages(recipe, loaded.resolved.architecture, loaded.max_context, device.type, _free_bytes(device))
     pool = PagePool(pages + 1, PAGE_TOKENS, share=recipe.prefix_cache)  # page 0 takes padding
-    runner = PagedRunner(loaded.model, pages + 1, PAGE_TOKENS, recipe.attention)
+    runner = PagedRunner(loaded.model, pages + 1, PAGE_TOKENS, most_running, recipe.attention)
     name: str = recipe.batching.mode
-    if recipe.compile:
-        _record(runner, parts, most_running)
-        name = f"{name}, recorded steps"
+    preparation = None
+    if recipe.compile != "off":
+        preparation = _prepare(runner, parts)
+        name = f"{name}, {_STEPS[recipe.compile]} steps"
     return Continuous(
         Scheduler(pool, max(recipe.batching.step_tokens, most_running), most_running),
         runner,
@@ -92,6 +95,7 @@ def _paged(parts: Parts, most_running: int) -> Mode:
         loaded.max_context,
         device,
         name=name,
+        preparation=preparation,
     )
 
 
@@ -99,12 +103,16 @@ def _scorer(parts: Parts) -> PromptScorer:
     return PromptScorer(parts.decoder, parts.new_cache, parts.is_cancelled)
 
 
-def _record(runner: PagedRunner, parts: Parts, most_running: int) -> None:
-    def on_size(done: int, total: int) -> None:
-        parts.report("compile", done / total, f"Recording decode steps: {done} of {total} batch sizes.")
+_STEPS: dict[Compile, str] = {"graphs": "recorded", "compiled": "compiled", "autotuned": "tuned"}
 
-    parts.report("compile", 0.0, "Recording decode steps.")
-    runner.record(most_running, -(-parts.loaded.max_context // PAGE_TOKENS), on_size=on_size)
+
+def _prepare(runner: PagedRunner, parts: Parts) -> Preparation:
+    def on_part(fraction: float, text: str) -> None:
+        parts.report("compile", fraction, text)
+
+    with timed_preparation() as preparation:
+        runner.prepare(parts.recipe.compile, -(-parts.loaded.max_context // PAGE_TOKENS), on_part)
+    return preparation
 
 
 def _free_bytes(device: torch.device) -> int:
@@ -125,7 +133,7 @@ def _require_plain_attention(model: Any) -> None:
     if found:
         raise RecipeError(
             f"batching.mode: this model has {found}; pages hold plain causal attention only.",
-            "Set batching.mode to static or off, and prefix_cache and compile to false.",
+            "Set batching.mode to static or off, prefix_cache to false and compile to off.",
         )
 
 

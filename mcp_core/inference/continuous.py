@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from mcp_core.errors import OutOfMemory
-from mcp_core.generation import GenerationRequest
-from mcp_core.inference.choosing import Choice, Chooser, Row
+from mcp_core.generation import GenerationRequest, Preparation
+from mcp_core.inference.choosing import Choice, Chooser, Chosen, Row
 from mcp_core.inference.finish import finish_of
 from mcp_core.inference.mode import ModeFigures, Outcome, StepOutcome
+from mcp_core.inference.paged.decode_steps import Computed
 from mcp_core.inference.paged.runner import PagedRunner
 from mcp_core.inference.paged.scheduler import Part, Scheduler
+from mcp_core.inference.paged.sequence import Sequence as PagedSequence
 from mcp_core.inference.scoring import PromptScorer
+from mcp_core.inference.transfer import to_device
 from mcp_core.models.kv_pool import MOST_RUNNING
 from mcp_core.models.load_errors import is_out_of_memory
 from mcp_core.recipe import Batching
@@ -32,8 +36,22 @@ _MOST_HALVINGS = 2
 _SMALLEST_STEP = 16
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Launched:
+    """A step whose tokens may still be on their way: ``whole`` are the sequences that each get one, in order."""
+
+    whole: tuple[PagedSequence, ...]
+    chosen: Chosen | None
+    prefill_tokens: int
+    size: int
+
+
 class Continuous:
-    """``kernel`` names what computes its attention."""
+    """``kernel`` names what computes its attention.
+
+    ``ahead``: a step is launched before the tokens of the one before it are read, so that a device need not wait
+    for the host between two steps. A sequence that ends by a token of its own is then computed once more, in vain.
+    """
 
     wait_s = 0.0
 
@@ -47,15 +65,20 @@ class Continuous:
         device: torch.device,
         *,
         name: str = "continuous",
+        ahead: bool | None = None,
+        preparation: Preparation | None = None,
     ) -> None:
         self.name = name
         self.kernel: str | None = runner.kernel
+        self.preparation = preparation
         self._scheduler = scheduler
         self._runner = runner
         self._scorer = scorer
         self._eos_ids = eos_ids
         self._max_context = max_context
+        self._ahead = device.type == "cuda" if ahead is None else ahead
         self._chooser = Chooser(eos_ids, device)
+        self._launched: _Launched | None = None
         self._started: set[str] = set()
         self._at_work: tuple[GenerationRequest, ...] = ()
         self._halvings = 0
@@ -76,7 +99,7 @@ class Continuous:
         if request.prompt_logprobs is not None:
             self._scorer.waiting.append(request)
         else:
-            self._scheduler.add(request)
+            self._scheduler.add(request, self.longest)
 
     def drop(self, request_id: str) -> GenerationRequest | None:
         """Forget it."""
@@ -87,20 +110,25 @@ class Continuous:
         return self._scorer.drop(request_id)
 
     def step(self) -> StepOutcome:
-        """One forward pass over all that take part, or one prompt scored."""
-        parts = self._scheduler.plan()
-        if not parts:
+        """Launch one forward pass over all that take part and read the one before it; or score one prompt.
+
+        The pass is read itself, before another one is launched, where the device or one of the requests needs that.
+        """
+        before = self._launched
+        parts = self._plan_ahead() if before else self._scheduler.plan()
+        if not parts and before is None:
             return self._score() if self._scorer.waiting else StepOutcome()
-        self._at_work = tuple(part.sequence.request for part in parts)
         started = tuple(self._newly_started(parts))
-        prefill = sum(part.count for part in parts if part.sequence.output_count == 0)
         try:
-            outcomes = self._compute(parts)
+            self._launched = self._launch(parts) if parts else None
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            outcomes = self._after_lack_of_memory(parts)
-        return StepOutcome(tuple(outcomes), started, prefill, len(parts))
+            self._launched, read = None, self._read(before)
+            return replace(read, outcomes=(*read.outcomes, *self._after_lack_of_memory(parts)), started=started)
+        if before is None and not self._may_wait(parts):
+            before, self._launched = self._launched, None
+        return replace(self._read(before), started=started)
 
     def at_work(self) -> tuple[GenerationRequest, ...]:
         """Those whose tokens were in it."""
@@ -132,24 +160,58 @@ class Continuous:
 
     def close(self) -> None:
         """Give the pool's memory back."""
+        if self._launched is not None:
+            self._read(self._launched)  # the device may still be writing to it
+        self._launched = None
         self._runner.close()
 
-    def _compute(self, parts: Sequence[Part]) -> list[Outcome]:
-        logits = self._runner.run(parts)
+    def _plan_ahead(self) -> list[Part]:
+        """The next step's parts while tokens are unread; none where those must be known first."""
+        parts = self._scheduler.plan_ahead()
+        return parts if self._may_wait(parts) else []
+
+    def _may_wait(self, parts: Sequence[Part]) -> bool:
+        return self._ahead and all(self._chooser.can_wait(part.sequence.request) for part in parts)
+
+    def _launch(self, parts: Sequence[Part]) -> _Launched:
+        """Compute the parts and choose the next token of those that are whole, all of it on the device."""
+        self._at_work = tuple(part.sequence.request for part in parts)
+        prefill = sum(part.count for part in parts if part.sequence.chosen_count == 0)
+        computed = self._runner.run(parts)
         whole = [index for index, part in enumerate(parts) if part.complete]
+        sequences = tuple(parts[index].sequence for index in whole)
         for part in parts:
             self._scheduler.done(part)
-        rows = [Row(parts[index].sequence.request, parts[index].sequence.tokens) for index in whole]
-        if not rows:
-            return []
-        wanted = logits if len(whole) == len(parts) else logits[whole]
-        choices = self._chooser.choose(wanted, rows)
-        return [self._take(parts[index], choice) for index, choice in zip(whole, choices, strict=True)]
+        chosen = self._choose(computed, whole, sequences) if whole else None
+        return _Launched(sequences, chosen, prefill, len(parts))
 
-    def _take(self, part: Part, choice: Choice) -> Outcome:
+    def _choose(self, computed: Computed, whole: list[int], sequences: Sequence[PagedSequence]) -> Chosen:
+        logits, best = computed
+        if len(whole) < logits.shape[0]:
+            places = to_device(torch.tensor(whole), logits.device)
+            logits, best = logits[places], best[places]
+        rows = [Row(sequence.request, sequence.tokens, sequence.unread) for sequence in sequences]
+        chosen = self._chooser.launch(logits, best, rows)
+        self._runner.keep(chosen.tokens)
+        for row, sequence in enumerate(sequences):
+            sequence.choose(row)
+        return chosen
+
+    def _read(self, launched: _Launched | None) -> StepOutcome:
+        """What that step did; nothing for sequences that have ended since."""
+        if launched is None:
+            return StepOutcome()
+        choices = launched.chosen.read() if launched.chosen else []
+        outcomes = [
+            self._take(sequence, choice)
+            for sequence, choice in zip(launched.whole, choices, strict=True)
+            if not sequence.ended
+        ]
+        return StepOutcome(tuple(outcomes), (), launched.prefill_tokens, launched.size)
+
+    def _take(self, sequence: PagedSequence, choice: Choice) -> Outcome:
         """The sequence has one more token; it may be its last."""
-        sequence = part.sequence
-        sequence.tokens.append(choice.token)
+        self._scheduler.read(sequence, choice.token)
         count = sequence.output_count
         finish = finish_of(sequence.request, choice.token, count, self._eos_ids, self.longest)
         if finish is not None:
@@ -181,7 +243,7 @@ class Continuous:
             "Memory ran out while generating.",
             "Choose a smaller batching.step_tokens, batching.kv_blocks or kv.max_context, or another scheme.",
         )
-        failed = [part.sequence for part in parts]
+        failed = [part.sequence for part in parts if not part.sequence.ended]
         for sequence in failed:
             self._scheduler.drop(sequence.request.id)
             self._forget(sequence.request)

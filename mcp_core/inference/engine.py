@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 
 from mcp_core.errors import Busy, ContextTooLong, McpError, OutOfMemory, QueueFull, RequestRejected
-from mcp_core.generation import EngineStats, FinishReason, GenerationRequest, TokenEvent
+from mcp_core.generation import EngineStats, FinishReason, GenerationRequest, Preparation, TokenEvent
 from mcp_core.inference.batching import Parts, build_mode
 from mcp_core.inference.decoding import Decoder
 from mcp_core.inference.kv_cache import cache_factory
@@ -115,6 +115,11 @@ class Engine:
     def kernel_name(self) -> str | None:
         """What computes attention now, where it is not the model's own implementation."""
         return self._mode.kernel
+
+    @property
+    def preparation(self) -> Preparation | None:
+        """What making decode steps ahead took, in the mode that serves now."""
+        return self._mode.preparation
 
     def warm_up(self) -> str | None:
         """Decode a few tokens before ``start``, so that the first request is not the slow one; the attention

@@ -107,11 +107,11 @@ class Ledger:
             return
         self._batch_size = step.batch
         self._totals["prompt_tokens_total"] += step.prefill_tokens
-        if step.prefill_tokens or step.started:
+        if step.prefill_tokens or not any(outcome.token is not None for outcome in step.outcomes):
             self._seconds["prefill_s_total"] += seconds
         else:
             self._seconds["decode_s_total"] += seconds
-            self._totals["decode_steps_total"] += any(outcome.token is not None for outcome in step.outcomes)
+            self._totals["decode_steps_total"] += 1
 
 
 def ending(request: GenerationRequest, finish: FinishReason, at_s: float) -> TokenEvent:

@@ -109,6 +109,8 @@ class LlamaCppEngine:
         """llama.cpp does not tell."""
         return None
 
+    preparation = None
+
     @property
     def mode_name(self) -> str:
         """How requests share the model now."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mcp_core.errors import McpError
-from mcp_core.generation import FinishReason, GenerationRequest, TokenLogprob
+from mcp_core.generation import FinishReason, GenerationRequest, Preparation, TokenLogprob
 from mcp_core.recipe import Batching
 
 __all__ = ["Mode", "ModeFigures", "Outcome", "StepOutcome"]
@@ -68,6 +68,10 @@ class Mode(Protocol):
     @property
     def kernel(self) -> str | None:
         """What computes attention, where it is not the model's own implementation."""
+
+    @property
+    def preparation(self) -> Preparation | None:
+        """What making its steps ahead took; None where they are not."""
 
     @property
     def longest(self) -> int:

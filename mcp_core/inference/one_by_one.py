@@ -24,6 +24,7 @@ class OneByOne:
 
     name = "off"
     kernel = None
+    preparation = None
     wait_s = 0.0
 
     def __init__(

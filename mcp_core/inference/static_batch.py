@@ -52,6 +52,7 @@ class StaticBatch:
 
     name = "static"
     kernel = None
+    preparation = None
 
     def __init__(
         self,

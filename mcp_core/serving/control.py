@@ -96,11 +96,13 @@ class WorkerControl:
             "numerics_key": self.recipe.numerics_key,
         }
 
-    def _now(self) -> dict[str, str]:
+    def _now(self) -> dict[str, Any]:
         """What a live change of the batching mode changed."""
         engine = self.service.engine
         kernel = {"attention_backend": engine.kernel_name} if engine.kernel_name else {}
-        return {"batching_mode": engine.mode_name} | kernel
+        made = engine.preparation
+        compiled = {"compile_s": made.seconds, "compile_kept": made.kept} if made else {}
+        return {"batching_mode": engine.mode_name} | kernel | compiled
 
     def apply(self, asked: Recipe) -> None:
         """Change the live fields to those of ``asked``.

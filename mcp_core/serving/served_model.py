@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tokenizers import Tokenizer
 
-from mcp_core.generation import EngineStats, GenerationRequest
+from mcp_core.generation import EngineStats, GenerationRequest, Preparation
 from mcp_core.profile_plan import ProfilePlan
 from mcp_core.recipe import Recipe
 from mcp_core.results import Effective
@@ -87,6 +87,10 @@ class ServingEngine(Protocol):
     @property
     def kernel_name(self) -> str | None:
         """What computes attention now, where it is not the model's own implementation."""
+
+    @property
+    def preparation(self) -> Preparation | None:
+        """What making decode steps ahead took, in the mode that serves now."""
 
     def apply_live(self, recipe: Recipe, /) -> None:
         """Serve as its live fields say from now on. Blocks while running requests end; raises what it met."""

@@ -26,6 +26,7 @@ from mcp_core.models import catalog, footprint
 from mcp_core.models.architecture import ResolvedModel
 from mcp_core.models.served_load import ServedLoad
 from mcp_core.monitoring.prometheus import WorkerMetrics
+from mcp_core.paths import home
 from mcp_core.recipe import Recipe
 from mcp_core.results import MemoryAnalysis, ModuleMemory, Prediction
 from mcp_core.serving.api import create_app
@@ -235,6 +236,7 @@ class _Worker:
 def _import_heavy(recipe: Recipe, machine: Hardware) -> CudaCounters | None:
     """Import what takes seconds and memory, before the baseline is read; the device's counters, if it has any."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home("compiled")))  # read by torch as it is imported
     if recipe.engine == "llama.cpp":
         import mcp_core.inference.llama_cpp_engine
 

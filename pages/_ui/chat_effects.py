@@ -14,6 +14,7 @@ from pages._ui import format as fmt
 
 __all__ = ["guess_words", "headline", "known_words", "reply_rows", "switch_words"]
 
+_STEPS = {"graphs": "recorded steps", "compiled": "compiled steps", "autotuned": "tuned steps"}
 _KV = {"dynamic": "", "off": "no KV cache"}
 
 
@@ -22,7 +23,7 @@ def switch_words(recipe: Recipe) -> str:
     words = [f"batching {recipe.batching.mode}"]
     words += ["prefix cache"] if recipe.prefix_cache else []
     words += filter(None, [_KV.get(recipe.kv.kind, f"{recipe.kv.kind} KV cache")])
-    words += ["compiled"] if recipe.compile else []
+    words += [] if recipe.compile == "off" else [_STEPS[recipe.compile]]
     words += [] if recipe.speculation == "off" else [f"{recipe.speculation} guesses"]
     return " · ".join(words)
 

@@ -20,6 +20,7 @@ from pages._ui.load_panel import unload_and_wait
 from pages._ui.recipe_changes import compare
 from pages._ui.recipe_options import (
     BATCHING_TITLES,
+    COMPILE_TITLES,
     KV_TITLES,
     SPECULATION_TITLES,
     Options,
@@ -46,7 +47,7 @@ def switch_bar(worker: WorkerView, *, busy: bool) -> None:
     hardware = workbench.get_workbench().hardware()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         changes = _live(worker, hardware, busy)
-        with st.popover("KV cache, compile, speculation", icon=":material/tune:", disabled=busy):
+        with st.popover("KV cache, decode steps, speculation", icon=":material/tune:", disabled=busy):
             _by_reload(worker, hardware)
     _say_failure()
     if changes:
@@ -139,8 +140,8 @@ def _reload_switches(worker: WorkerView, hardware: Hardware) -> Recipe:
     recipe = worker.recipe
     kind = _select(worker, hardware, "kv.kind", KV_TITLES, recipe.kv.kind)
     speculation = _select(worker, hardware, "speculation", SPECULATION_TITLES, recipe.speculation)
-    compiled = _toggle(recipe, hardware, "compile", describe("compile"), _key(worker, "compile"))
-    changes: dict[str, Any] = {"speculation": speculation, "compile": compiled}
+    steps = _select(worker, hardware, "compile", COMPILE_TITLES, recipe.compile)
+    changes: dict[str, Any] = {"speculation": speculation, "compile": steps}
     if kind != recipe.kv.kind:  # window and bits belong to the old kind
         changes["kv"] = {"kind": kind, "max_context": recipe.kv.max_context}
     return recipe.replace(changes)

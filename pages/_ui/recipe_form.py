@@ -22,6 +22,7 @@ from pages._ui import frame
 from pages._ui.model_form import model_form
 from pages._ui.recipe_options import (
     BATCHING_TITLES,
+    COMPILE_TITLES,
     KV_TITLES,
     SPECULATION_TITLES,
     Options,
@@ -148,8 +149,9 @@ def _serving(recipe: Recipe, hardware: Hardware, key: Key) -> dict[str, Any]:
     guesses = [each for each in choices_of("speculation") if each != "draft" or recipe.draft is not None]
     options = options_of(recipe, hardware, "speculation", guesses)
     speculation = _select(options, "speculation", SPECULATION_TITLES, key)
-    toggles = {field: _toggle(recipe, hardware, field, key) for field in ("prefix_cache", "compile")}
-    return {"batching.mode": mode, "speculation": speculation, **toggles}
+    steps = _select(options_of(recipe, hardware, "compile", choices_of("compile")), "compile", COMPILE_TITLES, key)
+    prefix = _toggle(recipe, hardware, "prefix_cache", key)
+    return {"batching.mode": mode, "speculation": speculation, "compile": steps, "prefix_cache": prefix}
 
 
 def _limits(recipe: Recipe, key: Key) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mcp_core.recipe import Recipe
 
 __all__ = [
     "BATCHING_TITLES",
+    "COMPILE_TITLES",
     "KV_TITLES",
     "SPECULATION_TITLES",
     "Options",
@@ -39,6 +40,12 @@ KV_TITLES = {
     "quantized-hqq": "Quantized (HQQ)",
     "offloaded": "Offloaded",
     "off": "Off: recompute every token",
+}
+COMPILE_TITLES = {
+    "off": "As they come",
+    "graphs": "Recorded as CUDA graphs",
+    "compiled": "Compiled",
+    "autotuned": "Compiled and tuned",
 }
 SPECULATION_TITLES = {
     "off": "Off",
@@ -74,7 +81,7 @@ _LABELS = {
     "switches.tf32": "TF32 products",
     "switches.autocast": "Autocast",
     "switches.cudnn_benchmark": "cudnn.benchmark",
-    "compile": "Compiled decode step",
+    "compile": "Decode steps",
     "batching.mode": "Batching",
     "batching.max_requests": "Max requests",
     "batching.max_wait_ms": "Longest wait for a static batch, ms",

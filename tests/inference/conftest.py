@@ -132,9 +132,12 @@ def make_engine(loaded: LoadedModel, recorder: Recorder) -> Iterator[Callable[..
     engines: list[Engine] = []
 
     def make(changes: dict[str, object] | None = None, *, start: bool = True, **fields: object) -> Engine:
-        recipe = Recipe(dtype="fp32").replace(changes or {})
-        engine = Engine(replace(loaded, **fields), recipe, recorder)
+        changes = dict(changes or {})
+        ahead = changes.pop("ahead", False)  # as on a CUDA device: the next step is launched before one is read
+        engine = Engine(replace(loaded, **fields), Recipe(dtype="fp32").replace(changes), recorder)
         engines.append(engine)
+        if ahead:
+            engine._mode._ahead = True
         if start:
             engine.start()
         return engine

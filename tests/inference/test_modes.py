@@ -12,6 +12,7 @@ import torch
 from mcp_core.errors import Busy, ContextTooLong, McpError, RecipeError
 from mcp_core.generation import Sampling
 from mcp_core.inference.paged import attention
+from mcp_core.inference.paged.decode_steps import Computed
 from mcp_core.recipe import Recipe
 from tests.inference.conftest import Gate
 from tests.inference.test_engine import greedy
@@ -23,6 +24,14 @@ MODES = {
     "small pool": {"batching.mode": "continuous", "batching.kv_blocks": 14, "batching.step_tokens": 32},
     "prefix cache": {"batching.mode": "continuous", "prefix_cache": True},
     "off with prefix cache": {"prefix_cache": True},
+    "ahead": {"batching.mode": "continuous", "ahead": True},
+    "small pool, ahead": {
+        "batching.mode": "continuous",
+        "batching.kv_blocks": 14,
+        "batching.step_tokens": 32,
+        "ahead": True,
+    },
+    "prefix cache, ahead": {"prefix_cache": True, "ahead": True},
 }
 EACH_MODE = pytest.mark.parametrize("changes", MODES.values(), ids=MODES.keys())
 
@@ -69,8 +78,9 @@ def test_a_known_prefix_is_counted_and_changes_no_token(model, make_engine, reco
     assert engine.stats().cached_prompt_tokens_total == 64
 
 
-def test_a_small_pool_loses_nothing(make_engine, recorder, request_of, prompts):
-    engine = make_engine(MODES["small pool"])
+@pytest.mark.parametrize("mode", ["small pool", "small pool, ahead"])
+def test_a_small_pool_loses_nothing(make_engine, recorder, request_of, prompts, mode):
+    engine = make_engine(MODES[mode])
     for index, prompt in enumerate(prompts):
         engine.submit(request_of(str(index), prompt=prompt, max_tokens=60, ignore_eos=True))
     for index in range(len(prompts)):
@@ -82,6 +92,42 @@ def test_a_prompt_that_the_pool_cannot_hold_is_refused(make_engine, request_of):
     engine = make_engine({"batching.mode": "continuous", "batching.kv_blocks": 4})
     with pytest.raises(ContextTooLong, match="holds 64"):
         engine.submit(request_of("r", prompt=tuple(range(3, 103))))
+
+
+def test_ahead_no_step_waits_for_the_tokens_of_the_one_before(make_engine, recorder, request_of, prompts):
+    """Each is launched before its forerunner is read; only a request whose choice needs them waits."""
+    engine = make_engine({"batching.mode": "continuous", "ahead": True}, start=False)
+    mode, unread = engine._mode, []
+    launch = mode._launch
+
+    def watched(parts):
+        unread.append(mode._launched is not None)
+        return launch(parts)
+
+    mode._launch = watched
+    for index, prompt in enumerate(prompts[:3]):
+        engine.submit(request_of(str(index), prompt=prompt))
+    engine.start()
+    for index in range(3):
+        recorder.wait_end(str(index))
+    assert unread == [False] + [True] * 23
+    unread.clear()
+    engine.submit(request_of("penalty", sampling=Sampling(temperature=0, repetition_penalty=1.2)))
+    recorder.wait_end("penalty")
+    assert unread == [False] * 24
+
+
+def test_ahead_a_reply_that_ends_by_itself_is_computed_once_more_and_told_once(
+    model, make_engine, recorder, request_of, prompt
+):
+    expected = greedy(model, prompt, 24)
+    engine = make_engine(MODES["ahead"], eos_ids=frozenset({expected[5]}))
+    for name in ("first", "second"):  # the second uses the pages that the first one's last step wrote to
+        engine.submit(request_of(name))
+        assert recorder.wait_end(name).finish == "stop"
+        assert recorder.tokens(name) == expected[: expected.index(expected[5]) + 1]
+    assert engine.stats().output_tokens_total == 2 * (expected.index(expected[5]) + 1)
+    assert engine.stats().kv_pages_used == 0
 
 
 @EACH_MODE
@@ -184,7 +230,7 @@ class TestSwap:
     ):
         engine = make_engine()
         names = []
-        for number, changes in enumerate([*MODES.values(), {}]):
+        for number, changes in enumerate([*(each for each in MODES.values() if "ahead" not in each), {}]):
             for index, prompt in enumerate(prompts):
                 names.append((f"{number}-{index}", expected[index]))
                 engine.submit(request_of(names[-1][0], prompt=prompt))
@@ -305,7 +351,7 @@ class TestSwap:
             mode = build(recipe)
             if recipe.batching.mode == "continuous":
                 run = mode._runner.run
-                mode._runner.run = lambda parts: -run(parts)
+                mode._runner.run = lambda parts: Computed(-(logits := run(parts).logits), (-logits).argmax(-1))
             return mode
 
         monkeypatch.setattr(engine, "_build", confused)
@@ -365,8 +411,9 @@ def test_a_model_with_its_own_attention_is_not_served_in_pages(make_engine, mode
         make_engine({"batching.mode": "continuous"}, start=False)
 
 
-def test_lack_of_memory_in_a_step_loses_nothing(make_engine, recorder, request_of, prompts, expected):
-    engine = make_engine({"batching.mode": "continuous"}, start=False)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_lack_of_memory_in_a_step_loses_nothing(make_engine, recorder, request_of, prompts, expected, ahead):
+    engine = make_engine({"batching.mode": "continuous", "ahead": ahead}, start=False)
     run, left = engine._mode._runner.run, [2]
 
     def short_of_memory(parts):

@@ -21,7 +21,7 @@ CONTINUOUS = Recipe(model=SHAPE).replace({"batching.mode": "continuous", "batchi
     [
         ({}, False),
         ({"prefix_cache": True}, True),
-        ({"compile": True}, True),
+        ({"compile": "compiled"}, True),
         ({"batching.mode": "static"}, False),
         ({"batching.mode": "continuous"}, True),
     ],

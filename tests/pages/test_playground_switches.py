@@ -132,8 +132,8 @@ def test_where_both_do_not_fit_the_present_one_goes_first(
 
 def test_switches_in_words() -> None:
     assert switch_words(PLAIN) == "batching off"
-    everything = CACHED.replace({"compile": True, "speculation": "prompt-lookup"})
-    assert switch_words(everything) == "batching continuous · prefix cache · compiled · prompt-lookup guesses"
+    everything = CACHED.replace({"compile": "graphs", "speculation": "prompt-lookup"})
+    assert switch_words(everything) == "batching continuous · prefix cache · recorded steps · prompt-lookup guesses"
     assert switch_words(PLAIN.replace({"kv.kind": "static"})) == "batching off · static KV cache"
 
 

@@ -115,7 +115,7 @@ def test_a_live_field_changes_and_the_state_shows_it(serve: Serve, auth: dict[st
         ({"dtype": "bf16"}, "dtype"),
         ({"quantization.scheme": "bnb-nf4"}, "quantization.scheme"),
         ({"kv.max_context": 64}, "kv.max_context"),
-        ({"compile": True}, "compile"),
+        ({"compile": "compiled"}, "compile"),
         ({"model.id": "other"}, "model.id"),
     ],
 )

@@ -231,7 +231,7 @@ def test_workers_of_a_measurement_start_on_the_device_that_it_holds() -> None:
 def test_start_checks_first_in_a_thread_and_raises_what_the_worker_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def admit(recipe: Recipe, **options: Any) -> Recipe:
         time.sleep(0.3)
-        if recipe.compile:
+        if recipe.compile != "off":
             raise RecipeError("compile: no", "Leave it.")
         return RECIPE
 
@@ -248,7 +248,7 @@ def test_start_checks_first_in_a_thread_and_raises_what_the_worker_said(monkeypa
 
         ticking = asyncio.create_task(tick())
         with pytest.raises(RecipeError):
-            await it.start(Recipe(compile=True))
+            await it.start(Recipe(compile="graphs"))
         assert ticks > 10
         ticking.cancel()
         assert it.workers == {}

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -33,7 +35,9 @@ class PagedCache:
         text = config.get_text_config(decoder=True)
         shape = (pages, page_size, text.num_key_value_heads, head_dim_of(config))
         self.page_size = page_size
-        self.kernel = kernel
+        self.key = next(key for key in count() if key not in _CACHES)  # small: part of what a compiler keeps
+        _CACHES[self.key] = self
+        self._kernel = kernel
         self.keys = [_zeros(shape, dtype, device) for _ in range(text.num_hidden_layers)]
         self.values = [_zeros(shape, dtype, device) for _ in range(text.num_hidden_layers)]
 
@@ -41,6 +45,30 @@ class PagedCache:
     def nbytes(self) -> int:
         """Bytes of the pool."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+    def close(self) -> None:
+        """Give the pool's memory and its number back."""
+        self.keys, self.values = [], []
+        _CACHES.pop(self.key, None)
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        batch: PagedBatch,
+        scale: float,
+    ) -> torch.Tensor:
+        """Keep the step's keys and values ``[t, kv_heads, head_dim]``; the attention of its tokens over all."""
+        keys, values = self.keys[layer], self.values[layer]
+        keys.flatten(0, 1).index_copy_(0, batch.slots, key.to(keys.dtype))
+        values.flatten(0, 1).index_copy_(0, batch.slots, value.to(values.dtype))
+        return self._kernel(query, keys, values, batch, scale)
+
+
+# Pools that are alive, by their number.
+_CACHES: WeakValueDictionary[int, PagedCache] = WeakValueDictionary()
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -83,12 +111,47 @@ def _attend(
     _require_plain(paged, others)
     assert paged is not None
     cache, batch = paged
-    keys, values = cache.keys[module.layer_idx], cache.values[module.layer_idx]
-    keys.flatten(0, 1).index_copy_(0, batch.slots, key[0].transpose(0, 1).to(keys.dtype))
-    values.flatten(0, 1).index_copy_(0, batch.slots, value[0].transpose(0, 1).to(values.dtype))
     scale = scaling if scaling is not None else float(query.shape[-1]) ** -0.5
-    attended = cache.kernel(query[0].transpose(0, 1), keys, values, batch, scale)
+    parts = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
+    if torch.compiler.is_compiling():
+        tensors = (batch.slots, batch.pages, batch.lengths, batch.starts)
+        attended = _opaque(
+            *parts, *tensors, batch.longest_query, batch.longest_key, scale, module.layer_idx, cache.key
+        )
+    else:
+        attended = cache.attend(module.layer_idx, *parts, batch, scale)
     return attended[None], None
+
+
+@torch.library.custom_op("mcp::paged_attention", mutates_args=())
+def _opaque(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    slots: torch.Tensor,
+    pages: torch.Tensor,
+    lengths: torch.Tensor,
+    starts: torch.Tensor,
+    longest_query: int,
+    longest_key: int,
+    scale: float,
+    layer: int,
+    cache: int,
+) -> torch.Tensor:
+    """``PagedCache.attend`` as one operator that torch.compile leaves as it is.
+
+    The pool is found by its number and is no argument: what is changed in it only this operator reads, in the order
+    of the layers, so a compiler that moves nothing across its results needs not know.
+    """
+    if not lengths.is_cuda:  # a host may look, and copies only what there is
+        longest_key = int(lengths.max())
+    batch = PagedBatch(slots, pages, lengths, starts, longest_query, longest_key)
+    return _CACHES[cache].attend(layer, query, key, value, batch, scale).contiguous()
+
+
+@_opaque.register_fake
+def _(query: torch.Tensor, *_others: object) -> torch.Tensor:
+    return torch.empty_like(query, memory_format=torch.contiguous_format)
 
 
 # What some models ask of attention beside scores, a causal mask and a scale; left out, their text would be wrong.
@@ -102,5 +165,5 @@ def _require_plain(paged: object, others: Mapping[str, Any]) -> None:
     if asked:
         raise RecipeError(
             f"batching.mode: this model has {', '.join(asked)}; pages hold plain causal attention only.",
-            "Set batching.mode to static or off, and prefix_cache and compile to false.",
+            "Set batching.mode to static or off, prefix_cache to false and compile to off.",
         )

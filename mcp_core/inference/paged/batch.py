@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence as Sequenced
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from mcp_core.inference.paged.scheduler import Part
+from mcp_core.inference.transfer import to_device
 
-__all__ = ["PagedBatch", "Step", "make_step"]
+__all__ = ["ROW_FIELDS", "PagedBatch", "Step", "decode_rows", "make_step"]
 
 
 class PagedBatch(NamedTuple):
@@ -40,32 +42,64 @@ class Step(NamedTuple):
     batch: PagedBatch
 
 
-def make_step(parts: Sequenced[Part], page_size: int, device: torch.device) -> Step:
-    """The tensors of these parts, in their order."""
-    tokens: list[int] = []
-    positions: list[int] = []
-    slots: list[int] = []
-    starts = [0]
-    for part in parts:
+def make_step(parts: Sequenced[Part], page_size: int, chosen: torch.Tensor) -> Step:
+    """The tensors of these parts, in their order, on the device of ``chosen``, which holds tokens still unread."""
+    device = chosen.device
+    starts = np.cumsum([0, *(part.count for part in parts)], dtype=np.int32)
+    tokens, sources, positions, slots = (np.empty(int(starts[-1]), np.int64) for _ in range(4))
+    for part, start, stop in zip(parts, starts, starts[1:], strict=False):
         sequence, first = part.sequence, part.sequence.computed
-        tokens += sequence.tokens[first : first + part.count]
-        positions += range(first, first + part.count)
-        slots += [sequence.slot(position, page_size) for position in range(first, first + part.count)]
-        starts.append(len(tokens))
+        at = np.arange(first, first + part.count)
+        tokens[start:stop], sources[start:stop] = _tokens_of(part)
+        positions[start:stop] = at
+        slots[start:stop] = np.asarray(sequence.pages)[at // page_size] * page_size + at % page_size
     lengths = [part.sequence.computed + part.count for part in parts]
-    width = max(-(-length // page_size) for length in lengths)
-    pages = [(part.sequence.pages + [0] * width)[:width] for part in parts]
+    pages = np.zeros((len(parts), max(-(-length // page_size) for length in lengths)), np.int32)
+    for row, part in zip(pages, parts, strict=True):
+        held = part.sequence.pages[: pages.shape[1]]
+        row[: len(held)] = held
+    ids, where, places = to_device(torch.from_numpy(np.stack([tokens, positions, slots])), device)
     batch = PagedBatch(
-        slots=_long(slots, device),
-        pages=torch.tensor(pages, dtype=torch.int32, device=device),
-        lengths=torch.tensor(lengths, dtype=torch.int32, device=device),
-        starts=torch.tensor(starts, dtype=torch.int32, device=device),
+        slots=places,
+        pages=to_device(torch.from_numpy(pages), device),
+        lengths=to_device(torch.tensor(lengths, dtype=torch.int32), device),
+        starts=to_device(torch.from_numpy(starts), device),
         longest_query=max(part.count for part in parts),
         longest_key=max(lengths),
     )
-    last = _long([end - 1 for end in starts[1:]], device)
-    return Step(_long(tokens, device)[None], _long(positions, device)[None], last, batch)
+    if (sources >= 0).any():
+        ids = with_unread(ids, to_device(torch.from_numpy(sources), device), chosen)
+    last = to_device(torch.from_numpy(starts[1:].astype(np.int64) - 1), device)
+    return Step(ids[None], where[None], last, batch)
 
 
-def _long(values: list[int], device: torch.device) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.long, device=device)
+# What stands before a row's pages in ``decode_rows``.
+ROW_FIELDS = ("token", "source", "position", "slot", "length")
+
+
+def decode_rows(parts: Sequenced[Part], page_size: int, rows: int, width: int) -> np.ndarray:
+    """One token each of these parts as int32 ``[rows, fields + width]``: ROW_FIELDS, then the sequence's pages.
+
+    Rows beyond the parts are padding: one token that is kept in page 0, which nobody reads.
+    """
+    table = np.zeros((rows, len(ROW_FIELDS) + width), np.int32)
+    table[:, :5] = (0, -1, 0, 0, 1)
+    for row, part in zip(table, parts, strict=False):
+        sequence, at = part.sequence, part.sequence.computed
+        (token,), source = _tokens_of(part)
+        row[:5] = (token, source, at, sequence.slot(at, page_size), at + 1)
+        row[5 : 5 + len(sequence.pages)] = sequence.pages
+    return table
+
+
+def with_unread(tokens: torch.Tensor, sources: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """``tokens [t]``, those whose ``sources [t]`` is a row of ``chosen`` taken from there (-1: as they are)."""
+    return torch.where(sources >= 0, chosen[sources.clamp(min=0)], tokens)
+
+
+def _tokens_of(part: Part) -> tuple[list[int], int]:
+    """The part's known tokens; or one that is unread, as 0, and the row of ``chosen`` that has it (else -1)."""
+    sequence, first = part.sequence, part.sequence.computed
+    if first >= len(sequence.tokens):
+        return [0], sequence.row
+    return sequence.tokens[first : first + part.count], -1

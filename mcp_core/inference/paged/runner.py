@@ -1,11 +1,11 @@
 """PagedRunner: a step's parts in, the logits of each sequence's last token out. One unmodified transformers model.
 
-This file does not know which parts make a step (``scheduler.py``) or what becomes of logits (``sampling.py``).
+This file does not know which parts make a step (``scheduler.py``) or what becomes of logits (``choosing.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,54 +13,68 @@ import torch
 
 from mcp_core.inference.paged import attention
 from mcp_core.inference.paged.attention import PagedCache, head_dim_of
-from mcp_core.inference.paged.batch import Step, make_step
+from mcp_core.inference.paged.batch import Step, decode_rows, make_step
+from mcp_core.inference.paged.decode_steps import Computed, DecodeSteps, Heard
 from mcp_core.inference.paged.kernels import kernel_for
 from mcp_core.inference.paged.scheduler import Part
-from mcp_core.inference.paged.step_graph import StepGraphs
-from mcp_core.recipe import Attention
+from mcp_core.recipe import Attention, Compile
 
 __all__ = ["PagedRunner"]
 
 
 class PagedRunner:
-    """Owns the pool's tensors and, on request, the recorded decode steps. ``kernel`` names attention's kernel."""
+    """Owns the pool's tensors, the newest tokens of up to ``most`` sequences and, on request, decode steps made
+    ahead. ``kernel`` names attention's kernel.
+    """
 
-    def __init__(self, model: Any, pages: int, page_size: int, implementation: Attention = "sdpa") -> None:
+    def __init__(
+        self, model: Any, pages: int, page_size: int, most: int, implementation: Attention = "sdpa"
+    ) -> None:
         weight = model.get_input_embeddings().weight
-        self._model = model
-        self._device: torch.device = weight.device
+        device: torch.device = weight.device
         head_dim = head_dim_of(model.config)
-        self.kernel, kernel = kernel_for(self._device, weight.dtype, head_dim, implementation)
-        self.cache = PagedCache(model.config, pages, page_size, weight.dtype, self._device, kernel)
-        self._graphs: StepGraphs | None = None
+        self.kernel, kernel = kernel_for(device, weight.dtype, head_dim, implementation)
+        self.cache = PagedCache(model.config, pages, page_size, weight.dtype, device, kernel)
+        self._model = model
+        self._most = most
+        self._chosen = torch.zeros(most, dtype=torch.long, device=device)
+        self._decode: DecodeSteps | None = None
         attention.register()
 
     @torch.inference_mode()
-    def record(
-        self,
-        most: int,
-        most_pages: int,
-        on_size: Callable[[int, int], None] = lambda _done, _all: None,
-    ) -> None:
-        """Record decode steps of up to ``most`` sequences of up to ``most_pages`` pages."""
-        graphs = StepGraphs(self._forward, most, most_pages, self.cache.page_size, self._device)
+    def prepare(self, kind: Compile, most_pages: int, on_part: Heard) -> None:
+        """Compile or record decode steps of sequences of up to ``most_pages`` pages. Raises RecipeError."""
+        page_size = self.cache.page_size
+        decode = DecodeSteps(self._forward, kind, self._most, most_pages, page_size, self._chosen)
         with self._attention():
-            graphs.record(on_size)
-        self._graphs = graphs
+            decode.prepare(on_part)
+        self._decode = decode
 
     @torch.inference_mode()
-    def run(self, parts: Sequence[Part]) -> torch.Tensor:
-        """Logits ``[parts, vocab]``, valid until the next call."""
-        step = make_step(parts, self.cache.page_size, self._device)
-        if self._graphs is not None and self._graphs.takes(step):
-            return self._graphs.run(step)
+    def run(self, parts: Sequence[Part]) -> Computed:
+        """Each part's logits and likeliest token, valid until the next call.
+
+        Tokens that are still unread are taken from what ``keep`` was given.
+        """
+        page_size = self.cache.page_size
+        size = (
+            self._decode.size_for(len(parts)) if self._decode and all(part.count == 1 for part in parts) else None
+        )
         with self._attention():
-            return self._forward(step)
+            if self._decode is not None and size is not None:
+                rows = decode_rows(parts, page_size, size, self._decode.width)
+                return self._decode.run(torch.from_numpy(rows), len(parts))
+            logits = self._forward(make_step(parts, page_size, self._chosen))
+            return Computed(logits, logits.argmax(-1))
+
+    def keep(self, tokens: torch.Tensor) -> None:
+        """Hold the step's tokens for the next one: each in the row that its sequence is told."""
+        self._chosen[: tokens.shape[0]].copy_(tokens)
 
     def close(self) -> None:
-        """Give the pool and the recorded steps back."""
-        self._graphs = None
-        self.cache.keys, self.cache.values = [], []
+        """Give the pool and the prepared steps back."""
+        self._decode = None
+        self.cache.close()
 
     def _forward(self, step: Step) -> torch.Tensor:
         logits: torch.Tensor = self._model(

@@ -2,7 +2,8 @@
 
 Running sequences come first, a token each; what is left of the step's budget goes to prompts, in order of arrival,
 in chunks. When the pool is full the youngest running sequence gives up its pages and is computed again later:
-nothing is lost. Pure bookkeeping: this file does not know models, tensors or time.
+nothing is lost. A step may be planned before the tokens of the one before it are known. Pure bookkeeping: this file
+does not know models, tensors or time.
 """
 
 from __future__ import annotations
@@ -66,12 +67,15 @@ class Scheduler:
         """Every request that has not ended: running ones first, oldest first."""
         return tuple(sequence.request for sequence in (*self._running, *self._waiting))
 
-    def add(self, request: GenerationRequest) -> None:
-        """Queue a request; it must fit the pool (``longest``)."""
-        self._waiting.append(Sequence.of(request))
+    def add(self, request: GenerationRequest, longest: int | None = None) -> None:
+        """Queue a request; it must fit the pool. ``longest`` bounds prompt + reply, beside the pool."""
+        self._waiting.append(Sequence.of(request, min(longest or self.longest, self.longest)))
 
     def plan(self) -> list[Part]:
-        """The next step's parts, pages reserved: decoding sequences first. Empty when there is nothing to do."""
+        """The next step's parts, pages reserved: decoding sequences first. Empty when there is nothing to do.
+
+        Every token is known (none ``unread``): a sequence may have to give its pages up.
+        """
         while True:
             parts = list(self._decoding())
             parts += self._prefilling(self.step_tokens - len(parts))
@@ -79,12 +83,25 @@ class Scheduler:
                 return parts
             self._preempt(self._running[-1])  # prompts that each hold a part of the pool, and none can go on
 
+    def plan_ahead(self) -> list[Part]:
+        """As ``plan``, while tokens are unread; empty also where that needs them to be known first."""
+        decoding = [each for each in self._running if each.remaining == 1 and not each.is_chosen]
+        if not all(sequence.reserve(self.pool, 1) for sequence in decoding):
+            return []
+        parts = [Part(sequence, 1) for sequence in decoding]
+        return [*parts, *self._prefilling(self.step_tokens - len(parts))]
+
     def done(self, part: Part) -> None:
         """The part has been computed."""
         part.sequence.advance(self.pool, part.count)
 
+    def read(self, sequence: Sequence, token: int) -> None:
+        """The oldest of its tokens that were chosen and not known is this one."""
+        sequence.read(self.pool, token)
+
     def end(self, sequence: Sequence) -> None:
         """The sequence has ended, by whatever way."""
+        sequence.ended = True
         sequence.end(self.pool)
         self._running.remove(sequence)
 
@@ -95,6 +112,7 @@ class Scheduler:
                 if sequence in self._running:
                     self.end(sequence)
                 else:
+                    sequence.ended = True
                     self._waiting.remove(sequence)
                 return sequence
         return None

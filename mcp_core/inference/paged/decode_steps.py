@@ -1,0 +1,164 @@
+"""DecodeSteps: one token each of n sequences, as one function of a few tensors: compiled, recorded, or both.
+
+A step with fewer sequences is padded to a size that there is. On a CUDA device every size is recorded as a graph
+and replayed with new inputs; the pool never moves, so a graph stays valid. torch.compile makes one function for a
+single sequence, whose products it writes itself, and one for any more. This file does not know which sequences
+there are, or what a model computes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch._dynamo import mark_dynamic
+from torch._dynamo.exc import TorchDynamoException
+
+from mcp_core.errors import RecipeError
+from mcp_core.inference.paged.batch import ROW_FIELDS, PagedBatch, Step, with_unread
+from mcp_core.inference.transfer import to_device
+from mcp_core.models.load_errors import first_line
+from mcp_core.recipe import Compile
+
+__all__ = ["Computed", "DecodeSteps", "Heard", "graph_sizes"]
+
+# How far preparing is: a part of 1, and what is done now.
+Heard = Callable[[float, str], None]
+
+# For batch 1 inductor writes the products itself; this tunes their blocks (docs/h100.md: 69.5 % of the floor
+# without, 77.5 % with; max_autotune was slower than either).
+_TUNED: dict[str, Any] = {"coordinate_descent_tuning": True}
+
+
+class Computed(NamedTuple):
+    """``logits [n, vocab]`` of each sequence's last token and ``best [n]``, the likeliest; until the next step."""
+
+    logits: torch.Tensor
+    best: torch.Tensor
+
+
+# From a step to the logits [n, vocab] of each sequence's last token.
+Forward = Callable[[Step], torch.Tensor]
+
+
+def graph_sizes(most: int) -> tuple[int, ...]:
+    """Batch sizes worth recording, up to ``most`` and that one: padding wastes at most a third."""
+    sizes = [size for size in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256) if size < most]
+    return (*sizes, most)
+
+
+class DecodeSteps:
+    """For up to ``most`` sequences of at most ``width`` pages each; ``chosen [most]`` is where tokens are left."""
+
+    def __init__(
+        self, forward: Forward, kind: Compile, most: int, width: int, page_size: int, chosen: torch.Tensor
+    ) -> None:
+        self.width = width
+        self._forward = forward
+        self._page_size = page_size
+        self._chosen = chosen
+        self._records = chosen.is_cuda
+        self._sizes = graph_sizes(most)
+        self._rows = _padding(most, width, chosen.device)
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Computed]] = {}
+        self._one, self._many = _compiled(self._compute, kind)
+
+    def prepare(self, on_part: Heard) -> None:
+        """Compile, and record every size on a CUDA device. Raises what compiling and the model raise."""
+        passes = [self._one] if self._sizes == (1,) else [self._one, self._many]
+        for done, compute in enumerate(passes):
+            if compute is not self._compute:
+                words = "one sequence" if done == 0 else "many sequences"
+                on_part(0.4 * done, f"Compiling the decode step of {words}.")
+                self._compile(compute, self._rows[: 1 + done])
+        if self._records:
+            self._record(on_part)
+
+    def _compile(self, compute: Any, rows: torch.Tensor) -> None:
+        if rows.shape[0] > 1:
+            mark_dynamic(rows, 0)  # any number of sequences, in one function
+        try:
+            compute(rows)
+        except TorchDynamoException as error:
+            cause = getattr(error, "inner_exception", error)  # a backend's own error stands inside
+            raise RecipeError(
+                f"compile: torch cannot compile this model's decode step: {first_line(cause)}",
+                "Set compile to graphs on an NVIDIA device, else to off.",
+            ) from error
+
+    def size_for(self, count: int) -> int | None:
+        """The rows that a step of ``count`` sequences is padded to; None when there is no such step."""
+        if count > self._sizes[-1]:
+            return None
+        return self._sizes[bisect_left(self._sizes, count)] if self._records else count
+
+    def run(self, rows: torch.Tensor, count: int) -> Computed:
+        """The step of ``rows`` (``batch.decode_rows``, as many as ``size_for`` gave), ``count`` of them real."""
+        size = rows.shape[0]
+        if not self._records:
+            computed = (self._one if size == 1 else self._many)(to_device(rows, self._chosen.device))
+        else:
+            self._rows[:size].copy_(rows.pin_memory(), non_blocking=True)
+            graph, computed = self._graphs[size]
+            graph.replay()
+        return Computed(computed.logits[:count], computed.best[:count])
+
+    def _compute(self, rows: torch.Tensor) -> Computed:
+        """What is compiled and recorded: ``rows`` as ``decode_rows`` makes them."""
+        count = rows.shape[0]
+        token, source, position, slot = (rows[:, index].long() for index in range(4))
+        batch = PagedBatch(
+            slots=slot,
+            pages=rows[:, len(ROW_FIELDS) :].contiguous(),
+            lengths=rows[:, 4].contiguous(),
+            starts=torch.arange(count + 1, device=rows.device, dtype=torch.int32),
+            longest_query=1,
+            longest_key=self.width * self._page_size,
+        )
+        tokens = with_unread(token, source, self._chosen)
+        last = torch.arange(count, device=rows.device)
+        logits = self._forward(Step(tokens[None], position[None], last, batch))
+        best = logits.argmax(-1)
+        self._chosen[:count].copy_(best)
+        return Computed(logits, best)
+
+    def _record(self, on_part: Heard) -> None:
+        """The largest first, so that the smaller ones share its memory."""
+        pool = torch.cuda.graph_pool_handle()
+        for done, size in enumerate(reversed(self._sizes)):
+            on_part(
+                0.8 + 0.2 * done / len(self._sizes),
+                f"Recording decode steps: size {done + 1} of {len(self._sizes)}.",
+            )
+            self._graphs[size] = self._recorded(size, pool)
+
+    def _recorded(self, size: int, pool: Any) -> tuple[torch.cuda.CUDAGraph, Computed]:
+        compute, rows = self._one if size == 1 else self._many, self._rows[:size]
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # libraries allocate and tune at their first calls, which a graph must not hold
+                compute(rows)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            computed = compute(rows)
+        return graph, computed
+
+
+def _compiled(compute: Callable[[torch.Tensor], Computed], kind: Compile) -> tuple[Any, Any]:
+    """The function for one row, and the one for more: torch compiles each for itself at its first call."""
+    if kind == "graphs":
+        return compute, compute
+    options = _TUNED if kind == "autotuned" else None
+    one = torch.compile(compute, fullgraph=True, dynamic=False, options=options)
+    return one, torch.compile(compute, fullgraph=True, options=options)
+
+
+def _padding(rows: int, width: int, device: torch.device) -> torch.Tensor:
+    """Rows that ``decode_rows`` gives where there is no sequence: what is compiled and recorded with."""
+    table = torch.zeros((rows, len(ROW_FIELDS) + width), dtype=torch.int32, device=device)
+    table[:, 1], table[:, 4] = -1, 1
+    return table
