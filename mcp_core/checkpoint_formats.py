@@ -58,7 +58,27 @@ class SavedCheckpoint(BaseModel):
         description="Loaded again by transformers, against the model that was written: norm of the difference over "
         "norm of the logits. compressed-tensors rounds activations its own way; null: not compared.",
     )
+    logit_rounding: float | None = Field(
+        default=None,
+        description="What rounding activations, by compressed-tensors, changes of the same logits, same norm: "
+        "two ways of rounding are about so far apart. null: the format computes as the model that was written.",
+    )
     deployable_as: str = Field(default="", description="What serves it, with which flag.")
+
+    @property
+    def loaded_again(self) -> str:
+        """What came of loading it again, in words; empty where it was not tried."""
+        if self.logit_difference is None:
+            return ""
+        if not self.logit_difference:
+            return "identical logits"
+        rounding = (
+            "" if self.logit_rounding is None else f" (rounding alone changes them by {self.logit_rounding:.1%})"
+        )
+        return (
+            f"the same weights and scales; logits differ by {self.logit_difference:.1%}, because activations are "
+            f"rounded by other code{rounding}"
+        )
 
 
 def why_not_saved(recipe: Recipe, device_kind: str, fmt: CheckpointFormat) -> tuple[str, str] | None:

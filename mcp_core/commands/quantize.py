@@ -65,8 +65,7 @@ def _show(saved: SavedCheckpoint) -> None:
                 ", ".join(f"{name} ({why})" for name, why in saved.skip_reasons.items()) or "none",
             ),
         ]
-    if saved.logit_difference is not None:
-        other = f"logits differ by {saved.logit_difference:.1%}: activations are rounded by another library"
-        rows.append(("Loaded again", other if saved.logit_difference else "identical logits"))
+    if saved.loaded_again:
+        rows.append(("Loaded again", saved.loaded_again))
     table(rows)
     say(f"\nServed by: {saved.deployable_as}")

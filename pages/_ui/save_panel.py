@@ -90,10 +90,8 @@ def _ended(recipe: Recipe, job: JobView) -> None:
         return
     saved = SavedCheckpoint.model_validate(job.result)
     st.success(f"**{fmt.size(saved.bytes)} in** `{saved.folder}`", icon=":material/check_circle:")
-    if saved.logit_difference is not None:
-        st.caption(
-            f"Loaded again: its logits differ by {saved.logit_difference:.2%} from the model that was written."
-        )
+    if saved.loaded_again:
+        st.caption(f"Loaded again: {saved.loaded_again}.")
     if saved.deployable_as:
         st.caption(f"Served by: {frame.plain(saved.deployable_as)}.")
     _left_dense(saved.skip_reasons)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mcp_core.memory.quantization import saving
+from mcp_core.memory.quantization.checkpoint_check import logits_of
 from mcp_core.memory.storage import weights_bytes
 from mcp_core.models import catalog, loader
 from mcp_core.models.loaded import LoadedModel
@@ -54,7 +55,7 @@ def load(options: dict[str, Any], ref: ModelRef = SHAPE) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def dense() -> torch.Tensor:
-    return saving.logits_of(load(CASES["none"]).model)
+    return logits_of(load(CASES["none"]).model)
 
 
 @pytest.mark.parametrize("case", PACKED)
@@ -62,7 +63,7 @@ def test_a_scheme_packs_weighs_and_loses_as_said(case: str, dense: torch.Tensor)
     options = CASES[case]
     loaded = load(options)
     predicted = pack(loaded.resolved.architecture, "bf16", Quantization(**options), "cuda").total_bytes
-    logits = saving.logits_of(loaded.model)
+    logits = logits_of(loaded.model)
     error = float((logits - dense).norm() / dense.norm())
     measured = loaded.weights_bytes - ROTARY_BYTES
     print(json.dumps({"case": case, "measured": measured, "predicted": predicted, "error": round(error, 4)}))
@@ -81,15 +82,15 @@ def test_a_saved_model_loads_again_with_identical_logits(case: str, tmp_path: Pa
     loaded = load(CASES[case], model)
     with saving.staged(tmp_path / "out", loaded.weights_bytes) as folder:
         saving.write_library(loaded, folder)
-    written = saving.logits_of(loaded.model)
-    assert torch.equal(saving.logits_of(saving.reload(tmp_path / "out", torch.bfloat16, "cuda:0", "sdpa")), written)
+    written = logits_of(loaded.model)
+    assert torch.equal(logits_of(saving.reload(tmp_path / "out", torch.bfloat16, "cuda:0", "sdpa")), written)
 
 
 def test_shapes_that_the_int8_kernel_lacks_stay_on_the_device() -> None:
     odd = ModelRef(source="shape", id="custom", shape=SPEC.model_copy(update={"intermediate": 1540}))
     loaded = load(CASES["int8-dynamic"], odd)
     assert "1540 outputs are not a multiple of 8" in loaded.effective.skip_reasons["model.layers.0.mlp.up_proj"]
-    assert torch.isfinite(saving.logits_of(loaded.model)).all()
+    assert torch.isfinite(logits_of(loaded.model)).all()
 
 
 @pytest.mark.parametrize("case", list(CASES))

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from mcp_core.recipe import SchemeName
 
-__all__ = ["compressed_config", "compressed_tensors"]
+__all__ = ["compressed_config", "compressed_tensors", "packed_layers"]
 
 # Per scheme: the format's name, what its numbers are, and how activations get their scales.
 _TOKEN_BY_TOKEN = {"strategy": "token", "dynamic": True}
@@ -35,6 +35,13 @@ def compressed_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tens
             continue
         for own, parameter in module.named_parameters(recurse=False):
             yield from _parts(f"{name}.{own}", parameter)
+
+
+def packed_layers(model: PreTrainedModel) -> tuple[str, ...]:
+    """Names of the layers whose weight is packed."""
+    return tuple(
+        name for name, module in model.named_modules() if hasattr(getattr(module, "weight", None), "qdata")
+    )
 
 
 def compressed_config(model: PreTrainedModel, scheme: SchemeName, kept_dense: tuple[str, ...]) -> dict[str, Any]:

@@ -26,13 +26,12 @@ from mcp_core.models.loaded import LoadedModel
 from mcp_core.models.prepared import disk_full, require_space
 from mcp_core.recipe import SchemeName
 
-__all__ = ["logits_of", "reload", "staged", "write_compressed", "write_gguf", "write_library"]
+__all__ = ["reload", "staged", "write_compressed", "write_gguf", "write_library"]
 
 # What a checkpoint carries beside weights and config.json.
 _TEXT_FILES = ("tokenizer*", "*.jinja", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt")
 # What torch.save writes: loading it can run code.
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
-_PROBE_TOKENS = 32
 
 
 @contextmanager
@@ -100,15 +99,6 @@ def reload(folder: Path, dtype: torch.dtype, device: str, attention: str) -> Pre
             trust_remote_code=False,
         )
     return model.eval()
-
-
-@torch.inference_mode()
-def logits_of(model: PreTrainedModel) -> torch.Tensor:
-    """Logits of a fixed text of random tokens, fp32, on the host."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = torch.randint(vocabulary, (1, _PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
-    logits: torch.Tensor = model(ids.to(model.device), use_cache=False).logits
-    return logits.float().cpu()
 
 
 def _copy_texts(source: Path | None, folder: Path) -> None:

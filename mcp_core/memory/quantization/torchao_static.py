@@ -73,23 +73,26 @@ def choose_alpha(
 def int8_weight(layer: nn.Linear, seen: InputRange, alpha: float | None) -> torch.Tensor:
     """The layer's weight as torchao computes with it: int8 rows, its inputs' scale and, with ``alpha``, 1/s.
 
-    Computed in fp32: in bf16 the smoothed weight would be rounded before it is quantized. torchao's own
+    Smoothed in fp32: in bf16 the smoothed weight would be rounded before it is quantized. torchao's own
     SmoothQuantConfig does that, and asks for the inputs themselves or a second pass; the largest magnitude of x/s
-    follows from the channels' own.
+    follows from the channels' own. Both scales are numbers of the layer's dtype: transformers reads a checkpoint's
+    scales in that dtype, and would else compute with others than were written.
     """
+    dtype = layer.weight.dtype
     weight, channels = layer.weight.float(), seen.channels.to(layer.weight.device)
     factors = None
     if alpha is not None:
         factors = smoothing_factors(channels, weight.abs().amax(dim=0), alpha)
         weight, channels = weight * factors, channels / factors
     reduced = should_reduce_range(layer.weight.device)  # CPUs without VNNI add up 8-bit products in 16 bits
-    packed = Int8Tensor.from_hp(weight, PerRow(), reduce_range=reduced)
-    scale = (channels.max() / (63 if reduced else 127)).clamp(min=_LEAST_SCALE)
+    rows = Int8Tensor.from_hp(weight, PerRow(), reduce_range=reduced).scale.to(dtype).float()
+    packed = Int8Tensor.from_hp(weight, PerRow(), scale=rows, reduce_range=reduced)
+    scale = (channels.max() / (63 if reduced else 127)).clamp(min=_LEAST_SCALE).to(dtype).float()
     smoothed: torch.Tensor = Int8Tensor(
         packed.qdata,
         packed.scale,
         packed.block_size,
-        layer.weight.dtype,
+        dtype,
         zero_point=packed.zero_point,
         act_quant_scale=scale.reshape(
             (1,) * seen.dimensions

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from mcp_core.checkpoint_formats import SavedCheckpoint, why_not_saved
 from mcp_core.errors import InputError, InvalidModel, RecipeError, UnsafeModel
 from mcp_core.jobs import Job
-from mcp_core.memory.quantization import checkpoint_job, saving
+from mcp_core.memory.quantization import checkpoint_check, checkpoint_job, saving
 from mcp_core.models import catalog, loader
 from mcp_core.recipe import ModelRef, Quantization, Recipe, ShapeSpec
 from mcp_core.schemes import SCHEMES
@@ -57,7 +57,7 @@ def write(recipe: Recipe, out: Path, fmt: str = "library") -> SavedCheckpoint:
 @torch.inference_mode()
 def logits(recipe: Recipe) -> torch.Tensor:
     loaded = loader.load(catalog.resolve(recipe.model), recipe, lambda *_: None)
-    return saving.logits_of(loaded.model)
+    return checkpoint_check.logits_of(loaded.model)
 
 
 @pytest.mark.parametrize("scheme", SAVED_ON_CPU)
@@ -74,24 +74,79 @@ def test_a_saved_model_loads_from_the_catalog_with_identical_logits(scheme: str,
 
 
 @pytest.mark.parametrize("scheme", ["torchao-int8-dynamic", "torchao-int8-static"])
-def test_compressed_tensors_holds_the_very_weights_that_were_loaded(scheme: str, model, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_compressed_tensors_holds_the_very_weights_that_were_loaded(
+    scheme: str, dtype: Any, model, tmp_path: Path
+) -> None:
     pytest.importorskip("compressed_tensors")
-    recipe = recipe_for(model, scheme, dtype="fp32", skip=("*.o_proj",))
+    recipe = recipe_for(model, scheme, dtype=dtype, skip=("*.o_proj",))
     saved = write(recipe, tmp_path / "out", "compressed-tensors")
     assert saved.logit_difference is not None
-    assert saved.logit_difference < 0.1
+    assert saved.logit_rounding is not None
+    assert 0 < saved.logit_difference < 1.5 * saved.logit_rounding + 4 * torch.finfo(TORCH[dtype]).eps
+    assert saved.logit_rounding < 0.1
     name = "model.layers.1.mlp.up_proj"
     loaded = loader.load(catalog.resolve(model), recipe, lambda *_: None).model
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
-        expanded = file.get_tensor(f"{name}.weight") * file.get_tensor(f"{name}.weight_scale")
+        expanded = (file.get_tensor(f"{name}.weight") * file.get_tensor(f"{name}.weight_scale")).to(TORCH[dtype])
         dense = file.get_tensor("model.layers.1.self_attn.o_proj.weight")
         names = set(file.keys())
     assert torch.equal(expanded, loaded.get_submodule(name).weight.dequantize())
     assert (f"{name}.input_scale" in names) == (scheme == "torchao-int8-static")
-    assert dense.dtype == torch.float32
-    plain = saving.reload(tmp_path / "out", torch.float32, "cpu", "sdpa")
-    saving.logits_of(plain)  # it is expanded at the first use
+    assert dense.dtype == TORCH[dtype]
+    plain = saving.reload(tmp_path / "out", TORCH[dtype], "cpu", "sdpa")
+    checkpoint_check.logits_of(plain)  # it is expanded at the first use
     assert torch.equal(plain.get_submodule(name).weight, expanded)
+
+
+@pytest.mark.parametrize(
+    ("part", "factor", "message"),
+    [
+        ("weight", 1, "up_proj.weight is not what was written"),
+        ("input_scale", 1.02, "up_proj.input_scale is not what was written"),
+        ("dense", 1.02, "norm.weight is not what was written"),
+    ],
+)
+def test_a_number_that_comes_back_otherwise_is_found_by_name(part, factor, message, model, tmp_path) -> None:
+    again, _ = written_and_loaded(model, tmp_path)
+    layer = again.get_submodule(LAYER)
+    with torch.inference_mode():
+        if part == "weight":  # one int8 step of one weight
+            layer.weight[3, 5] += layer.weight_scale[3, 0]
+        else:
+            (again.model.norm.weight if part == "dense" else layer.input_scale).mul_(factor)
+    with pytest.raises(InvalidModel, match=message):
+        checkpoint_check.require_same_numbers(tmp_path / "out", again)
+
+
+@pytest.mark.parametrize(("factor", "holds"), [(1.0, True), (1.02, False), (0.5, False)])
+def test_a_layer_that_rounds_by_another_scale_is_found(factor, holds, model, tmp_path) -> None:
+    again, probe = written_and_loaded(model, tmp_path)
+    with torch.no_grad():
+        again.get_submodule(LAYER).input_scale.mul_(factor)
+    if holds:
+        differs, rounding = checkpoint_check.require_same_answers(probe, again)
+        assert differs <= rounding
+        return
+    with pytest.raises(InvalidModel, match=f"{LAYER} answers the same inputs otherwise"):
+        checkpoint_check.require_same_answers(probe, again)
+
+
+LAYER = "model.layers.1.mlp.up_proj"
+TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def written_and_loaded(model: ModelRef, tmp_path: Path) -> tuple[Any, checkpoint_check.Probe]:
+    """A static checkpoint as transformers has it, and what the model that was written made of the probe."""
+    pytest.importorskip("compressed_tensors")
+    recipe = recipe_for(model, "torchao-int8-static", dtype="fp32")
+    loaded = loader.load(catalog.resolve(model), recipe, lambda *_: None)
+    (tmp_path / "out").mkdir()
+    saving.write_compressed(loaded, recipe.quantization.scheme, tmp_path / "out")
+    again = saving.reload(tmp_path / "out", torch.float32, "cpu", "sdpa")
+    checkpoint_check.logits_of(again)
+    checkpoint_check.require_same_numbers(tmp_path / "out", again)
+    return again, checkpoint_check.Probe(loaded.model)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +194,7 @@ def test_a_folder_in_use_is_left_alone(model: ModelRef, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_loads_differently_is_not_kept(model: ModelRef, tmp_path, monkeypatch) -> None:
-    seen = iter((torch.ones(1, 2), torch.full((1, 2), 1.5)))
-    monkeypatch.setattr(saving, "logits_of", lambda _: next(seen))
+    monkeypatch.setattr(checkpoint_job, "logits_of", lambda again: 1.5 * checkpoint_check.logits_of(again))
     with pytest.raises(InvalidModel, match=r"differ by 50\.00%"):
         write(recipe_for(model, "bnb-nf4"), tmp_path / "out")
     assert not any(path.name.lstrip(".").startswith("out") for path in tmp_path.iterdir())
