@@ -6,23 +6,25 @@ the scores (``endpoint_fidelity.py``).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
 from mcp_core import texts
 from mcp_core.decision.store import Store
 from mcp_core.documents import Document, TextSet
-from mcp_core.errors import Unscorable
+from mcp_core.errors import Cancelled, McpError, Unscorable
 from mcp_core.evaluation import endpoint_fidelity
 from mcp_core.evaluation.endpoint_fidelity import Scored
 from mcp_core.evaluation.endpoints import Side, serve
 from mcp_core.evaluation.fidelity_metrics import figures
-from mcp_core.evaluation.fidelity_plan import screening
+from mcp_core.evaluation.fidelity_plan import require_unseen, screening
 from mcp_core.evaluation.fidelity_text import builtin_evaluation
 from mcp_core.evaluation.prompt_scores import Dialect, dialect_of
 from mcp_core.evaluation.sides import Sides, served, sides_of
 from mcp_core.jobs import Job, Outcome
 from mcp_core.models.attention_support import WITHOUT_SDPA
+from mcp_core.recipe import Recipe
 from mcp_core.results import Fidelity, Mean
 
 __all__ = ["run"]
@@ -35,6 +37,8 @@ async def run(job: Job) -> Outcome:
     """Request: recipe, url, reference_url, text_sha256 (null: the built-in set). The answer is {fidelity}."""
     chosen = job.request.get("text_sha256")
     text = builtin_evaluation() if chosen is None else texts.get(chosen)
+    # The candidate runs elsewhere, so no plan is made of its scheme.
+    await asyncio.to_thread(require_unseen, Recipe.from_dict(job.request["recipe"]), text)
     sides = await sides_of(job, chosen)
     with Store(job.secrets.get("store_url")) as store:  # opened first: one that cannot be used is known at once
         fidelity = await _judge(job, sides, text)
@@ -53,10 +57,10 @@ async def _judge(job: Job, sides: Sides, text: TextSet) -> Fidelity:
     except Unscorable as error:
         return endpoint_fidelity.not_measurable(sides.candidate, sides.reference, text, error.message)
     compared = endpoint_fidelity.compare(documents, *scored)
-    floor = await _floor(job, sides, dialect, dict(zip(documents, scored[0], strict=True)))
+    floor, lacking = await _floor_or_why(job, sides, dialect, dict(zip(documents, scored[0], strict=True)))
     measured = endpoint_fidelity.fidelity(sides.candidate, sides.reference, text, compared, dialect, floor)
     general = sides.plan.notes(measured.documents) if sides.plan is not None else screening(measured.documents)
-    return measured.model_copy(update={"notes": (*general, *measured.notes)})
+    return measured.model_copy(update={"notes": (*general, *measured.notes, *lacking)})
 
 
 async def _common_dialect(sides: Sides) -> Dialect:
@@ -72,6 +76,18 @@ async def _common_dialect(sides: Sides) -> Dialect:
 async def _score(job: Job, side: Side, dialect: Dialect, documents: Sequence[Document]) -> Scored:
     async with served(job, side, len(documents), "documents") as (endpoint, report):
         return await endpoint_fidelity.score_all(endpoint, dialect, documents, report.done)
+
+
+async def _floor_or_why(
+    job: Job, sides: Sides, dialect: Dialect, known: dict[Document, endpoint_fidelity.Found]
+) -> tuple[Mean | None, tuple[str, ...]]:
+    """The floor, or None and a note: a worker that fails now must not cost the answer that is there already."""
+    try:
+        return await _floor(job, sides, dialect, known), ()
+    except Cancelled:
+        raise
+    except McpError as error:
+        return None, (f"no noise floor: {error.message}",)
 
 
 async def _floor(

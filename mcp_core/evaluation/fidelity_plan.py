@@ -22,7 +22,7 @@ from mcp_core.models.kv_memory import DEFAULT_WINDOW
 from mcp_core.recipe import DType, KVCache, Recipe
 from mcp_core.results import Fidelity
 
-__all__ = ["Plan", "make_plan", "screening"]
+__all__ = ["Plan", "make_plan", "require_unseen", "screening"]
 
 # Raised when figures of the same Recipe and text would come out otherwise: what was stored is measured again.
 _METHOD = 1
@@ -173,8 +173,7 @@ def make_plan(
     resolved = catalog.resolve(recipe.model, hub_token=hub_token)
     recipe = recipe.model_copy(update={"model": resolved.ref})
     text = texts.get(text_sha256) if text_sha256 else builtin_evaluation()
-    if "calibration" in conflicts.options_read_by(recipe.quantization.scheme):
-        require_disjoint(texts.get(recipe.quantization.calibration.text), text)
+    require_unseen(recipe, text)
     candidate = _scored(recipe)
     return Plan(
         recipe=recipe,
@@ -184,6 +183,12 @@ def make_plan(
         text=text,
         path="prefill" if candidate.kv.kind == "dynamic" else "decode",
     )
+
+
+def require_unseen(recipe: Recipe, text: TextSet) -> None:
+    """Raise InputError when the scheme was calibrated on a passage of ``text``, or on a text not kept here."""
+    if "calibration" in conflicts.options_read_by(recipe.quantization.scheme):
+        require_disjoint(texts.get(recipe.quantization.calibration.text), text)
 
 
 def _scored(recipe: Recipe) -> Recipe:
