@@ -58,7 +58,7 @@ from mcp_core.results import (
 from mcp_core.serving.client import ServerClient, open_session
 from mcp_core.workload import Workload
 
-__all__ = ["Keep", "measure", "unmeasured"]
+__all__ = ["Keep", "engine_work", "measure", "unmeasured"]
 
 # Takes a Run, its request records and its telemetry as a JSON document; ``Store.add`` is one.
 Keep = Callable[[Run, Sequence[RequestRecord], Any], None]
@@ -324,7 +324,7 @@ class _Benchmark:
             load_s=found.load_s,
             predicted=found.predicted,
             timeline=found.timeline,
-            engine_work=_engine_work(found.before, found.after),
+            engine_work=engine_work(found.before, found.after),
             energy_j_per_token=_energy_per_token(found.energy_j, measurement),
             comparable=Comparable(ok=not reasons, reasons=reasons),
         )
@@ -384,7 +384,8 @@ def _engine_output_tok_s(before: EngineStats | None, after: EngineStats | None) 
     return (after.output_tokens_total - before.output_tokens_total) / busy_s if busy_s > 0 else None
 
 
-def _engine_work(before: EngineStats | None, after: EngineStats | None) -> EngineWork | None:
+def engine_work(before: EngineStats | None, after: EngineStats | None) -> EngineWork | None:
+    """What was counted from one look at the engine to the next; None for a server without counters."""
     if before is None or after is None:
         return None
     return EngineWork(

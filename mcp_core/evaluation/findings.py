@@ -8,111 +8,43 @@ what reading and computing take at best. This file does not know which of them i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from mcp_core.errors import DoesNotFit, OutOfMemory
-from mcp_core.evaluation.roofline import Point
+from mcp_core.evaluation.case_view import PhaseView, View, view_of
 from mcp_core.evaluation.time_shares import (
     RequestShares,
-    StepShares,
     launch_us,
-    request_shares,
     start_us,
     starts_of,
-    step_shares,
 )
 from mcp_core.evaluation.verdict_values import Case, Confidence, Finding, Line
 from mcp_core.evaluation.verdict_words import ms, number, of, percent, size
 from mcp_core.schemes import DeviceKind
-from mcp_core.trace_summary import Phase, PhaseSummary
 
 __all__ = ["DECIDING", "findings_of"]
 
-# A cause is named when it explains this much of a request's time.
-DECIDING = 0.4
+# A cause is named when it explains this much of a request's time; what explains next to nothing is not told.
+DECIDING, _TOLD = 1 / 3, 0.03
+# Products that read with less of the bandwidth than this are slow by themselves.
+_READS_WELL = 0.4
 # Shares of time with lowered clocks, and of requests put back, that are no accident.
 _THROTTLED, _PREEMPTED = 0.2, 0.1
 _OUT_OF_MEMORY = (OutOfMemory.kind, DoesNotFit.kind)
-
-
-@dataclass(frozen=True, slots=True)
-class _PhaseView:
-    """Prefill or decode: its part of a request's time, its place below the roofline, its steps in a trace."""
-
-    name: Phase
-    weight: float
-    point: Point | None
-    traced: PhaseSummary | None
-    shares: StepShares | None
-
-    @property
-    def kind(self) -> DeviceKind:
-        """What the trace was recorded on."""
-        return "cpu" if self.traced is None or self.traced.device_busy_ms is None else "cuda"
-
-    @property
-    def memory_side(self) -> bool:
-        """Whether its products wait for memory rather than arithmetic; by habit where no ceiling says so."""
-        below = self.point.below_ridge if self.point else None
-        return self.name == "decode" if below is None else below
-
-    @property
-    def reading(self) -> float:
-        """Share of a step that reading its bytes takes at best; 0 where that is not known."""
-        if self.point is None or self.point.reading_ms is None:
-            return 0.0
-        step_ms = self.traced.step_ms if self.traced and self.name == "decode" else self.point.ms
-        return min(1.0, self.point.reading_ms / step_ms) if step_ms else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """A Case with its times taken apart."""
-
-    case: Case
-    request: RequestShares | None
-    phases: tuple[_PhaseView, ...]
-
-    @property
-    def longest(self) -> _PhaseView:
-        """The phase that takes more of a request."""
-        return max(self.phases, key=lambda phase: phase.weight)
 
 
 def findings_of(case: Case) -> tuple[Finding, ...]:
     """Every cause that explains something: urgent ones first, then by share."""
     if case.run.measurement is None:
         return tuple(_of_a_failure(case))
-    view = _view_of(case)
-    found = [finding for cause in _TABLE for finding in cause(view)]
+    view = view_of(case)
+    found = [finding for cause in _TABLE for finding in cause(view) if finding.urgent or finding.share >= _TOLD]
     return tuple(sorted(found, key=lambda each: (not each.urgent, -each.share)))
-
-
-def _view_of(case: Case) -> _View:
-    request = request_shares(case.run)
-    weights = (request.prefill, request.decode) if request else _weights_by_client(case)
-    points = (case.roofline.prefill, case.roofline.decode) if case.roofline else (None, None)
-    names: tuple[Phase, Phase] = ("prefill", "decode")
-    phases = []
-    for name, weight, point in zip(names, weights, points, strict=True):
-        traced = case.trace.phase(name) if case.trace else None
-        shares = step_shares(traced, case.ceilings) if traced else None
-        phases.append(_PhaseView(name, weight, point, traced, shares))
-    return _View(case, request, tuple(phases))
-
-
-def _weights_by_client(case: Case) -> tuple[float, float]:
-    """Where the server gives no timing: until the first token, and after it."""
-    measured = case.run.measurement
-    assert measured is not None, "findings_of has looked"
-    first, whole = measured.ttft_ms.mean or 0.0, measured.e2e_ms.mean or 0.0
-    return (first / whole, 1.0 - first / whole) if whole else (0.0, 0.0)
 
 
 # One function a cause
 
 
-def _throttled(view: _View) -> Iterator[Finding]:
+def _throttled(view: View) -> Iterator[Finding]:
     telemetry = view.case.telemetry
     if telemetry is None:
         return
@@ -131,7 +63,7 @@ def _throttled(view: _View) -> Iterator[Finding]:
                 yield Finding("throttled", share, sentence, tuple(evidence), "high", urgent=True)
 
 
-def _capacity(view: _View) -> Iterator[Finding]:
+def _capacity(view: View) -> Iterator[Finding]:
     """Requests put back, or waiting although fewer run than may: pages are what is short."""
     work, measured, recipe = view.case.run.engine_work, view.case.run.measurement, view.case.recipe
     if work is None or measured is None or not measured.completed or not work.kv_capacity_tokens:
@@ -162,7 +94,7 @@ def _capacity(view: _View) -> Iterator[Finding]:
     )
 
 
-def _queue(view: _View) -> Iterator[Finding]:
+def _queue(view: View) -> Iterator[Finding]:
     request, run = view.request, view.case.run
     if request is None or request.queue <= 0:
         return
@@ -176,7 +108,7 @@ def _queue(view: _View) -> Iterator[Finding]:
     yield Finding("queue", request.queue, sentence, evidence, "high")
 
 
-def _launch(view: _View) -> Iterator[Finding]:
+def _launch(view: View) -> Iterator[Finding]:
     traced = [phase for phase in view.phases if phase.shares and phase.traced]
     if not traced:
         yield from _launch_estimated(view)
@@ -200,7 +132,7 @@ def _launch(view: _View) -> Iterator[Finding]:
     yield Finding("launch", share, sentence, tuple(evidence), _confidence(view, share))
 
 
-def _launch_estimated(view: _View) -> Iterator[Finding]:
+def _launch_estimated(view: View) -> Iterator[Finding]:
     """Without a trace: as many operations a layer as transformers is known to start, at this host's pace."""
     case, decode = view.case, view.phases[1]
     if case.model is None or case.ceilings is None or decode.point is None or not decode.point.ms:
@@ -223,7 +155,7 @@ def _launch_estimated(view: _View) -> Iterator[Finding]:
     yield Finding("launch", decode.weight * share, sentence, evidence, "low")
 
 
-def _bandwidth(view: _View) -> Iterator[Finding]:
+def _bandwidth(view: View) -> Iterator[Finding]:
     share = sum(phase.weight * _reading(phase) for phase in view.phases)
     phase = max(view.phases, key=lambda each: each.weight * _reading(each))
     if share <= 0 or phase.point is None or not phase.point.ms:
@@ -239,13 +171,24 @@ def _bandwidth(view: _View) -> Iterator[Finding]:
         ),
         *_traced_part(phase, "matrices", "Products of matrices"),
     ]
+    confidence = _confidence(view, share)
+    if phase.shares is not None and phase.point.mbu is not None and phase.point.mbu < _READS_WELL:
+        taken = phase.shares.matrices + phase.shares.attention + phase.shares.kv
+        sentence = (
+            f"Products with {size(work.bytes)} take {percent(taken)} of a {phase.name} step, and read with "
+            f"{percent(phase.point.mbu)} of the memory's bandwidth only: their kernels are slow."
+        )
+        yield Finding(
+            "bandwidth", share, sentence, tuple(evidence), "medium" if confidence == "high" else confidence
+        )
+        return
     sentence = f"Reading {size(work.bytes)} is what a {phase.name} step of {ms(phase.point.ms)} does"
     if phase.point.mbu is not None:
         sentence += f", at {percent(phase.point.mbu)} of the memory's bandwidth"
-    yield Finding("bandwidth", share, f"{sentence}.", tuple(evidence), _confidence(view, share))
+    yield Finding("bandwidth", share, f"{sentence}.", tuple(evidence), confidence)
 
 
-def _reading(phase: _PhaseView) -> float:
+def _reading(phase: PhaseView) -> float:
     """Share of a step: by a trace the products and attention, and as much of unpacking as reading would take."""
     if not phase.memory_side:
         return 0.0
@@ -255,7 +198,7 @@ def _reading(phase: _PhaseView) -> float:
     return products + min(phase.shares.dequantization, max(0.0, phase.reading - products))
 
 
-def _compute(view: _View) -> Iterator[Finding]:
+def _compute(view: View) -> Iterator[Finding]:
     share = sum(phase.weight * _computing(phase) for phase in view.phases)
     phase = max(view.phases, key=lambda each: each.weight * _computing(each))
     if share <= 0 or phase.point is None or not phase.point.ms:
@@ -277,7 +220,7 @@ def _compute(view: _View) -> Iterator[Finding]:
     yield Finding("compute", share, f"{sentence}.", tuple(evidence), _confidence(view, share))
 
 
-def _computing(phase: _PhaseView) -> float:
+def _computing(phase: PhaseView) -> float:
     """Share of a step: by a trace the products and attention, else what computing takes at best."""
     if phase.memory_side:
         return 0.0
@@ -286,17 +229,16 @@ def _computing(phase: _PhaseView) -> float:
     return min(1.0, phase.point.mfu or 0.0) if phase.point else 0.0
 
 
-def _dequantization(view: _View) -> Iterator[Finding]:
+def _dequantization(view: View) -> Iterator[Finding]:
     """Only a trace tells: time in kernels that unpack, beyond what reading the packed bytes takes."""
     share = sum(phase.weight * _unpacking(phase) for phase in view.phases)
     phase = max(view.phases, key=lambda each: each.weight * _unpacking(each))
     if share <= 0 or phase.shares is None or phase.traced is None:
         return
     took_ms = phase.traced.parts_ms.get("dequantization", 0.0)
-    rows = [row for row in view.case.trace.operators if row.part == "dequantization"] if view.case.trace else []
     evidence = [
         Line("Unpacking", of(took_ms, phase.traced.step_ms), percent(DECIDING), "trace"),
-        *(Line(row.name, f"{row.calls:,} calls", "", "trace") for row in rows[:3]),
+        *(Line(name, f"{ms(each_ms)} a step", "", "trace") for name, each_ms in _unpackers(view.case, phase)),
         *_utilization(phase),
     ]
     sentence = (
@@ -306,14 +248,26 @@ def _dequantization(view: _View) -> Iterator[Finding]:
     yield Finding("dequantization", share, sentence, tuple(evidence), _confidence(view, share))
 
 
-def _unpacking(phase: _PhaseView) -> float:
+def _unpackers(case: Case, phase: PhaseView) -> list[tuple[str, float]]:
+    """The three operators or kernels that unpack longest in this phase, with their own time in a step, ms."""
+    took: dict[str, float] = {}
+    for row in case.trace.operators if case.trace else ():
+        if row.part == "dequantization" and row.phase == phase.name:
+            own_ms = row.cpu_self_ms if phase.kind == "cpu" else row.device_self_ms
+            took[row.name] = took.get(row.name, 0.0) + (own_ms or 0.0)
+    steps = phase.traced.steps if phase.traced else 1
+    longest = sorted(took.items(), key=lambda each: -each[1])[:3]
+    return [(name, total_ms / steps) for name, total_ms in longest if total_ms > 0]
+
+
+def _unpacking(phase: PhaseView) -> float:
     if phase.shares is None:
         return 0.0
     read_meanwhile = _reading(phase) - (phase.shares.matrices + phase.shares.attention + phase.shares.kv)
     return phase.shares.dequantization - max(0.0, read_meanwhile if phase.memory_side else 0.0)
 
 
-def _host(view: _View) -> Iterator[Finding]:
+def _host(view: View) -> Iterator[Finding]:
     outside = view.request.outside if view.request else 0.0
     waits = [phase.weight * (phase.shares.host + phase.shares.sampling) for phase in view.phases if phase.shares]
     share = outside + sum(waits)
@@ -335,7 +289,7 @@ def _host(view: _View) -> Iterator[Finding]:
     yield Finding("host", share, sentence, tuple(evidence), _confidence(view, share))
 
 
-_TABLE: tuple[Callable[[_View], Iterator[Finding]], ...] = (
+_TABLE: tuple[Callable[[View], Iterator[Finding]], ...] = (
     _throttled,
     _capacity,
     _queue,
@@ -357,7 +311,7 @@ def _of_a_failure(case: Case) -> Iterator[Finding]:
 # Words
 
 
-def _confidence(view: _View, share: float) -> Confidence:
+def _confidence(view: View, share: float) -> Confidence:
     """A trace and ceilings: high. One of them: medium. Little of the time explained is never high."""
     known = (view.case.trace is not None) + (view.case.ceilings is not None)
     if known == 2:
@@ -365,7 +319,7 @@ def _confidence(view: _View, share: float) -> Confidence:
     return "medium" if known else "low"
 
 
-def _utilization(phase: _PhaseView) -> Iterator[Line]:
+def _utilization(phase: PhaseView) -> Iterator[Line]:
     if phase.point is None:
         return
     if phase.point.mbu is not None:
@@ -375,7 +329,7 @@ def _utilization(phase: _PhaseView) -> Iterator[Line]:
         yield Line(f"MFU of {phase.name}", percent(phase.point.mfu), "", "sizes, ceilings")
 
 
-def _traced_part(phase: _PhaseView, part: str, words: str) -> Iterator[Line]:
+def _traced_part(phase: PhaseView, part: str, words: str) -> Iterator[Line]:
     if phase.shares is not None:
         yield Line(words, f"{percent(getattr(phase.shares, part))} of a step", "", "trace")
 

@@ -61,6 +61,7 @@ def explain(
         runs=tuple(runs),
     )
     notes = [later] if later else []
+    notes += [f"{reason[:1].upper()}{reason[1:]}." for reason in run.comparable.reasons if _disturbs(reason)]
     if trace is not None and trace.run_id != run.id:
         notes.append("The profile is of the same Recipe, not of this very Run: its steps may be of another length.")
     return Explanation(case, decide(case), tuple(notes))
@@ -122,6 +123,11 @@ def _roofline(run: Run, model: ResolvedModel | None, ceilings: Ceilings | None) 
         return roofline_of(run, predictor, ceilings)
     except McpError:
         return None  # sizes that cannot be known here: a library is missing, or the files changed
+
+
+def _disturbs(reason: str) -> bool:
+    """Whether what makes a Run incomparable also lengthens its times."""
+    return reason.partition(":")[0] in ("noisy", "client-limited")
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""A Case with its times taken apart: what prefill and decode are of a request, and what their steps consist of.
+
+This file does not know what explains a time (``findings.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mcp_core.evaluation.roofline import Point
+from mcp_core.evaluation.time_shares import RequestShares, StepShares, request_shares, step_shares
+from mcp_core.evaluation.verdict_values import Case
+from mcp_core.schemes import DeviceKind
+from mcp_core.trace_summary import Phase, PhaseSummary
+
+__all__ = ["PhaseView", "View", "view_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseView:
+    """Prefill or decode: its part of a request's time, its place below the roofline, its steps in a trace."""
+
+    name: Phase
+    weight: float
+    point: Point | None
+    traced: PhaseSummary | None
+    shares: StepShares | None
+
+    @property
+    def kind(self) -> DeviceKind:
+        """What the trace was recorded on."""
+        return "cpu" if self.traced is None or self.traced.device_busy_ms is None else "cuda"
+
+    @property
+    def memory_side(self) -> bool:
+        """Whether its products wait for memory rather than arithmetic; by habit where no ceiling says so."""
+        below = self.point.below_ridge if self.point else None
+        return self.name == "decode" if below is None else below
+
+    @property
+    def reading(self) -> float:
+        """Share of a step that reading its bytes takes at best; 0 where that is not known."""
+        if self.point is None or self.point.reading_ms is None:
+            return 0.0
+        step_ms = self.traced.step_ms if self.traced and self.name == "decode" else self.point.ms
+        return min(1.0, self.point.reading_ms / step_ms) if step_ms else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A Case with its times taken apart."""
+
+    case: Case
+    request: RequestShares | None
+    phases: tuple[PhaseView, ...]
+
+    @property
+    def longest(self) -> PhaseView:
+        """The phase that takes more of a request."""
+        return max(self.phases, key=lambda phase: phase.weight)
+
+
+def view_of(case: Case) -> View:
+    """Raises AssertionError for a Run without a Measurement, which has no times."""
+    request = request_shares(case.run)
+    weights = (request.prefill, request.decode) if request else _weights_by_client(case)
+    points = (case.roofline.prefill, case.roofline.decode) if case.roofline else (None, None)
+    names: tuple[Phase, Phase] = ("prefill", "decode")
+    phases = []
+    for name, weight, point in zip(names, weights, points, strict=True):
+        traced = case.trace.phase(name) if case.trace else None
+        shares = step_shares(traced, case.ceilings) if traced else None
+        phases.append(PhaseView(name, weight, point, traced, shares))
+    return View(case, request, tuple(phases))
+
+
+def _weights_by_client(case: Case) -> tuple[float, float]:
+    """Where the server gives no timing: until the first token, and after it."""
+    measured = case.run.measurement
+    assert measured is not None, "findings_of has looked"
+    first, whole = measured.ttft_ms.mean or 0.0, measured.e2e_ms.mean or 0.0
+    return (first / whole, 1.0 - first / whole) if whole else (0.0, 0.0)
