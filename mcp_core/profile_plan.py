@@ -33,7 +33,9 @@ class ProfilePlan(_Value):
         default=("cpu", "cuda"), min_length=1, description="What is watched; cuda counts where there is a GPU."
     )
     shapes: bool = Field(default=True, description="Shapes and dtypes of every operator's inputs.")
-    memory: bool = Field(default=False, description="Every allocation.")
+    memory: bool = Field(
+        default=False, description="Every allocation; other threads than the engine's are not watched then."
+    )
     stacks: bool = Field(default=False, description="Every Python call: slow, and a large file.")
 
     @property

@@ -18,17 +18,23 @@ from mcp_core.recipe import Recipe
 from mcp_core.workload import WORKLOADS, Workload, workload_preset
 
 __all__ = [
+    "CONTROL_VARIABLE",
     "add_json",
     "add_progress",
     "add_recipe",
     "add_set",
     "add_workload",
+    "control_token",
     "hub_token",
     "read_recipe",
     "read_workload",
     "require_place",
     "whole_number",
 ]
+
+
+CONTROL_VARIABLE = "MCP_CONTROL_TOKEN"
+_LEAST_TOKEN = 16
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -100,6 +106,17 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 def hub_token() -> str | None:
     """The Hugging Face token of the environment."""
     return os.environ.get("HF_TOKEN") or None
+
+
+def control_token() -> str | None:
+    """The token of a worker's control routes: what ``serve`` is to demand, and ``profile --url`` to present.
+
+    Raises InputError for one that is too short to be a secret.
+    """
+    token = os.environ.get(CONTROL_VARIABLE) or None
+    if token is not None and len(token) < _LEAST_TOKEN:
+        raise InputError(f"{CONTROL_VARIABLE} has fewer than {_LEAST_TOKEN} characters.", "Choose a longer secret.")
+    return token
 
 
 def require_place(path: Path | None) -> None:

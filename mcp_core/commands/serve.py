@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import ipaddress
 
-from mcp_core.commands.arguments import add_recipe, add_set, hub_token, read_recipe, whole_number
+from mcp_core.commands.arguments import add_recipe, add_set, control_token, hub_token, read_recipe, whole_number
 from mcp_core.commands.interrupts import run_until_stopped
 from mcp_core.commands.output import ProgressReport, note, say
 from mcp_core.errors import error_from
@@ -43,6 +43,7 @@ async def _serve(recipe: Recipe, options: argparse.Namespace) -> int:
             hub_token=hub_token(),
             force=options.force,
             on_progress=ProgressReport(as_json=False),
+            token=control_token(),
         )
         say(f"ready {worker.url}")
         try:

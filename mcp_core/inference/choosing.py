@@ -14,6 +14,7 @@ import torch
 from mcp_core.generation import GenerationRequest, TokenLogprob
 from mcp_core.inference.sampling import Sampler, log_probabilities, sample
 from mcp_core.inference.transfer import Fetched, to_device
+from mcp_core.sections import profile_section
 
 __all__ = ["Choice", "Chooser", "Chosen", "Row"]
 
@@ -59,6 +60,10 @@ class Chosen:
 
     def read(self) -> list[Choice]:
         """One choice a row. Log-probabilities need the step's logits: read them before the next step."""
+        with profile_section("sampling"):
+            return self._read()
+
+    def _read(self) -> list[Choice]:
         tokens = self._fetched.wait()
         logprobs = {index: self._logprob(index, top) for index, top in self._tops if top is not None}
         return [Choice(token, logprobs.get(index)) for index, token in enumerate(tokens)]
@@ -82,6 +87,10 @@ class Chooser:
 
     def launch(self, logits: torch.Tensor, best: torch.Tensor, rows: Sequence[Row]) -> Chosen:
         """As ``choose``, without waiting for the device; ``best [rows]`` is the likeliest token of each row."""
+        with profile_section("sampling"):
+            return self._launch(logits, best, rows)
+
+    def _launch(self, logits: torch.Tensor, best: torch.Tensor, rows: Sequence[Row]) -> Chosen:
         alone = [index for index, row in enumerate(rows) if self._is_alone(row)]
         drawn = [index for index, row in enumerate(rows) if not self._is_alone(row) and not self._is_greedy(row)]
         tokens = best

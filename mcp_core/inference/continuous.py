@@ -128,7 +128,9 @@ class Continuous:
             return replace(read, outcomes=(*read.outcomes, *self._after_lack_of_memory(parts)), started=started)
         if before is None and not self._may_wait(parts):
             before, self._launched = self._launched, None
-        return replace(self._read(before), started=started)
+            return replace(self._read(before), started=started)
+        begun = (self._launched.prefill_tokens, self._launched.size) if self._launched else (0, 0)
+        return replace(self._read(before), started=started, begun=begun)
 
     def at_work(self) -> tuple[GenerationRequest, ...]:
         """Those whose tokens were in it."""

@@ -32,6 +32,7 @@ class Outcome:
 class StepOutcome:
     """One step. ``prefill_tokens`` is 0 for a step that only decodes; ``batch`` counts its sequences.
 
+    ``begun`` are prompt tokens and sequences of the pass that was begun in it, where another one was read.
     ``started`` are requests that were first worked on in it, with the prompt tokens that a cache saved them.
     """
 
@@ -39,6 +40,7 @@ class StepOutcome:
     started: tuple[tuple[GenerationRequest, int], ...] = ()
     prefill_tokens: int = 0
     batch: int = 0
+    begun: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ class Recording:
         began_s = time.perf_counter()
         with record_function(STEP) if self._cycle else contextlib.nullcontext():
             outcome = work()
-        computed = outcome is not None and outcome.batch > 0
+        computed = outcome is not None and _begun(outcome)[1] > 0
         if self._cycle is not None:
             self._cycle.note(outcome if computed else None, began_s)
         if not computed or self.ended:
@@ -183,18 +183,24 @@ def _profiler(plan: ProfilePlan) -> Any:
         profile_memory=plan.memory,
         with_stack=plan.stacks,
         acc_events=False,
-        # Text is made and unmade in other threads than the engine's.
-        experimental_config=_ExperimentalConfig(profile_all_threads=True),
+        # Text is made and unmade in other threads. Watching them all loses allocations (torch 2.13).
+        experimental_config=_ExperimentalConfig(profile_all_threads=not plan.memory),
     )
 
 
+def _begun(outcome: StepOutcome) -> tuple[int, int]:
+    """Prompt tokens and sequences of the pass whose kernels were launched in the step."""
+    return outcome.begun or (outcome.prefill_tokens, outcome.batch)
+
+
 def _recorded(outcome: StepOutcome, began_s: float, index: int) -> RecordedStep:
+    prefill_tokens, batch = _begun(outcome)
     return RecordedStep(
         index=index,
         began_s=began_s,
         ended_s=time.perf_counter(),
-        prefill_tokens=outcome.prefill_tokens,
-        batch=outcome.batch,
+        prefill_tokens=prefill_tokens,
+        batch=batch,
         new_tokens=sum(each.token is not None for each in outcome.outcomes),
         queued_ms=tuple((began_s - request.arrived_s) * 1e3 for request, _ in outcome.started),
     )

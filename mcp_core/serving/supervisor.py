@@ -59,8 +59,11 @@ class Supervisor:
         hub_token: str | None = None,
         force: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
+        token: str | None = None,
     ) -> Worker:
         """Check the Recipe, start a worker and wait until it answers. Port 0 takes any free one.
+
+        ``token`` is that of its control routes; None draws one that nobody else knows.
 
         Raises what ``admission.admit`` raises before anything is started, Busy while the device is being
         measured, and the worker's own failure after.
@@ -68,7 +71,9 @@ class Supervisor:
         from mcp_core.serving.admission import admit
 
         admitted = await asyncio.to_thread(admit, recipe, hub_token=hub_token, force=force)
-        worker = self.launch(admitted, port=port, hub_token=hub_token, force=force, on_progress=on_progress)
+        worker = self.launch(
+            admitted, port=port, hub_token=hub_token, force=force, on_progress=on_progress, token=token
+        )
         try:
             await worker.settled.wait()
         except asyncio.CancelledError:
@@ -86,10 +91,11 @@ class Supervisor:
         hub_token: str | None = None,
         force: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
+        token: str | None = None,
     ) -> Worker:
         """Start a worker for an admitted Recipe and return at once. Raises Busy."""
         lease = devices.acquire(recipe.device, "chat", recipe.model.id, besides=self._within)
-        worker_id, token = f"worker-{secrets.token_hex(4)}", secrets.token_urlsafe(32)
+        worker_id, token = f"worker-{secrets.token_hex(4)}", token or secrets.token_urlsafe(32)
         log = WorkerLog(worker_id, hidden=(token, hub_token) if hub_token else (token,))
         worker = Worker(worker_id, recipe, token, lease, log, on_progress)
         order = {

@@ -1,0 +1,93 @@
+"""A real profile of a tiny model on the CPU, read: what is known of it comes out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mcp_core.evaluation.chrome_trace import read_trace
+from mcp_core.evaluation.trace_finishing import finished
+from mcp_core.evaluation.trace_reading import summarize
+from mcp_core.profile_plan import ProfilePlan
+from mcp_core.sections import marked_by, profile_section
+from mcp_core.trace_summary import TraceSummary
+
+
+def summary_of(engine, plan, folder, requests) -> TraceSummary:
+    traces = []
+    waiting = threading.Thread(target=lambda: traces.extend(engine.profile(plan, folder, 60.0)))
+    waiting.start()
+    while engine._recording is None:
+        time.sleep(0.001)
+    for each in requests:
+        engine.submit(each)
+    waiting.join(timeout=60)
+    (trace,) = traces
+    document = finished(read_trace(Path(trace.path)), trace.steps, {"trace_id": "t", "device": "cpu"})
+    return summarize(document)
+
+
+@pytest.mark.parametrize("mode", ["off", "static", "continuous"])
+def test_every_mode_s_steps_are_told_apart_and_explained(make_engine, request_of, tmp_path, prompt, mode):
+    engine = make_engine({"batching.mode": mode, "batching.max_requests": 2, "batching.max_wait_ms": 200})
+    requests = [request_of(name, max_tokens=8) for name in "ab"]
+    summary = summary_of(engine, ProfilePlan(steps=7, warmup=0, memory=True), tmp_path, requests)
+    prefill, decode = summary.prefill, summary.decode
+    batch = 1 if mode == "off" else 2
+    assert prefill.tokens == (batch if mode == "static" else 1) * len(prompt) or mode == "continuous"
+    assert decode.sequences == decode.tokens == batch
+    for phase in (prefill, decode):
+        # All that is known of a step: operators by part, and the time outside of any.
+        assert sum(phase.parts_ms.values()) + phase.host_gap_ms == pytest.approx(phase.step_ms, rel=0.01)
+        assert phase.parts_ms["gemm"] > 0
+        assert phase.parts_ms["attention"] > 0
+        assert phase.device_busy_ms is None
+    names = {section.name for section in summary.sections}
+    assert {"prefill", "decode", "queue", "queued", "sampling", "delivery"} <= names
+    linear = [row for row in summary.operators if row.name == "aten::linear" and row.phase == "decode"]
+    assert sum(row.calls for row in linear) == decode.steps * (3 * 7 + 1)  # layers x products, and the output
+    assert any(row.memory_bytes for row in summary.operators)
+    assert any("320" in row.shapes for row in summary.operators)  # the vocabulary
+
+
+def test_a_pass_that_is_read_a_step_later_counts_where_it_was_begun(make_engine, request_of, tmp_path, prompt):
+    engine = make_engine({"batching.mode": "continuous"})
+    engine._mode._ahead = True  # as on a GPU
+    summary = summary_of(engine, ProfilePlan(steps=6, warmup=0), tmp_path, [request_of("a", max_tokens=8)])
+    assert (summary.prefill.steps, summary.decode.steps) == (1, 5)
+    assert (summary.prefill.tokens, summary.decode.tokens) == (len(prompt), 1)
+    linear = [row for row in summary.operators if row.name == "aten::linear"]
+    assert {row.phase: row.calls for row in linear} == {"prefill": 22, "decode": 5 * 22}
+    (row,) = [row for row in linear if row.phase == "prefill"]
+    assert f"[1, {len(prompt)}, 64]" in row.shapes
+
+
+def test_a_section_costs_next_to_nothing_without_a_profiler():
+    began_s = time.process_time()
+    for _ in range(100_000):
+        with profile_section("sampling"):
+            pass
+    assert time.process_time() - began_s < 0.5  # 0.15 us each on a quiet core; a step has five
+
+
+def test_sections_are_marked_while_a_profiler_runs_and_not_after():
+    marked = []
+
+    class Marked:
+        def __init__(self, name):
+            marked.append(name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    with marked_by(Marked), profile_section("sampling"):
+        pass
+    with profile_section("queue"):
+        pass
+    assert marked == ["sampling"]
