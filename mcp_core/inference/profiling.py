@@ -171,8 +171,7 @@ def _profiler(plan: ProfilePlan) -> Any:
     if "cuda" in plan.activities and torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)
         # Recorded steps are CUDA graphs: taking CUPTI down and up again beside them crashes (pytorch#75504).
-        os.environ["DISABLE_CUPTI_LAZY_REINIT"] = "1"
-        os.environ["TEARDOWN_CUPTI"] = "0"
+        os.environ.update(DISABLE_CUPTI_LAZY_REINIT="1", TEARDOWN_CUPTI="0")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "not using warmup": that was asked for
         steps = schedule(wait=0, warmup=plan.warmup, active=plan.steps, repeat=1)
