@@ -47,6 +47,7 @@ bench: install
 	$(BIN)/python tests/bench/speed.py
 	$(BIN)/python tests/bench/http_cost.py
 	$(BIN)/python tests/bench/llama_cpp.py
+	$(BIN)/python tests/bench/monitor.py
 
 screenshots: install
 	$(BIN)/python tests/browser/screenshots.py screenshots

@@ -20,7 +20,7 @@ __all__ = ["MOST_ROWS", "RINGS", "History", "Ring", "Row", "Window"]
 
 NOT_MEASURED = math.nan
 # Rows of one window: more is no sharper on a screen, and takes longer to draw.
-MOST_ROWS = 900
+MOST_ROWS = 600
 
 
 @dataclass(frozen=True, slots=True)
