@@ -97,20 +97,25 @@ class Workbench:
 
     def footprint(self, recipe: Recipe, hub_token: str | None = None) -> Footprint:
         """What the Recipe would take here. Raises as ``resolve``."""
+        from mcp_core.models.draft_memory import draft_of
         from mcp_core.models.footprint import estimate
 
         machine = self.hardware()
-        return estimate(conflicts.resolve(recipe, machine), self.resolve(recipe.model, hub_token), machine)
+        recipe = conflicts.resolve(recipe, machine)
+        draft = draft_of(recipe, lambda ref: self.resolve(ref, hub_token))
+        return estimate(recipe, self.resolve(recipe.model, hub_token), machine, draft=draft)
 
     def predictor(self, recipe: Recipe, hub_token: str | None = None, *, corrected: bool = True) -> Predictor:
         """The Recipe's footprint under any load, corrected by Runs of this machine. Raises as ``resolve``."""
         from mcp_core.models.correction import NONE, correction_of
+        from mcp_core.models.draft_memory import draft_of
         from mcp_core.models.footprint import Predictor
 
         machine = self.hardware()
         correction = correction_of(self.footprint_errors(recipe)) if corrected else NONE
         resolved = self.resolve(recipe.model, hub_token)
-        return Predictor(conflicts.resolve(recipe, machine), resolved, machine, correction)
+        draft = draft_of(recipe, lambda ref: self.resolve(ref, hub_token))
+        return Predictor(conflicts.resolve(recipe, machine), resolved, machine, correction, draft)
 
     def footprint_errors(self, recipe: Recipe) -> tuple[Error, ...]:
         """Predicted against measured of Runs here, same kind of device and family of schemes, newest first."""

@@ -12,6 +12,7 @@ from mcp_core.decision.store import Store
 from mcp_core.errors import RecipeError, StoreError
 from mcp_core.models import catalog
 from mcp_core.models.correction import HISTORY_RUNS, NONE, Correction, correction_of, errors_of
+from mcp_core.models.draft_memory import draft_of
 from mcp_core.models.footprint import Footprint, Predictor
 from mcp_core.models.planner import MOST_USERS, group_modules, longest_context, users_at
 from mcp_core.models.served_load import ServedLoad
@@ -47,7 +48,8 @@ def run(options: argparse.Namespace) -> int:
     recipe = conflicts.resolve(read_recipe(options), machine)
     resolved = catalog.resolve(recipe.model, hub_token=hub_token())
     correction = NONE if options.uncorrected else _correction(recipe, machine.host)
-    predictor = Predictor(recipe, resolved, machine, correction)
+    draft = draft_of(recipe, lambda ref: catalog.resolve(ref, hub_token=hub_token()))
+    predictor = Predictor(recipe, resolved, machine, correction, draft)
     load = ServedLoad(_context(options.context, predictor), options.concurrency)
     estimate = predictor.at(load)
     answers = {

@@ -19,6 +19,7 @@ from mcp_core.models.architecture import DTYPE_BYTES, Architecture, ResolvedMode
 from mcp_core.models.attention_support import require_attention_of
 from mcp_core.models.calibration_memory import calibrating_bytes
 from mcp_core.models.correction import NONE, Correction
+from mcp_core.models.draft_memory import Draft
 from mcp_core.models.kv_memory import KeyValueMemory, keys_and_values
 from mcp_core.models.kv_pool import page_bytes, pool_pages
 from mcp_core.models.packing import ModuleSize, PackedWeights, module_sizes, pack
@@ -48,8 +49,8 @@ class Footprint:
     ``peak_bytes`` is the highest while serving them, the worker's imports excluded; it is the sum of ``parts``
     (name, bytes). ``imports_bytes`` is what the host holds beside it. ``correction`` is in the runtime's part.
     ``load_peak_bytes`` is the highest from start to ready, imports and, for a GGUF not yet prepared, preparing
-    included. ``fits`` compares the larger of loading and serving with ``free_bytes``; ``reason`` says so with the
-    numbers.
+    included. A draft model is a part of its own, its keys and values with it. ``fits`` compares the larger of
+    loading and serving with ``free_bytes``; ``reason`` says so with the numbers.
     """
 
     weights_bytes: int
@@ -71,6 +72,7 @@ class Footprint:
     concurrency: int = 1
     correction: Correction = NONE
     imports_bytes: int = 0
+    draft_weights_bytes: int = 0
 
     def as_prediction(self) -> Prediction:
         """What a Run keeps of it."""
@@ -104,20 +106,27 @@ def estimate(
     hardware: Hardware,
     load: ServedLoad | None = None,
     correction: Correction = NONE,
+    draft: Draft | None = None,
 ) -> Footprint:
     """What ``recipe`` takes on ``hardware`` under ``load``. Raises as ``Predictor``."""
-    return Predictor(recipe, resolved, hardware, correction).at(load)
+    return Predictor(recipe, resolved, hardware, correction, draft).at(load)
 
 
 class Predictor:
     """One Recipe on one machine; its weights are counted once, so that many loads can be asked about.
 
+    ``draft`` is the Recipe's draft model (``draft_memory.draft_of``), without which that is not counted.
     Raises RecipeError: context too long, no such device, attention that the model has not, or a quantized
     checkpoint that cannot be loaded here (``stored_quantization.require_loadable_here``).
     """
 
     def __init__(
-        self, recipe: Recipe, resolved: ResolvedModel, hardware: Hardware, correction: Correction = NONE
+        self,
+        recipe: Recipe,
+        resolved: ResolvedModel,
+        hardware: Hardware,
+        correction: Correction = NONE,
+        draft: Draft | None = None,
     ) -> None:
         device = hardware.device(recipe.device)
         if device is None:
@@ -128,6 +137,7 @@ class Predictor:
         self.recipe, self.architecture, self.device = recipe, resolved.architecture, device
         self.max_context = resolve_max_context(recipe, resolved.architecture)
         self._resolved, self._hardware, self._correction = resolved, hardware, correction
+        self._draft = draft
         self._as_loaded = resolved.as_loaded(recipe.quantization, device, hardware)
 
     @functools.cached_property
@@ -153,6 +163,7 @@ class Predictor:
             ("Keys and values", max(kv.total_bytes, self._pool_bytes)),
             ("Activations", activation),
             ("Runtime", overhead),
+            *self._draft_parts(load),
         )
         peak, load_peak = sum(size for _, size in parts), self._load_peak_bytes
         fits, reason = self._judge(peak, load_peak)
@@ -164,8 +175,8 @@ class Predictor:
             overhead_bytes=overhead,
             peak_bytes=peak,
             load_peak_bytes=load_peak,
-            download_bytes=self._resolved.download_bytes,
-            prepare_bytes=0 if self._as_stored else self._resolved.prepare_bytes,
+            download_bytes=sum(each.download_bytes for each in self._models),
+            prepare_bytes=0 if self._as_stored else sum(each.prepare_bytes for each in self._models),
             context_tokens=load.context_tokens,
             device=device.id,
             free_bytes=device.memory_free_bytes,
@@ -176,7 +187,23 @@ class Predictor:
             concurrency=load.concurrency,
             correction=self._correction,
             imports_bytes=self._imports_bytes if device.kind == "cpu" else 0,
+            draft_weights_bytes=self._draft_weights.total_bytes if self._draft_weights else 0,
         )
+
+    @property
+    def _models(self) -> tuple[ResolvedModel, ...]:
+        """What is fetched and loaded, in that order."""
+        return (self._resolved,) if self._draft is None else (self._resolved, self._draft.resolved)
+
+    @functools.cached_property
+    def _draft_weights(self) -> PackedWeights | None:
+        return None if self._draft is None else self._draft.weights(self.device.kind)
+
+    def _draft_parts(self, load: ServedLoad) -> tuple[tuple[str, int], ...]:
+        if self._draft is None or self._draft_weights is None:
+            return ()
+        kv = self._draft.kv_bytes(load, self.device.kind)
+        return (("Draft model", self._draft_weights.total_bytes + kv),)
 
     @property
     def _as_stored(self) -> bool:
@@ -220,7 +247,8 @@ class Predictor:
 
     @functools.cached_property
     def _load_peak_bytes(self) -> int:
-        """On the device: all weights while the last is packed or read; on the host imports and preparing too."""
+        """On the device: all weights while the last is packed or read, the draft's after them; on the host imports
+        and preparing too."""
         weights, kind = self.weights, self.device.kind
         if self._as_stored:
             kv, _, runtime = self._beside_weights(ServedLoad(self.max_context))
@@ -230,8 +258,13 @@ class Predictor:
             weights.largest_tensor_bytes,
             calibrating_bytes(self.recipe, self.architecture),
         )
-        loading = max(weights.total_bytes, weights.arriving_bytes) + passing + runtime_bytes(self.recipe, kind)
-        return IMPORTS_BYTES + max(loading, _preparing_bytes(self._resolved)) if kind == "cpu" else loading
+        loading = max(weights.total_bytes, weights.arriving_bytes) + passing
+        preparing = _preparing_bytes(self._resolved)
+        if self._draft is not None and (draft := self._draft_weights) is not None:
+            loading = max(loading, weights.total_bytes + draft.total_bytes + draft.largest_tensor_bytes)
+            preparing = max(preparing, weights.total_bytes + _preparing_bytes(self._draft.resolved))
+        loading += runtime_bytes(self.recipe, kind)
+        return IMPORTS_BYTES + max(loading, preparing) if kind == "cpu" else loading
 
     def _judge(self, peak: int, load_peak: int) -> tuple[bool, str]:
         """Whether it fits what is free now, and the numbers in words."""
@@ -242,7 +275,7 @@ class Predictor:
             _Need(device, peak + (imports if device.kind == "cpu" else 0), "to serve"),
         ]
         if device.kind == "cuda" and host is not None:
-            needs.append(_Need(host, imports + _preparing_bytes(self._resolved), "to prepare"))
+            needs.append(_Need(host, imports + max(map(_preparing_bytes, self._models)), "to prepare"))
         worst = max(needs, key=lambda need: need.needed_bytes / max(1, need.device.memory_free_bytes))
         return worst.fits, str(worst)
 

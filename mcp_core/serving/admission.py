@@ -11,6 +11,7 @@ from mcp_core.engines import FOREIGN
 from mcp_core.errors import DoesNotFit, RecipeError
 from mcp_core.models import catalog, footprint
 from mcp_core.models.architecture import ResolvedModel
+from mcp_core.models.draft_memory import Draft, draft_of
 from mcp_core.models.stored_quantization import require_loadable_here, require_quantized_once
 from mcp_core.recipe import Recipe
 
@@ -28,18 +29,21 @@ def admit(recipe: Recipe, *, hub_token: str | None = None, force: bool = False) 
     require_text(recipe)
     recipe = conflicts.resolve(recipe, machine)
     resolved = catalog.resolve(recipe.model, hub_token=hub_token)
+    draft = draft_of(recipe, lambda ref: catalog.resolve(ref, hub_token=hub_token))
     if recipe.engine in FOREIGN:
-        require_foreign(recipe, resolved, machine, force=force)
+        require_foreign(recipe, resolved, machine, draft, force=force)
         return recipe
     require_loadable_here(resolved.quantized, recipe, machine)
     if not force:
-        require_room(recipe, resolved, machine)
+        require_room(recipe, resolved, machine, draft)
     return recipe
 
 
-def require_room(recipe: Recipe, resolved: ResolvedModel, machine: hardware.Hardware) -> None:
+def require_room(
+    recipe: Recipe, resolved: ResolvedModel, machine: hardware.Hardware, draft: Draft | None = None
+) -> None:
     """Raise DoesNotFit, with the numbers, when the larger of loading and serving exceeds what is free."""
-    predicted = footprint.estimate(recipe, resolved, machine)
+    predicted = footprint.estimate(recipe, resolved, machine, draft=draft)
     if not predicted.fits:
         raise DoesNotFit(
             predicted.reason,
@@ -49,7 +53,12 @@ def require_room(recipe: Recipe, resolved: ResolvedModel, machine: hardware.Hard
 
 
 def require_foreign(
-    recipe: Recipe, resolved: ResolvedModel, machine: hardware.Hardware, *, force: bool = False
+    recipe: Recipe,
+    resolved: ResolvedModel,
+    machine: hardware.Hardware,
+    draft: Draft | None = None,
+    *,
+    force: bool = False,
 ) -> None:
     """What can be said before another engine is started: it loads this checkpoint, and the weights fit.
 
@@ -64,7 +73,8 @@ def require_foreign(
     if stored is not None:
         require_quantized_once(stored, recipe)
     device = machine.device(recipe.device)
-    weights = footprint.estimate(recipe, resolved, machine).weights_bytes
+    predicted = footprint.estimate(recipe, resolved, machine, draft=draft)
+    weights = predicted.weights_bytes + predicted.draft_weights_bytes
     free = device.memory_free_bytes if device else 0
     if device is not None and weights > free and not force:
         raise DoesNotFit(

@@ -24,6 +24,7 @@ from mcp_core.errors import LoadFailed, McpError, RecipeError
 from mcp_core.hardware import Hardware
 from mcp_core.models import catalog, footprint
 from mcp_core.models.architecture import ResolvedModel
+from mcp_core.models.draft_memory import Draft, draft_recipe
 from mcp_core.models.served_load import ServedLoad
 from mcp_core.monitoring.prometheus import WorkerMetrics
 from mcp_core.paths import home
@@ -88,6 +89,7 @@ class _Worker:
         self._started_s = started_s
         self._recorder = MemoryRecorder()
         self._counters: CudaCounters | None = None
+        self._draft: Draft | None = None
         self._hardware = hardware.detect()
         self._recipe = conflicts.resolve(Recipe.from_dict(order.recipe), self._hardware)
 
@@ -116,12 +118,13 @@ class _Worker:
 
     def _load_draft(self, loaded: LoadedModel) -> LoadedModel | None:
         """The model that guesses, in the same dtype on the same device. Raises RecipeError for other tokens."""
-        if self._recipe.draft is None:
+        recipe = draft_recipe(self._recipe)
+        if recipe is None:
             return None
         from mcp_core.models import loader
 
-        recipe = Recipe(model=self._recipe.draft, **self._recipe.model_dump(include={"device", "threads", "dtype"}))
         resolved = catalog.resolve(recipe.model, hub_token=self._order.hub_token)
+        self._draft = Draft(recipe, resolved)
         draft = loader.load(resolved, recipe, self._progress, self._order.hub_token)
         if draft.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
             raise RecipeError(
@@ -156,7 +159,7 @@ class _Worker:
         metrics = WorkerMetrics(model_id, engine.stats, memory.read)
         service = Service(model_id, loaded, engine, inboxes, metrics)
         await self._check(engine, service)
-        predictor = footprint.Predictor(self._recipe, loaded.resolved, self._hardware)
+        predictor = self._predictor(self._recipe, loaded)
         memory.settle(loaded.weights_bytes, predictor.at().kv_bytes_per_token)
         phases.begin(lambda: bool((stats := engine.stats()).running or stats.queued))
         await self._answer(service, memory, self._answers(loaded, predictor), listener)
@@ -188,6 +191,9 @@ class _Worker:
 
         return memory_by_module(cast("LoadedModel", loaded).model)
 
+    def _predictor(self, recipe: Recipe, loaded: LoadedModel | LlamaCppModel) -> footprint.Predictor:
+        return footprint.Predictor(recipe, loaded.resolved, self._hardware, draft=self._draft)
+
     def _answers(self, loaded: LoadedModel | LlamaCppModel, predictor: footprint.Predictor) -> MemoryAnswers:
         """What the control routes tell about memory."""
         modules = self._modules(loaded, predictor)
@@ -200,7 +206,7 @@ class _Worker:
 
         def predict(workload: Workload, recipe: Recipe) -> Prediction:
             load = ServedLoad.of_workload(workload, recipe, loaded.max_context)
-            return footprint.Predictor(recipe, loaded.resolved, self._hardware).at(load).as_prediction()
+            return self._predictor(recipe, loaded).at(load).as_prediction()
 
         record = (lambda seconds: counters.snapshot(seconds, paths.home("profiles"))) if counters else None
         return MemoryAnswers(analysis, predict, record, reason)
