@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mcp_core import conflicts
+from mcp_core.hardware import Hardware
 from mcp_core.recipe import Recipe
 from mcp_core.results import Run
 
-__all__ = ["counterpart"]
+__all__ = ["counterpart", "key_of"]
 
 
 def counterpart(run: Run, recipe: Recipe, runs: Iterable[Run]) -> Run | None:
@@ -19,7 +20,7 @@ def counterpart(run: Run, recipe: Recipe, runs: Iterable[Run]) -> Run | None:
 
     The repeat draws new prompts and does not count; ``auto`` and null fields count as what the machine gave them.
     """
-    wanted = _key(recipe, run)
+    wanted = key_of(recipe, run.hardware)
     fitting = [
         each
         for each in runs
@@ -28,14 +29,14 @@ def counterpart(run: Run, recipe: Recipe, runs: Iterable[Run]) -> Run | None:
         and each.measurement is not None
         and _workload(each) == _workload(run)
         and _device(each) == _device(run)
-        and _key(each.recipe, each) == wanted
+        and key_of(each.recipe, each.hardware) == wanted
     ]
     return max(fitting, key=lambda each: each.created, default=None)
 
 
-def _key(recipe: Recipe, run: Run) -> str:
-    """The Recipe as this machine resolves it; without the content hash, which is known only after a load."""
-    resolved = conflicts.resolve(recipe, run.hardware)
+def key_of(recipe: Recipe, hardware: Hardware) -> str:
+    """The same for Recipes that this machine serves alike; without the content hash, known only after a load."""
+    resolved = conflicts.resolve(recipe, hardware)
     model = resolved.model.model_copy(update={"sha256": None})
     return resolved.model_copy(update={"model": model}).fingerprint
 

@@ -12,6 +12,7 @@ from typing import Any
 from mcp_core import conflicts
 from mcp_core.ceilings import Ceilings
 from mcp_core.decision.counterparts import counterpart
+from mcp_core.decision.recipe_changes import changed_fields, with_companions
 from mcp_core.errors import McpError
 from mcp_core.evaluation.roofline import decode_work, product_of
 from mcp_core.evaluation.verdict_values import Case, Cause, Change, Finding
@@ -25,8 +26,6 @@ __all__ = ["advice_for", "change_for"]
 
 # A change of the Recipe, and in words what it does.
 _Option = tuple[Recipe, str]
-_BATCHING = {"kv.kind": "dynamic", "kv.window": None, "kv.bits": None, "speculation": "off", "draft": None}
-_BATCHING |= {"draft_tokens": None, "attention": "sdpa"}
 _KV_HEAVY = 0.5
 _AS_FAST = 1.03  # less is not worth a change
 
@@ -63,11 +62,8 @@ def _nothing(case: Case) -> Iterator[_Option]:
 
 
 def _against_launching(case: Case) -> Iterator[_Option]:
-    yield _with(case, {"compile": "graphs"}), "Record decode steps as CUDA graphs: a whole step is one start."
-    yield (
-        _with(case, {"compile": "graphs"} | _BATCHING),
-        "Record decode steps as CUDA graphs: a whole step is one start.",
-    )
+    for recipe in with_companions(case.recipe, {"compile": "graphs"}):
+        yield recipe, "Record decode steps as CUDA graphs: a whole step is one start."
     if case.run.workload.concurrency > 1:
         yield from _batched(case, "More sequences share every operation that is started.")
     yield from _by_llama_cpp(case, "llama.cpp starts its operations from C++, not from Python.")
@@ -110,7 +106,8 @@ def _against_waiting(case: Case) -> Iterator[_Option]:
 
 
 def _against_python(case: Case) -> Iterator[_Option]:
-    yield _with(case, {"compile": "graphs"} | _BATCHING), "Recorded steps leave Python out of them."
+    for recipe in with_companions(case.recipe, {"compile": "graphs"}):
+        yield recipe, "Recorded steps leave Python out of them."
     yield from _by_llama_cpp(case, "llama.cpp's loop is C++.")
 
 
@@ -154,8 +151,8 @@ _TABLE: dict[Cause, Callable[[Case], Iterator[_Option]]] = {
 def _batched(case: Case, says: str) -> Iterator[_Option]:
     if case.recipe.batching.mode == "continuous":
         return
-    yield _with(case, {"batching.mode": "continuous"}), says
-    yield _with(case, {"batching.mode": "continuous"} | _BATCHING), says
+    for recipe in with_companions(case.recipe, {"batching.mode": "continuous"}):
+        yield recipe, says
 
 
 def _by_llama_cpp(case: Case, says: str) -> Iterator[_Option]:
@@ -183,7 +180,7 @@ def _with(case: Case, changes: Mapping[str, Any]) -> Recipe:
 
 def _expected(recipe: Recipe, says: str, finding: Finding, case: Case) -> Change | None:
     """Measured where there is such a Run, else bounded; None where it is known not to help."""
-    fields = _differences(case.recipe, recipe)
+    fields = changed_fields(case.recipe, recipe)
     known = counterpart(case.run, recipe, case.runs)
     if known is not None:
         ratio = _measured_ratio(case, known)
@@ -237,16 +234,3 @@ def _rate_ratio(recipe: Recipe, before: Recipe, ceilings: Ceilings | None) -> fl
     rates = ceilings.matmul_flop_s if ceilings else {}
     old, new = (rates.get(product) if (product := product_of(each)) else None for each in (before, recipe))
     return old / new if old and new else 1.0
-
-
-def _differences(before: Recipe, after: Recipe) -> dict[str, Any]:
-    """Dotted fields whose value differs -> the new value."""
-    return dict(_walk("", before.model_dump(mode="json"), after.model_dump(mode="json")))
-
-
-def _walk(path: str, before: Any, after: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name, value in after.items():
-            yield from _walk(f"{path}.{name}" if path else name, before.get(name), value)
-    elif before != after:
-        yield path, after
