@@ -27,7 +27,7 @@ def draw() -> None:
     results = wb.studies.experiments()
     st.header("Best practices for this Recipe")
     st.caption(
-        f"The article's five groups, asked of your Recipe ({frame.plain(fmt.recipe_line(recipe))}) on this machine. "
+        f"The article's five groups, asked of your Recipe ({frame.plain(fmt.recipe_line(recipe))}) here. "
         "Expected effects are predicted; measured ones come from your Runs and from the trials below."
     )
     _advise(recipe, results)

@@ -53,9 +53,8 @@ def _row(item: Item) -> None:
 def _actions(item: Item) -> None:
     if item.change is not None and item.fields is not None:
         fields = ", ".join(f"{label_of(field)}: {_value(value)}" for field, value in item.fields.items())
-        if st.button(
-            "Try it", key=f"advice-{item.title}", icon=":material/tune:", help=f"The Recipe with {fields}"
-        ):
+        said = f"The Recipe with {fields}"
+        if st.button("Open Recipe", key=f"advice-{item.title}", icon=":material/tune:", help=said):
             session.use_recipe(item.change)
             frame.go_to("recipe")
     if item.run_id is not None:

@@ -155,7 +155,7 @@ def test_a_busy_device_is_said(wb: fakes.FakeWorkbench, page: Page) -> None:
     assert "cpu is in use by another app." in at.error[0].value
 
 
-def test_best_practices_are_a_checklist_of_this_recipe(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+def test_best_practices_are_a_checklist_of_this_recipe(page: Page, wb: fakes.FakeWorkbench) -> None:
     at = page("handbook").run()
     assert not at.exception
     assert at.header[0].value == "Best practices for this Recipe"
@@ -165,4 +165,4 @@ def test_best_practices_are_a_checklist_of_this_recipe(page: OpenPage, wb: fakes
     assert "a CPU has none" in shown  # TF32 here, by its conflict
     at.button(key="advice-Mixed precision").click().run()
     assert at.session_state["mcp_recipe"].dtype == "bf16"
-    assert "Weights and products in bf16" in " ".join(each.value for each in at.markdown)
+    assert "Weights and products in bf16" in " ".join(each.value for each in at.run().markdown)
