@@ -269,13 +269,26 @@ def test_a_model_larger_than_memory_is_refused_with_the_numbers_unless_forced(
     huge = Footprint(
         **sizes, **more, **rest, device="cpu", fits=False, reason="Needs 900 GB; 10 GB are free.", parts=()
     )
-    monkeypatch.setattr(admission.footprint, "estimate", lambda *_: huge)
+    monkeypatch.setattr(admission.footprint, "estimate", lambda *_, **__: huge)
     monkeypatch.setattr(admission.catalog, "resolve", lambda ref, **_: SimpleNamespace(quantized=None))
     with pytest.raises(DoesNotFit, match="900 GB") as caught:
         admission.admit(Recipe(dtype="fp32"))
     assert "--force" in caught.value.hint
     admitted = admission.admit(Recipe(dtype="fp32"), force=True)
     assert (admitted.device, admitted.threads is not None) == ("cpu", True)
+
+
+def test_a_draft_model_that_leaves_no_room_is_refused() -> None:
+    alone = Recipe().replace({"model": {"source": "shape", "id": "custom", "shape": SMALL}, "dtype": "fp32"})
+    admission.admit(alone)
+    draft = {"source": "shape", "id": "custom", "shape": SMALL | {"layers": 200, "hidden": 16384}}
+    guessed = alone.replace({"speculation": "draft", "draft": draft})
+    with pytest.raises(DoesNotFit, match="Does not fit: needs"):
+        admission.admit(guessed)
+    assert admission.admit(guessed, force=True).draft == guessed.draft
+
+
+SMALL = {"layers": 1, "hidden": 64, "intermediate": 64, "heads": 2, "kv_heads": 1, "vocab": 300}
 
 
 def test_cancelling_start_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
