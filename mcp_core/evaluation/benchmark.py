@@ -29,7 +29,7 @@ from mcp_core.errors import (
     WorkloadError,
     error_from,
 )
-from mcp_core.evaluation.cores import OthersLoad, pinned
+from mcp_core.evaluation.cores import OthersLoad, pinned, usable_cores
 from mcp_core.evaluation.loadgen import LoadResult, OnProgress, run_load, run_warmup
 from mcp_core.evaluation.metrics import output_tokens, summarize
 from mcp_core.evaluation.prompts import PromptAt, text_prompts, token_prompts
@@ -150,6 +150,7 @@ class _Benchmark:
         self._on_progress = on_progress
         self._ours = recipe.model.source != "endpoint"
         self._found = _Findings(recipe)
+        self._cores_before = usable_cores()  # before this process is pinned to some of them
 
     @property
     def records(self) -> tuple[RequestRecord, ...]:
@@ -262,7 +263,7 @@ class _Benchmark:
         _require_answers(warm)
 
     async def _load(self, server: _Server) -> None:
-        recorder = RunRecorder(self._client, server.pid, server.model, asks=self._ours)
+        recorder = RunRecorder(self._client, server.pid, server.model, asks=self._ours, cores=self._cores_before)
         async with recorder:
             await self._send(server)
         self._found.telemetry = recorder.telemetry

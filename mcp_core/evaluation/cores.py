@@ -45,11 +45,14 @@ def pinned(worker_pid: int, threads: int) -> Iterator[str | None]:
 
 
 class OthersLoad:
-    """Cores' worth of CPU time that processes besides ``pids`` used since this was made."""
+    """Cores' worth of CPU time that processes besides ``pids`` used since this was made, on ``cores``.
 
-    def __init__(self, pids: Collection[int]) -> None:
+    Those are what this process may use now; one that was pinned since names those of before.
+    """
+
+    def __init__(self, pids: Collection[int], cores: frozenset[int] | None = None) -> None:
         self._pids = tuple(pids)
-        self._cores = usable_cores()
+        self._cores = usable_cores() if cores is None else cores
         self._since_s = time.perf_counter()
         self._used_s = self._others_s()
 

@@ -33,7 +33,8 @@ MOST_POINTS = 600
 class RunRecorder:
     """``async with`` around the load; ``telemetry`` after it. ``pid`` None: a server that is not ours to look into.
 
-    ``asks`` false leaves the server alone: only this machine is sampled.
+    ``asks`` false leaves the server alone: only this machine is sampled. ``cores`` are those that count for others'
+    load: what this process could use before it was pinned.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class RunRecorder:
         title: str,
         *,
         asks: bool,
+        cores: frozenset[int] | None = None,
         interval_s: float = 1.0,
         nvml: Any = pynvml,
     ) -> None:
@@ -51,7 +53,7 @@ class RunRecorder:
         self._title = title
         self._asks = asks
         self._interval_s = interval_s
-        self._taker = Taker(nvml)
+        self._taker = Taker(nvml, cores)
         self._history = History()
         self._reasons: dict[str, dict[str, None]] = {}
         self._began_s = self._ended_s = 0.0

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pynvml
 
-from mcp_core.evaluation.cores import OthersLoad
+from mcp_core.evaluation.cores import OthersLoad, usable_cores
 from mcp_core.generation import EngineStats
 from mcp_core.monitoring.nvml import NvmlDevice, read_devices
 from mcp_core.monitoring.sample import OwnProcess, ProcessProbe, Sample, WorkerProbe, WorkerSample
@@ -50,10 +50,14 @@ class _Output:
 
 
 class Taker:
-    """For one thread. ``open`` it, take samples, ``close`` it. ``nvml`` is pynvml or a stand-in."""
+    """For one thread. ``open`` it, take samples, ``close`` it. ``nvml`` is pynvml or a stand-in.
 
-    def __init__(self, nvml: Any = pynvml) -> None:
+    ``cores`` are those on which others' load counts: what this process may use now, unless given.
+    """
+
+    def __init__(self, nvml: Any = pynvml, cores: frozenset[int] | None = None) -> None:
         self._nvml = nvml
+        self._cores = usable_cores() if cores is None else cores
         self._has_nvml = False
         self._processes: dict[int, psutil.Process] = {}
         self._outputs: dict[str, _Output] = {}
@@ -159,7 +163,7 @@ class Taker:
         """Average since the sample before; None at the first, and when one of ours has ended or is not known."""
         used = self._others.read() if self._others else None
         known = [pid for pid in pids if pid is not None]
-        self._others = OthersLoad(known) if len(known) == len(pids) else None
+        self._others = OthersLoad(known, self._cores) if len(known) == len(pids) else None
         return used
 
     def _used_j(self, device: NvmlDevice) -> float | None:

@@ -23,7 +23,7 @@ __all__ = ["draw"]
 DAY_S = 24 * 3600.0
 SIDES_S = {"1 min": 60.0, "5 min": 300.0, "15 min": 900.0, "60 min": 3600.0}
 _OWN, _LAST = "two ranges of my own", "now and just before"
-# Events that divide a before from an after, the likeliest first.
+# Events that divide a before from an after.
 _DIVIDING = ("change", "ready", "unload", "job start", "job end", "oom", "died")
 MOST_EVENTS = 30
 
@@ -35,7 +35,8 @@ def draw() -> None:
     st.markdown("Means over each range, and what B is of A: 1.20 is 20 % more.")
     events = _dividing_events()
     # By its time, not by its words: a new event must not change what is shown.
-    options = [*(event.at_s for event in events), _LAST, _OWN]
+    changes = [event.at_s for event in events if event.kind == "change"]
+    options = [*changes, _LAST, *(event.at_s for event in events if event.kind != "change"), _OWN]
     words = {event.at_s: f"before and after {clock(event.at_s)}: {event.text}" for event in events}
     chosen = st.selectbox("Compare", options, format_func=lambda each: words.get(each, each), key="compare-around")
     a, b = _own_spans() if chosen == _OWN else _spans_around(chosen if isinstance(chosen, float) else None)
@@ -50,10 +51,10 @@ def draw() -> None:
 
 
 def _dividing_events() -> list[Event]:
-    """Newest live change first, then the rest, newest first."""
+    """Newest first."""
     events = workbench.get_workbench().watch.events(time.time() - DAY_S)
     dividing = [event for event in events if event.kind in _DIVIDING]
-    return sorted(dividing, key=lambda event: (event.kind != "change", -event.at_s))[:MOST_EVENTS]
+    return dividing[: -MOST_EVENTS - 1 : -1]
 
 
 def _spans_around(divide_s: float | None) -> tuple[Span, Span]:

@@ -24,7 +24,8 @@ GB = 1e9
 class Panel:
     """One live chart: ``series`` by name, values in ``unit``; ``top`` is the upper end of its axis.
 
-    ``note`` is a line below it. ``extremes`` are the lowest and highest values behind the first series' means.
+    ``note`` is a line below it, ``figure`` what stands above it instead of the newest value. ``extremes`` are the
+    lowest and highest values behind the first series' means.
     """
 
     title: str
@@ -34,12 +35,13 @@ class Panel:
     top: float | None = None
     decimals: int = 1
     note: str = ""
+    figure: str = ""
     extremes: tuple[Points, Points] | None = None
 
     @property
     def headline(self) -> str:
-        """The newest value of the first series; "–" without one."""
-        return self._newest(next(iter(self.series.values()), ()))
+        """The newest value of the first series, "–" without one; or the figure of the whole range."""
+        return self.figure or self._newest(next(iter(self.series.values()), ()))
 
     @property
     def alt(self) -> str:
@@ -220,17 +222,20 @@ def _pages_panel(window: Window) -> Panel | None:
 
 def _prefix_panel(window: Window) -> Panel | None:
     saved, computed = _total(window, "cached_prompt_tokens"), _total(window, "prompt_tokens")
-    if not saved + computed:
+    pooled = any(value is not None for _, value in over_workers(window, "kv_pages_used"))
+    if not saved and not (computed and pooled):
         return None
     share = saved / (saved + computed)
     return Panel(
         "Prefix hits",
-        "Share of prompt tokens that the prefix cache knew already, so that they were not computed again.",
+        "Share of prompt tokens that the prefix cache knew already, so that they were not computed again. The "
+        "figure is of the whole range.",
         "%",
         {"hits": _share(window, "cached_prompt_tokens", ("cached_prompt_tokens", "prompt_tokens"))},
         top=100,
         decimals=0,
-        note=f"{share:.0%} of this range: {fmt.count(saved, 'prompt token')} saved",
+        figure=f"{share:.0%}",
+        note=f"{fmt.count(saved, 'prompt token')} saved in this range",
     )
 
 
@@ -240,12 +245,14 @@ def _speculation_panel(window: Window) -> Panel | None:
         return None
     return Panel(
         "Guesses accepted",
-        "Share of the tokens guessed by speculative decoding that the model would have chosen itself.",
+        "Share of the tokens guessed by speculative decoding that the model would have chosen itself. The figure "
+        "is of the whole range.",
         "%",
         {"accepted": _share(window, "accepted_tokens", ("drafted_tokens",))},
         top=100,
         decimals=0,
-        note=f"{accepted / drafted:.0%} of {fmt.count(drafted, 'guessed token')} in this range",
+        figure=f"{accepted / drafted:.0%}",
+        note=f"of {fmt.count(drafted, 'guessed token')} in this range",
     )
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +13,7 @@ from mcp_core import hardware
 from mcp_core.decision.store import Store
 from mcp_core.errors import WorkerDied
 from mcp_core.evaluation import benchmark
+from mcp_core.evaluation import cores as cores_module
 from mcp_core.evaluation.fake_server import FakeServer, LatencyLaw
 from mcp_core.evaluation.run_recorder import RunRecorder
 from mcp_core.generation import EngineStats
@@ -103,3 +107,32 @@ def test_the_store_gives_back_what_a_measurement_kept(worker_state, tmp_path):
     assert run.status == "ok"
     assert found.total("worker.output_tokens") == run.measurement.output_tokens
     assert found.highest("host.memory_used_bytes") > 0
+
+
+def test_others_load_counts_on_the_cores_of_before_this_process_was_pinned():
+    """A busy process on each core, of which one is the measured worker: one core's worth is others'."""
+    cores = cores_module.usable_cores()
+    if len(cores) < 2:
+        pytest.skip("one core")
+    spin = "while True: pass"
+    busy = [subprocess.Popen([sys.executable, "-c", spin]) for _ in cores]
+    try:
+        for child, core in zip(busy, sorted(cores), strict=True):
+            os.sched_setaffinity(child.pid, {core})
+        os.sched_setaffinity(0, {max(cores)})
+
+        async def main() -> RunTelemetry:
+            options = {"asks": True, "cores": cores, "interval_s": 0.3, "nvml": FakeNvml(reason="none")}
+            recorder = RunRecorder(Client(), busy[0].pid, "m", **options)
+            async with recorder:
+                await asyncio.sleep(1)
+            return recorder.telemetry
+
+        others = asyncio.run(main()).mean("host.others_cores")
+    finally:
+        os.sched_setaffinity(0, cores)
+        for child in busy:
+            child.kill()
+            child.wait()
+    # All cores are busy; the worker has at most one of them, so what is left is at least the others'.
+    assert len(cores) - 1 - 0.3 < others <= len(cores)

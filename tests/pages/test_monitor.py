@@ -77,6 +77,7 @@ def test_every_counter_of_worker_device_and_host_has_a_chart(page: OpenPage, wb:
         *("CPU", "System memory", "Load average"),
     ]
     assert headlines["TPOT"] == "30.0 ms"
+    assert headlines["Prefix hits"] == "40%"
     assert headlines["Temperature"] == "55 °C"
     assert headlines["Clocks"] == "1,980 MHz"
     assert headlines["Device memory"] == "15.29 GB"
@@ -101,7 +102,7 @@ def test_totals_of_the_range_are_said_below_their_charts(page: OpenPage, wb: fak
     worker = fakes.ready_worker()
     wb.add(worker).samples = fakes.samples(30, worker=worker, gpu=True)
     notes = [caption.value for caption in page("monitor").run().caption]
-    assert "40% of this range: 1,200 prompt tokens saved" in notes
+    assert "1,200 prompt tokens saved in this range" in notes
     assert "0 evictions, 0 preemptions in this range" in notes
     assert "10.5 kJ in this range" in notes
 
@@ -175,8 +176,8 @@ def test_guesses_have_a_chart_only_where_there_are_some() -> None:
         for sample in samples
     ]
     panel = next(each for each in telemetry.worker_panels(window_of(guessing)) if each.title == "Guesses accepted")
-    assert panel.headline == "75 %"
-    assert panel.note == "75% of 60 guessed tokens in this range"
+    assert panel.headline == "75%"
+    assert panel.note == "of 60 guessed tokens in this range"
 
 
 def test_the_range_comes_from_the_link(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
