@@ -105,7 +105,11 @@ def _of_state(worker: WorkerView, now_s: float) -> Iterator[Event]:
 def _changes(before: WorkerView, now: WorkerView) -> str:
     """What a live change changed, as "batching.mode continuous → off"."""
     old, new = _fields(before.recipe), _fields(now.recipe)
-    return ", ".join(f"{name} {old[name]} → {new[name]}" for name in new if old.get(name) != new[name])
+    return ", ".join(f"{name} {_text(old[name])} → {_text(new[name])}" for name in new if old[name] != new[name])
+
+
+def _text(value: object) -> str:
+    return ("off", "on")[value] if isinstance(value, bool) else str(value)
 
 
 def _fields(recipe: Recipe) -> dict[str, Any]:

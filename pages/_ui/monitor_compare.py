@@ -15,7 +15,7 @@ from mcp_core.monitoring.events import Event
 from mcp_core.monitoring.history import Window
 from pages._ui import format as fmt
 from pages._ui import session, workbench
-from pages._ui.monitor_events import clock, local
+from pages._ui.monitor_events import clock, local, told
 from pages._ui.range_comparison import Compared, compare
 
 __all__ = ["draw"]
@@ -37,7 +37,7 @@ def draw() -> None:
     # By its time, not by its words: a new event must not change what is shown.
     changes = [event.at_s for event in events if event.kind == "change"]
     options = [*changes, _LAST, *(event.at_s for event in events if event.kind != "change"), _OWN]
-    words = {event.at_s: f"before and after {clock(event.at_s)}: {event.text}" for event in events}
+    words = {event.at_s: f"before and after {clock(event.at_s)}: {told(event)}" for event in events}
     chosen = st.selectbox("Compare", options, format_func=lambda each: words.get(each, each), key="compare-around")
     a, b = _own_spans() if chosen == _OWN else _spans_around(chosen if isinstance(chosen, float) else None)
     watch = workbench.get_workbench().watch

@@ -14,8 +14,9 @@ import streamlit as st
 from mcp_core.monitoring.events import Event
 from pages._ui import frame
 from pages._ui.charts import FAILED_COLOUR, PALETTE, Mark
+from pages._ui.recipe_options import in_labels
 
-__all__ = ["clock", "draw_list", "local", "marks"]
+__all__ = ["clock", "draw_list", "local", "marks", "told"]
 
 MOST_LISTED = 20
 
@@ -51,12 +52,17 @@ def draw_list(events: Sequence[Event]) -> None:
     st.subheader("What happened", help="Each is a dashed line in the charts above. Kept for 24 hours.")
     rows = [
         f"| {clock(event.at_s)} | :{_BADGES.get(event.kind, 'gray')}-badge[{_WORDS.get(event.kind, event.kind)}] "
-        f"| {frame.plain(event.text)} |"
+        f"| {frame.plain(told(event))} |"
         for event in reversed(events[-MOST_LISTED:])
     ]
     st.markdown("\n".join(["| time | what | |", "|---|---|---|", *rows]))
     if len(events) > MOST_LISTED:
         st.caption(f"The newest {MOST_LISTED} of {len(events):,}.")
+
+
+def told(event: Event) -> str:
+    """An event in a sentence, fields of a Recipe as the form names them."""
+    return in_labels(event.text)
 
 
 def clock(at_s: float) -> str:

@@ -69,3 +69,50 @@ def test_the_energy_counter_is_power_times_time(burning):
     elapsed = time.monotonic() - started
     joules = (read_devices()[1][0].energy_mj - first) / 1e3
     assert joules == pytest.approx(sum(powers) / len(powers) * elapsed, rel=0.1)
+
+
+def test_the_energy_of_a_days_series_is_power_times_time(burning):
+    """What the sampler adds up second by second, against the mean power over the same seconds."""
+    sampler = Sampler(tuple)
+    began_s = time.time()
+    sampler.start()
+    time.sleep(12)
+    sampler.stop()
+    window = sampler.history(began_s, time.time())
+    powers = [value for _, value in window.mean("gpu0.power_w") if value is not None]
+    joules = window.total("gpu0.energy_j")
+    assert joules == pytest.approx(sum(powers) / len(powers) * (len(powers) - 1), rel=0.1)
+
+
+def test_a_known_allocation_is_seen_on_the_device_and_by_process():
+    size = 4 * 2**30
+    code = f"""
+import sys, torch
+torch.zeros(1, device="cuda"); print("context", flush=True); input()
+x = torch.zeros({size}, dtype=torch.uint8, device="cuda")
+torch.cuda.synchronize(); print("held", flush=True); input()
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as child:
+        child.stdout.readline()
+        before = read_devices()[1][0]
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        after = read_devices()[1][0]
+        child.kill()
+    assert after.memory_used_bytes - before.memory_used_bytes == pytest.approx(size, abs=64 * 2**20)
+    if child.pid in after.process_memory_bytes:  # a container may hide processes
+        grown = after.process_memory_bytes[child.pid] - before.process_memory_bytes[child.pid]
+        assert grown == pytest.approx(size, abs=64 * 2**20)
+
+
+def test_a_sample_of_the_real_nvml_takes_less_than_a_hundredth_of_its_second():
+    sampler = Sampler(tuple)
+    sampler._taker.open()
+    sampler._sample_once()
+    before_s = time.thread_time()
+    for _ in range(50):
+        sampler._sample_once()
+    sampler._taker.close()
+    assert (time.thread_time() - before_s) / 50 < 0.01

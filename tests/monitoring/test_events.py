@@ -22,13 +22,15 @@ def told(log: EventLog) -> list[tuple[str, str]]:
 def test_a_workers_life():
     log = EventLog()
     changed = replace(READY, recipe=READY.recipe.replace({"batching.mode": "continuous"}))
-    for view in (STARTING, STARTING, READY, READY, changed, changed):
+    cached = replace(changed, recipe=changed.recipe.replace({"prefix_cache": not changed.recipe.prefix_cache}))
+    for view in (STARTING, STARTING, READY, READY, changed, changed, cached):
         log.look([view], [])
     log.look([], [])
     assert told(log) == [
         ("load", "Loading Tiny"),
         ("ready", "Tiny is ready after 12 s"),
         ("change", "Tiny: batching.mode off → continuous"),
+        ("change", "Tiny: prefix_cache off → on"),
         ("unload", "Tiny was unloaded"),
     ]
     assert {event.worker_id for event in log.since(0)} == {"w1"}

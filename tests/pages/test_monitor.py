@@ -243,7 +243,7 @@ def test_events_are_lines_in_the_charts_and_a_list(page: OpenPage, wb: fakes.Fak
     (table,) = [each.value for each in at.markdown if each.value.startswith("| time")]
     newest_first = table.splitlines()[2:]
     assert ["out of memory" in row for row in newest_first] == [True, False]
-    assert "off → continuous" in newest_first[1]
+    assert r"Tiny\: Batching off → continuous" in newest_first[1]
 
 
 def test_csv_has_a_row_a_sample_and_units_in_its_columns() -> None:
