@@ -16,13 +16,24 @@ from pydantic import ValidationError
 from mcp_core import paths
 from mcp_core.errors import InputError
 from mcp_core.evaluation.chrome_trace import write_trace
+from mcp_core.evaluation.trace_timeline import Timelines, timelines_of
 from mcp_core.trace_summary import TraceSummary
 
-__all__ = ["MOST_BYTES", "KeptTrace", "delete", "find", "keep", "list_traces", "tensorboard_name", "write_layout"]
+__all__ = [
+    "MOST_BYTES",
+    "KeptTrace",
+    "delete",
+    "find",
+    "keep",
+    "list_traces",
+    "tensorboard_name",
+    "timelines",
+    "write_layout",
+]
 
 # A trace of 8 steps takes 1 to 5 MB.
 MOST_BYTES = 1_000_000_000
-_TRACE, _SUMMARY = "trace.pt.trace.json.gz", "summary.json"
+_TRACE, _SUMMARY, _TIMELINE = "trace.pt.trace.json.gz", "summary.json", "timeline.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +55,7 @@ def keep(document: dict[str, Any], summary: TraceSummary, most_bytes: int = MOST
     folder = paths.home("traces", summary.trace_id)
     write_trace(folder / _TRACE, document)
     summary = summary.model_copy(update={"path": str(folder / _TRACE)})
+    (folder / _TIMELINE).write_text(timelines_of(document).model_dump_json())
     (folder / _SUMMARY).write_text(summary.model_dump_json(indent=2) + "\n")
     kept = KeptTrace(summary, folder / _TRACE, (folder / _TRACE).stat().st_size)
     _prune(kept, most_bytes)
@@ -62,6 +74,14 @@ def find(trace_id: str) -> KeptTrace:
     if kept is None:
         raise InputError(f"There is no trace {trace_id}.", "It was deleted, or dropped as the oldest one.")
     return kept
+
+
+def timelines(trace: Path) -> Timelines:
+    """The longest events of a kept trace's file, placed for drawing. Raises InputError when they are gone."""
+    try:
+        return Timelines.model_validate_json(trace.with_name(_TIMELINE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise InputError(f"The timeline of trace {trace.parent.name} cannot be read.", "Record it again.") from error
 
 
 def delete(trace_id: str) -> None:

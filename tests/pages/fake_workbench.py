@@ -643,6 +643,15 @@ class FakeProfiles:
     def list(self) -> tuple[Any, ...]:
         return tuple(self.kept)
 
+    def start(self, worker_id: str, plan: Any, load: Any, run_id: str | None = None) -> str:
+        self._wb._call("start_profile", worker_id, plan, load, run_id)
+        self._wb.add(dataclasses.replace(study_job("profile"), detail={"profiled": worker_id}))
+        return "profile-1"
+
+    def delete(self, trace_id: str) -> None:
+        self._wb._call("delete_trace", trace_id)
+        self.kept = [each for each in self.kept if each.id != trace_id]
+
 
 class FakeWatch:
     """Series of the FakeWorkbench's samples; set ``happened``."""
