@@ -81,7 +81,8 @@ def timelines(trace: Path) -> Timelines:
     try:
         return Timelines.model_validate_json(trace.with_name(_TIMELINE).read_bytes())
     except (OSError, ValidationError) as error:
-        raise InputError(f"The timeline of trace {trace.parent.name} cannot be read.", "Record it again.") from error
+        name = trace.parent.name
+        raise InputError(f"The timeline of trace {name} cannot be read.", "Record it again.") from error
 
 
 def delete(trace_id: str) -> None:
