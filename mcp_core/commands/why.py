@@ -71,7 +71,7 @@ def _show(found: Explanation) -> None:
     verdict = found.verdict
     say(f"Run {found.case.run.id}: {verdict.title}, confidence {verdict.finding.confidence}")
     say(f"{verdict.finding.sentence}\n")
-    for finding in (verdict.finding, *(verdict.others[:1] if verdict.cause == "undecided" else ())):
+    for finding in verdict.others[:1] if verdict.cause == "undecided" else (verdict.finding,):
         rows = ((line.what, line.figure, line.limit, line.source) for line in finding.evidence)
         table([("EVIDENCE", "FIGURE", "LIMIT", "FROM"), *rows])
         say("")

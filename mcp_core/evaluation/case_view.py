@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from mcp_core.evaluation.roofline import Point
 from mcp_core.evaluation.time_shares import RequestShares, StepShares, request_shares, step_shares
 from mcp_core.evaluation.verdict_values import Case
+from mcp_core.generation import PREFILL_CHUNK_TOKENS
 from mcp_core.schemes import DeviceKind
 from mcp_core.trace_summary import Phase, PhaseSummary
 
 __all__ = ["PhaseView", "View", "view_of"]
+
+# A step of twice as many tokens or sequences is another step.
+_SIMILAR = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +72,25 @@ def view_of(case: Case) -> View:
     names: tuple[Phase, Phase] = ("prefill", "decode")
     phases = []
     for name, weight, point in zip(names, weights, points, strict=True):
-        traced = case.trace.phase(name) if case.trace else None
+        traced = _traced(case, name)
         shares = step_shares(traced, case.ceilings) if traced else None
         phases.append(PhaseView(name, weight, point, traced, shares))
     return View(case, request, tuple(phases))
+
+
+def _traced(case: Case, name: Phase) -> PhaseSummary | None:
+    """That phase in the trace; of a trace that is not the Run's own only where its steps are of a similar size."""
+    phase = case.trace.phase(name) if case.trace else None
+    if phase is None or case.trace is None or case.trace.run_id == case.run.id or case.roofline is None:
+        return phase
+    size, asked = phase.sequences, case.roofline.sequences
+    if name == "prefill":
+        size, asked = phase.tokens, min(case.roofline.prompt_tokens, PREFILL_CHUNK_TOKENS[_kind(case)])
+    return phase if size is None or asked / _SIMILAR <= size <= asked * _SIMILAR else None
+
+
+def _kind(case: Case) -> DeviceKind:
+    return "cuda" if case.recipe.device.startswith("cuda") else "cpu"
 
 
 def _weights_by_client(case: Case) -> tuple[float, float]:

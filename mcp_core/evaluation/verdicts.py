@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from mcp_core.evaluation.findings import DECIDING, findings_of
 from mcp_core.evaluation.remedies import advice_for, change_for
 from mcp_core.evaluation.time_shares import request_shares
-from mcp_core.evaluation.verdict_values import CAUSES, Case, Finding, Line, Verdict
+from mcp_core.evaluation.verdict_values import CAUSES, Case, Finding, Verdict
 from mcp_core.evaluation.verdict_words import percent
 
 __all__ = ["decide"]
@@ -29,7 +29,7 @@ def decide(case: Case) -> Verdict:
         finding=best,
         change=change_for(best, case),
         advice=advice_for(best.cause, case),
-        to_decide=() if case.trace or best.cause in ("queue", "capacity", "throttled") else (_A_TRACE,),
+        to_decide=() if best.cause in ("queue", "capacity", "throttled") else tuple(_trace_missing(case)),
         others=tuple(found[1:]),
     )
 
@@ -42,9 +42,9 @@ def _undecided(case: Case, found: tuple[Finding, ...]) -> Verdict:
         sentence = "Nothing that is known of this Run explains its time."
     else:
         known = CAUSES[best.cause][0].lower()
-        sentence = f"The largest known cause ({known}) explains {percent(best.share)} of a request's time."
-    evidence = (Line("Needed to decide", "", percent(DECIDING)),)
-    finding = Finding("undecided", best.share if best else 0.0, sentence, evidence, "low")
+        explains = f"explains {percent(best.share)} of a request's time; {percent(DECIDING)} decides"
+        sentence = f"The largest known cause ({known}) {explains}."
+    finding = Finding("undecided", best.share if best else 0.0, sentence, (), "low")
     return Verdict(finding, to_decide=tuple(_missing(case)), others=found)
 
 
@@ -52,9 +52,13 @@ def _missing(case: Case) -> Iterator[str]:
     if case.run.measurement is None:
         yield "Measure it again once its failure is cleared."
         return
-    if case.trace is None:
-        yield _A_TRACE
+    yield from _trace_missing(case)
     if case.ceilings is None:
         yield "The device's ceilings (mcp-core doctor --measure): bandwidth and FLOP/s to hold the times against."
     if request_shares(case.run) is None:
         yield "A server that tells its own timing, as MCP's worker does."
+
+
+def _trace_missing(case: Case) -> Iterator[str]:
+    if case.trace is None and case.recipe.engine == "transformers":
+        yield _A_TRACE

@@ -231,3 +231,24 @@ def test_on_a_cpu_fixed_costs_are_taken_from_small_operators_first():
     assert step.small == pytest.approx(0.3 / 2)
     assert step.launching == pytest.approx((0.5 + 0.7) / 2)  # the gap as well
     assert step.host == 0.0
+
+
+def test_a_trace_of_other_work_says_nothing_about_this():
+    """Recorded at batch 1 with short prompts: neither a step of 32 sequences nor a prompt of 2,000 tokens."""
+    alone = EAGER.model_copy(update={"sequences": 1.0, "tokens": 1.0})
+    short = phase(40.0, launches=1300, busy_ms=38.0, gemm=37.0).model_copy(
+        update={"sequences": 1.0, "tokens": 64.0}
+    )
+    recorded = trace(alone, short)
+    batched = recipe(batching__mode="continuous", compile="graphs")
+    many = run(batched, clients=32, at_once=32, prompt=2000, output=16, prefill_ms=60.0, step_ms=9.0)
+    assert "launch" not in {each.cause for each in findings_of(case(many, trace=recorded))}
+    alike = run(recipe(), prompt=100, output=64, step_ms=38.0)
+    assert findings_of(case(alike, trace=recorded))[0].cause == "launch"
+    own = recorded.model_copy(update={"run_id": many.id})
+    assert "launch" in {each.cause for each in findings_of(case(many, trace=own))}
+
+
+def test_no_profile_is_asked_of_an_engine_that_records_none():
+    foreign = run(recipe(engine="vllm"), step_ms=60.0)
+    assert not any("profile" in words for words in decide(case(foreign)).to_decide)
