@@ -17,6 +17,7 @@ from mcp_core.generation import Preparation
 from mcp_core.inference.compilations import timed_preparation
 from mcp_core.inference.continuous import Continuous
 from mcp_core.inference.decoding import Decoder
+from mcp_core.inference.joined_projections import join_projections
 from mcp_core.inference.kv_cache import CacheFactory
 from mcp_core.inference.mode import Mode
 from mcp_core.inference.one_by_one import OneByOne
@@ -111,6 +112,8 @@ def _prepare(runner: PagedRunner, parts: Parts) -> Preparation:
         parts.report("compile", fraction, text)
 
     with timed_preparation() as preparation:
+        if parts.recipe.compile != "graphs":
+            join_projections(parts.loaded.model)
         runner.prepare(parts.recipe.compile, -(-parts.loaded.max_context // PAGE_TOKENS), on_part)
     return preparation
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -97,7 +99,7 @@ def test_compiled_steps_give_generate_s_tokens_and_are_found_again(
     kept = []
     for changes in ({"compile": "compiled"}, continuous, continuous | {"ahead": True}):
         torch._dynamo.reset()
-        engine = make_engine(changes)
+        engine = make_engine(changes, model=copy.deepcopy(model))  # its projections are joined
         kept.append(engine._mode.preparation.kept)
         recorder.events.clear()
         for index, each in enumerate(prompts):
