@@ -12,7 +12,7 @@ from mcp_core.evaluation.why import Explanation, explain, fitting_trace
 from mcp_core.models.architecture import ResolvedModel
 from mcp_core.results import Run
 from pages._ui import format as fmt
-from pages._ui import frame, why_charts, why_panel, workbench
+from pages._ui import frame, profiler_panel, why_charts, why_panel, workbench
 from pages._ui.hub_token import current_token
 from pages._ui.job_panel import ACTIVE, job_panel
 
@@ -32,6 +32,7 @@ def draw() -> None:
             _nothing_yet()
         else:
             _draw_run(chosen, against, runs)
+        _profiler(chosen)
 
 
 def _nothing_yet() -> None:
@@ -167,6 +168,13 @@ def _steps(shown: list[tuple[str, Explanation]]) -> None:
     else:
         st.caption("Hatched: no profile, so only what reading takes at least; a profile splits the rest.")
     st.plotly_chart(why_charts.steps_figure(bars), key="steps", alt="Parts of one decode step of each Run, in ms.")
+
+
+def _profiler(run: Run | None) -> None:
+    """A new trace explains the Run that is shown, where the worker serves its Recipe."""
+    worker = workbench.current_worker()
+    serves_it = run is not None and worker is not None and worker.recipe.fingerprint == run.recipe.fingerprint
+    profiler_panel.draw_profiler(worker, run.id if run is not None and serves_it else None)
 
 
 def _short(run: Run, unlike: Run | None = None) -> str:

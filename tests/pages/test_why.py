@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from types import SimpleNamespace
+from pathlib import Path
 
 import fake_workbench as fakes
 import pytest
@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from mcp_core.ceilings import Ceilings
 from mcp_core.errors import ModelNotFound
 from mcp_core.evaluation.step_bar import StepBar
+from mcp_core.evaluation.trace_store import KeptTrace
 from mcp_core.results import EngineWork, Quantiles, Run
 from mcp_core.trace_summary import PhaseSummary, TraceSummary
 from mcp_core.workload import Workload
@@ -58,7 +59,7 @@ def run(run_id: str = "20261120-093000-aaaaaaaa", *, queue_ms: float = 0.0, clie
     return made.model_copy(update={"measurement": measured, "engine_work": work})
 
 
-def trace(of: Run, **parts_ms: float) -> SimpleNamespace:
+def trace(of: Run, **parts_ms: float) -> KeptTrace:
     """Kept as the app lists it."""
     decode = PhaseSummary(
         steps=8,
@@ -70,7 +71,7 @@ def trace(of: Run, **parts_ms: float) -> SimpleNamespace:
     summary = TraceSummary(
         trace_id=f"t-{of.id}", run_id=of.id, device="cpu", events=9, wall_ms=300.0, decode=decode
     )
-    return SimpleNamespace(summary=summary, id=summary.trace_id)
+    return KeptTrace(summary, Path("trace.json.gz"), 1000)
 
 
 @pytest.fixture
