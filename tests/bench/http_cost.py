@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 import psutil  # noqa: E402
 
-from mcp_core.evaluation.cores import pinned  # noqa: E402
+from mcp_core.evaluation.cores import OthersLoad, pinned  # noqa: E402
 from mcp_core.serving.client import ServerClient, open_session  # noqa: E402
 from mcp_core.serving.listener import HOST  # noqa: E402
 from tests.bench.report import Report  # noqa: E402
@@ -93,9 +93,12 @@ async def many_streams(report: Report) -> dict[str, Any]:
             client = ServerClient(server.url, None, session)
             streams = [asyncio.create_task(stream_s(client, tokens)) for _ in range(STREAMS)]
             await asyncio.sleep(2)
+            others, probe_s = OthersLoad([server.process.pid, os.getpid()]), children_s()
             began_s, cpu_s = time.perf_counter(), server.cpu_s()
             probe = await probed(server.port, SECONDS)
-            cores = (server.cpu_s() - cpu_s) / (time.perf_counter() - began_s)
+            took_s = time.perf_counter() - began_s
+            cores = (server.cpu_s() - cpu_s) / took_s
+            noise = (others.read() or 0.0) - (children_s() - probe_s) / took_s
             took = await asyncio.gather(*streams)
         render_ms = server.ask({"render": 20})["ms"]
     rate = STREAMS * tokens / statistics.median(took)
@@ -103,7 +106,8 @@ async def many_streams(report: Report) -> dict[str, Any]:
     about = f"{STREAMS} streams, {ALL_TOK_S} tok/s"
     report.row(f"{about}: they come", ">= 97 %", f"{rate:.0f} tok/s", holds=rate >= 0.97 * ALL_TOK_S)
     report.row(f"{about}: the server uses", "<= 0.3 core", f"{cores:.2f} core", holds=cores <= 0.3)
-    report.row(f"{about}: /health p99", "<= 50 ms", f"{health_ms:.1f} ms", holds=health_ms <= 50)
+    figure = f"{health_ms:.1f} ms, while others used {noise:.2f} core"
+    report.row(f"{about}: /health p99", "<= 50 ms", figure, holds=health_ms <= 50)
     figure = f"{scrape_ms:.1f} ms; rendering it {render_ms:.1f} ms"
     report.row(f"{about}: slowest of {len(probe['/metrics'])} /metrics", "<= 50 ms", figure, holds=scrape_ms <= 50)
     return {
@@ -114,6 +118,7 @@ async def many_streams(report: Report) -> dict[str, Any]:
         "health_answers": len(probe["/health"]),
         "metrics_max_ms": scrape_ms,
         "metrics_render_ms": render_ms,
+        "others_cores": noise,
     }
 
 
@@ -146,6 +151,12 @@ def fake_worker(token_s: float, max_requests: int, *, catches_up: bool) -> Itera
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
         yield Server(process, json.loads(process.stdout.readline())["port"])
         process.stdin.close()
+
+
+def children_s() -> float:
+    """CPU time of processes that were started here and have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def percentile(values: list[float], share: float) -> float:
