@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from mcp_core import ceilings, cli, hardware
 from mcp_core.ceilings import Ceilings
-from mcp_core.commands import doctor, why
+from mcp_core.commands import bench_profile, doctor, why
+from mcp_core.commands.output import ProgressReport
 from mcp_core.decision.store import Store
+from mcp_core.errors import Busy, InputError
+from mcp_core.presets import bundled, bundled_llama_cpp
+from mcp_core.profile_plan import ProfileLoad
 from mcp_core.results import now
+from mcp_core.workload import Lengths, Workload
 from tests.evaluation.why_cases import MACHINE, run
 
 
@@ -109,3 +116,40 @@ def test_doctor_measures_first_and_tells_what_it_found(answer, monkeypatch):
     assert row.split()[:2] == ["cpu", "1"]
     assert "0.105" in row
     assert "2.4 us" in row
+
+
+def test_bench_profile_records_the_load_that_was_measured():
+    burst = Workload(concurrency=400, prompt_tokens=Lengths(min=16, max=96), output_tokens=4)
+    assert bench_profile.load_of(burst) == ProfileLoad(concurrency=256, prompt_tokens=56, output_tokens=4)
+    assert bench_profile.load_of(Workload()) == ProfileLoad(concurrency=1, prompt_tokens=64, output_tokens=8)
+
+
+def test_bench_profile_is_refused_before_anything_starts(answer):
+    bench_profile.require_recordable(bundled())
+    with pytest.raises(InputError, match="records no trace"):
+        bench_profile.require_recordable(bundled_llama_cpp())
+    code, _, err = answer("bench", "bundled", "short-chat", "--profile", "--url", "http://127.0.0.1:1")
+    assert code == 2
+    assert "records no profile" in err
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_carries_its_trace_and_outlives_a_failed_one(monkeypatch, capsys, fails):
+    asked = []
+
+    async def record(client, plan, load, tell, *, run_id):
+        tell("record", 0.5, "half")
+        asked.append((load.concurrency, run_id))
+        if fails:
+            raise Busy("It is measured.", "Wait.")
+        return (SimpleNamespace(id="trace-1"),)
+
+    monkeypatch.setattr(bench_profile, "profile", record)
+    lease = SimpleNamespace(holder=SimpleNamespace(id="worker"))
+    worker = SimpleNamespace(url="http://127.0.0.1:1", token=None, control_url=None, recipe=bundled(), lease=lease)
+    worker.recipe = worker.recipe.replace({"device": "cpu"})
+    measured = run(clients=4)
+    found = asyncio.run(bench_profile.with_trace(measured, worker, ProgressReport(as_json=False)))
+    assert asked == [(4, measured.id)]
+    assert found.trace_id == (None if fails else "trace-1")
+    assert ("no profile: It is measured." in capsys.readouterr().err) is fails

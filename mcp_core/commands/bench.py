@@ -22,6 +22,7 @@ from mcp_core.commands.arguments import (
     require_place,
 )
 from mcp_core.commands.bench_fidelity import missing_baseline, with_fidelity
+from mcp_core.commands.bench_profile import require_recordable, with_trace
 from mcp_core.commands.interrupts import run_until_stopped
 from mcp_core.commands.output import ProgressReport, complain, emit, note
 from mcp_core.commands.run_table import show
@@ -44,7 +45,7 @@ ENDING_S = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, WORKLOAD, --url, --out, --fidelity, --progress, --force, --set, --json."""
+    """RECIPE, WORKLOAD, --url, --out, --fidelity, --profile, --progress, --force, --set, --json."""
     add_recipe(parser)
     add_workload(parser)
     add_set(parser, workload=True)
@@ -55,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fidelity",
         action="store_true",
         help="judge the Recipe's fidelity, too, and see to it that there is a Run of the unquantized model",
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="record a few steps afterwards, so that why can take them apart"
     )
     add_progress(parser)
     parser.add_argument("--force", action="store_true", help="load it even where it is estimated not to fit")
@@ -70,6 +74,10 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(
             "bench --url knows no Recipe whose fidelity could be judged.", "Use mcp-core fidelity RECIPE --url URL."
         )
+    if options.url and options.profile:
+        raise InputError("bench --url records no profile.", "Use mcp-core profile RECIPE --url URL.")
+    if options.profile:
+        require_recordable(recipe)
     if options.url:
         recipe = endpoint_recipe(recipe, options.url)
     else:
@@ -179,6 +187,8 @@ class _Bench:
             lease=devices.acquire(worker.recipe.device, "measure", label, besides=[worker.lease.holder.id]),
             control_url=worker.control_url,
         )
+        if self._options.profile and measured.status == "ok":
+            measured = await with_trace(measured, worker, self._progress)
         return await _with_cause_of_death(measured, supervisor, worker)
 
     def _unmeasured(self, error: McpError) -> Run:

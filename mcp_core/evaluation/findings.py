@@ -25,8 +25,8 @@ __all__ = ["DECIDING", "findings_of"]
 
 # A cause is named when it explains this much of a request's time; what explains next to nothing is not told.
 DECIDING, _TOLD = 1 / 3, 0.03
-# Products that read with less of the bandwidth than this are slow by themselves.
-_READS_WELL = 0.4
+# Products that take less of a ceiling than this are slow by themselves.
+_WELL_USED = 0.4
 # Shares of time with lowered clocks, and of requests put back, that are no accident.
 _THROTTLED, _PREEMPTED = 0.2, 0.1
 _OUT_OF_MEMORY = (OutOfMemory.kind, DoesNotFit.kind)
@@ -172,7 +172,7 @@ def _bandwidth(view: View) -> Iterator[Finding]:
         *_traced_part(phase, "matrices", "Products of matrices"),
     ]
     confidence = _confidence(view, share)
-    if phase.shares is not None and phase.point.mbu is not None and phase.point.mbu < _READS_WELL:
+    if phase.shares is not None and phase.point.mbu is not None and phase.point.mbu < _WELL_USED:
         taken = phase.shares.matrices + phase.shares.attention + phase.shares.kv
         sentence = (
             f"Products with {size(work.bytes)} take {percent(taken)} of a {phase.name} step, and read with "
@@ -214,10 +214,14 @@ def _compute(view: View) -> Iterator[Finding]:
         ),
         *_traced_part(phase, "matrices", "Products of matrices"),
     ]
+    confidence = _confidence(view, share)
     sentence = f"{work.flops / 1e9:,.1f} GFLOP are computed in {ms(phase.point.ms)} of {phase.name}"
     if phase.point.mfu is not None:
         sentence += f", at {percent(phase.point.mfu)} of the device's rate"
-    yield Finding("compute", share, f"{sentence}.", tuple(evidence), _confidence(view, share))
+        if phase.shares is not None and phase.point.mfu < _WELL_USED:
+            sentence += ": its products are slow, or others hold the cores"
+            confidence = "medium" if confidence == "high" else confidence
+    yield Finding("compute", share, f"{sentence}.", tuple(evidence), confidence)
 
 
 def _computing(phase: PhaseView) -> float:

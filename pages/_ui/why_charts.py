@@ -20,6 +20,8 @@ __all__ = ["Placed", "roofline_figure", "steps_figure"]
 
 _MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
 _LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+# Room for a legend of four rows, as on a phone, and for the axis.
+_LEGEND_PX = 165
 _ROOF_COLOUR = "#8a7f72"
 _GAP_COLOUR = "#8a7f72"
 _UNEXPLAINED_COLOUR = "#b9b2a8"
@@ -40,9 +42,9 @@ def roofline_figure(runs: Sequence[Placed]) -> go.Figure:
 
     figure = go.Figure([trace for placed in runs for trace in _points(placed)])
     low, high = _span(runs)
-    for placed in runs:
-        if roof := _roof(placed.roofline, low, high):
-            figure.add_trace(roof)
+    roofs = [roof for placed in runs if (roof := _roof(placed.roofline, low, high))]
+    for roof in {each.name: each for each in roofs}.values():  # one line for Runs of one device and dtype
+        figure.add_trace(roof)
     return figure.update_layout(
         height=400,
         margin=_MARGIN,
@@ -61,7 +63,7 @@ def steps_figure(bars: Sequence[tuple[str, StepBar]]) -> go.Figure:
     return figure.update_layout(
         barmode="stack",
         bargap=0.35,
-        height=110 + 62 * len(bars) + 22 * (len(names) // 4),
+        height=_LEGEND_PX + 55 * len(bars),
         margin=_MARGIN,
         legend=_LEGEND | {"traceorder": "normal"},
         xaxis={"title": "one decode step (ms)", "rangemode": "tozero"},
