@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from mcp_core.decision.recipe_changes import changed_fields
 from mcp_core.errors import McpError
 from mcp_core.evaluation.step_bar import bar_of, why_slower
 from mcp_core.evaluation.why import Explanation, explain, fitting_trace
@@ -15,6 +16,7 @@ from pages._ui import format as fmt
 from pages._ui import frame, profiler_panel, why_charts, why_panel, workbench
 from pages._ui.hub_token import current_token
 from pages._ui.job_panel import ACTIVE, job_panel
+from pages._ui.recipe_options import label_of
 
 frame.require("why")
 
@@ -178,10 +180,13 @@ def _profiler(run: Run | None) -> None:
 
 
 def _short(run: Run, unlike: Run | None = None) -> str:
-    """For a legend; with the time where two Runs would read the same."""
+    """For a legend; where two Runs would read the same, with the first field that differs, else the time."""
     line = fmt.recipe_line(run.recipe)
-    alike = unlike is not None and fmt.recipe_line(unlike.recipe) == line
-    return f"{line} ({run.created:%H:%M})" if alike else line
+    if unlike is None or fmt.recipe_line(unlike.recipe) != line:
+        return line
+    fields = changed_fields(unlike.recipe, run.recipe)
+    field = next(iter(fields), None)
+    return f"{line} · {label_of(field)}: {fields[field]}" if field else f"{line} ({run.created:%H:%M})"
 
 
 draw()

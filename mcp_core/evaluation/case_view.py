@@ -14,9 +14,9 @@ from mcp_core.generation import PREFILL_CHUNK_TOKENS
 from mcp_core.schemes import DeviceKind
 from mcp_core.trace_summary import Phase, PhaseSummary
 
-__all__ = ["PhaseView", "View", "view_of"]
+__all__ = ["PhaseView", "View", "phase_of", "view_of"]
 
-# A step of twice as many tokens or sequences is another step.
+# A step of more than twice as many tokens or sequences, or as long, is another step.
 _SIMILAR = 2.0
 
 
@@ -72,21 +72,27 @@ def view_of(case: Case) -> View:
     names: tuple[Phase, Phase] = ("prefill", "decode")
     phases = []
     for name, weight, point in zip(names, weights, points, strict=True):
-        traced = _traced(case, name)
+        traced = phase_of(case, name)
         shares = step_shares(traced, case.ceilings) if traced else None
         phases.append(PhaseView(name, weight, point, traced, shares))
     return View(case, request, tuple(phases))
 
 
-def _traced(case: Case, name: Phase) -> PhaseSummary | None:
-    """That phase in the trace; of a trace that is not the Run's own only where its steps are of a similar size."""
+def phase_of(case: Case, name: Phase) -> PhaseSummary | None:
+    """That phase in the trace; of a trace that is not the Run's own only where its steps are like the Run's."""
     phase = case.trace.phase(name) if case.trace else None
     if phase is None or case.trace is None or case.trace.run_id == case.run.id or case.roofline is None:
         return phase
-    size, asked = phase.sequences, case.roofline.sequences
-    if name == "prefill":
-        size, asked = phase.tokens, min(case.roofline.prompt_tokens, PREFILL_CHUNK_TOKENS[_kind(case)])
-    return phase if size is None or asked / _SIMILAR <= size <= asked * _SIMILAR else None
+    if name == "decode":
+        alike = _similar(phase.sequences, case.roofline.sequences)
+        return phase if alike and _similar(phase.step_ms, case.roofline.decode.ms) else None
+    chunk = min(case.roofline.prompt_tokens, PREFILL_CHUNK_TOKENS[_kind(case)])
+    return phase if _similar(phase.tokens, chunk) else None
+
+
+def _similar(one: float | None, other: float | None) -> bool:
+    """Within a factor; what is not known is no reason against."""
+    return not one or not other or 1 / _SIMILAR <= one / other <= _SIMILAR
 
 
 def _kind(case: Case) -> DeviceKind:

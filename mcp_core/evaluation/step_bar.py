@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mcp_core.evaluation.case_view import phase_of
 from mcp_core.evaluation.verdict_words import ms, percent
 from mcp_core.evaluation.why import Explanation
 from mcp_core.trace_summary import Part, PhaseSummary
@@ -40,9 +41,9 @@ class StepBar:
 
 def bar_of(found: Explanation) -> StepBar | None:
     """None where neither a trace nor a floor is known."""
-    trace = found.case.trace
-    if trace is not None and trace.decode is not None:
-        return _traced(trace.decode)
+    traced = phase_of(found.case, "decode")
+    if traced is not None:
+        return _traced(traced)
     point = found.roofline.decode if found.roofline else None
     if point is None or point.ms is None or not point.bandwidth_bytes_s:
         return None

@@ -5,6 +5,7 @@ This file does not know where Runs, traces and telemetry are kept, or how an exp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -63,17 +64,23 @@ def explain(
     notes = [later] if later else []
     notes += [f"{reason[:1].upper()}{reason[1:]}." for reason in run.comparable.reasons if _disturbs(reason)]
     if trace is not None and trace.run_id != run.id:
-        notes.append("The profile is of the same Recipe, not of this very Run: its steps may be of another length.")
+        notes.append("The profile is of the same Recipe, not of this very Run.")
     return Explanation(case, decide(case), tuple(notes))
 
 
 def fitting_trace(run: Run, traces: Iterable[TraceSummary]) -> TraceSummary | None:
-    """The trace of this Run, else the newest of its Recipe on that device; ``traces`` are newest first."""
+    """The trace of this Run, else of its Recipe the one whose decode steps are most like the Run's."""
     listed = tuple(traces)
-    own = (each for each in listed if each.run_id == run.id or each.trace_id == run.trace_id)
+    own = next((each for each in listed if each.run_id == run.id or each.trace_id == run.trace_id), None)
     fingerprints = {run.recipe.fingerprint, conflicts.resolve(run.recipe, run.hardware).fingerprint}
-    alike = (each for each in listed if each.recipe_fingerprint in fingerprints)
-    return next(own, next(alike, None))
+    alike = [each for each in listed if each.recipe_fingerprint in fingerprints]
+    return own or min(alike, key=lambda each: _distance(each, run), default=None)
+
+
+def _distance(trace: TraceSummary, run: Run) -> float:
+    """How far a trace's decode step is from the Run's, as the logarithm of their ratio."""
+    step_ms = run.measurement.engine_tpot_ms or run.measurement.tpot_ms.p50 if run.measurement else None
+    return abs(math.log(trace.decode.step_ms / step_ms)) if trace.decode and step_ms else math.inf
 
 
 def as_document(found: Explanation) -> dict[str, Any]:

@@ -46,8 +46,20 @@ def test_the_trace_of_a_run():
     assert fitting_trace(named, (other, alike)) == other
 
 
+def test_of_a_recipes_traces_the_one_with_steps_like_the_runs():
+    of = run(step_ms=38.0)
+    mark = {"recipe_fingerprint": of.recipe.fingerprint}
+    near = EAGER.model_copy(update=mark | {"trace_id": "near"})
+    far = trace(phase(300.0, launches=1200, busy_ms=6.2, gemm=5.3)).model_copy(update=mark | {"trace_id": "far"})
+    found = fitting_trace(of, (far, near))
+    assert found == near
+    bar = bar_of(explained(of, trace=far))
+    assert bar is not None
+    assert not bar.measured  # eight times as long: another load's steps
+
+
 def test_a_trace_of_another_run_is_noted():
-    assert "not of this very Run" in explained(run(), trace=EAGER).notes[0]
+    assert "not of this very Run" in explained(run(step_ms=38.0), trace=EAGER).notes[0]
     assert explained(run(), trace=EAGER.model_copy(update={"run_id": run().id})).notes == ()
 
 
