@@ -14,6 +14,7 @@ from mcp_core.results import Run
 from pages._ui import charts, frame, workbench
 from pages._ui import format as fmt
 from pages._ui.telemetry import GB, Panel
+from pages._ui.telemetry_csv import csv_text
 
 __all__ = ["draw", "mean_words", "run_panels"]
 
@@ -43,7 +44,17 @@ def draw(run: Run) -> None:
                 st.echarts_chart(
                     chart, height=130, key=f"run-{run.id}-{panel.title}", alt=f"{panel.title} during the Run."
                 )
-    st.caption(_words(telemetry))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(_words(telemetry), width="content")
+        st.download_button(
+            "Download these series",
+            data=lambda: csv_text(window),
+            file_name=f"run-{run.id}-machine.csv",
+            mime="text/csv",
+            on_click="ignore",
+            icon=":material/download:",
+            help="Every series of the Run as CSV, more than are drawn, with units in the column names.",
+        )
 
 
 def run_panels(telemetry: RunTelemetry, window: Window) -> tuple[Panel, ...]:

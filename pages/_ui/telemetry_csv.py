@@ -10,6 +10,7 @@ import io
 from datetime import UTC, datetime
 
 from mcp_core.monitoring.history import Window
+from mcp_core.monitoring.run_telemetry import WORKER
 
 __all__ = ["csv_text"]
 
@@ -17,7 +18,7 @@ __all__ = ["csv_text"]
 def csv_text(window: Window) -> str:
     """Of each row its time, the seconds it stands for, gauges as means, counters as what was added.
 
-    A worker's columns are named after its id. Unmeasured is empty.
+    A worker's columns are named after its id; a Run has only one. Unmeasured is empty.
     """
     columns = [*((name, window.mean(name)) for name in window.gauges)]
     columns += ((name, window.added(name)) for name in window.counters)
@@ -32,5 +33,5 @@ def csv_text(window: Window) -> str:
 
 def _column(window: Window, name: str) -> str:
     scope = name.partition(".")[0]
-    prefix = "worker_" if scope in window.workers else ""
+    prefix = "worker_" if scope in window.workers and scope != WORKER else ""
     return prefix + name.replace(".", "_")

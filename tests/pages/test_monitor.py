@@ -16,6 +16,7 @@ from streamlit.testing.v1 import AppTest
 
 from mcp_core.monitoring.events import Event
 from mcp_core.monitoring.history import History, Window
+from mcp_core.monitoring.nvml import MigInstance
 from mcp_core.monitoring.series import Readings, readings_of
 from pages._ui import process_tables, range_comparison, telemetry, telemetry_csv
 
@@ -114,6 +115,16 @@ def test_device_memory_shows_the_device_and_what_others_hold() -> None:
     assert list(panel.series) == ["all processes", "others"]
     assert [round(points[-1][1] or 0, 2) for points in panel.series.values()] == [15.04, 0.0]
     assert panel.top == 85.0
+
+
+def test_a_split_device_shows_its_parts() -> None:
+    (sample,) = fakes.samples(1, worker=fakes.ready_worker(), gpu=True)
+    part = MigInstance(1, "MIG-1", "1g.10gb", 10 * fakes.GB, 6 * fakes.GB, {4242: 5 * fakes.GB})
+    device = dataclasses.replace(sample.devices[0], instances=(part,), process_memory_bytes={})
+    split = dataclasses.replace(sample, devices=(device,))
+    assert telemetry.device_panels(window_of([split]), device)[0].series["MIG 1"][-1][1] == 6.0
+    (row,) = process_tables.device_rows(split, device)
+    assert (row["part"], row["memory"]) == ("MIG 1", "5.00 GB")
 
 
 def test_hidden_processes_are_said(page: OpenPage, wb: fakes.FakeWorkbench) -> None:

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from mcp_core.errors import StoreError
 from mcp_core.results import Comparable
-from pages._ui import run_table
+from pages._ui import run_table, telemetry_csv
 from pages._ui.fidelity_result import headline
 
 OpenPage = Callable[[str], AppTest]
@@ -172,6 +172,8 @@ def test_the_machine_during_a_run_is_replayed(page: OpenPage, wb: fakes.FakeWork
     assert figures["GPU 0 power"] == "350 W"
     assert figures["GPU 0 temperature"] == "61 °C"
     assert len(at.get("echarts_chart")) == 7
+    header = telemetry_csv.csv_text(fakes.run_telemetry().window()).splitlines()[0]
+    assert "worker_output_tok_s" in header.split(",")
     assert any("GPU 0's clocks were held down: software power cap." in each.value for each in at.caption)
 
 
