@@ -7,6 +7,7 @@ border where they occur. An ``assert`` states an invariant of ours; a user's mis
     ├── InputError               (ValueError; the command line exits 2)
     │   ├── RecipeError          recipe      a Recipe that is malformed or that this machine cannot run
     │   ├── WorkloadError        workload    a Workload that is malformed
+    │   ├── GoalError            goal        a Goal that is malformed or contradicts itself
     │   ├── ModelNotFound        not_found   no such file, folder, Hub id or preset
     │   ├── InvalidModel         invalid     no weights in it, truncated, not a causal language model
     │   ├── UnsafeModel          unsafe      pickle weights, remote code, a path outside the allowed roots
@@ -38,6 +39,7 @@ __all__ = [
     "ContextTooLong",
     "DiskFull",
     "DoesNotFit",
+    "GoalError",
     "HubError",
     "InputError",
     "InvalidModel",
@@ -92,6 +94,12 @@ class WorkloadError(InputError):
     """A Workload is malformed."""
 
     kind = "workload"
+
+
+class GoalError(InputError):
+    """A Goal is malformed, or contradicts itself."""
+
+    kind = "goal"
 
 
 class ModelNotFound(InputError):

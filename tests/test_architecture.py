@@ -19,6 +19,7 @@ VALUES = {
     "recipe",
     "presets",
     "workload",
+    "goal",
     "ceilings",
     "hardware",
     "schemes",

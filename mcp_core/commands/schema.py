@@ -1,4 +1,4 @@
-"""``mcp-core schema [recipe|workload|run]``: JSON Schema of the documents, every field described."""
+"""``mcp-core schema [recipe|workload|run|goal|decision]``: JSON Schema of the documents, every field described."""
 
 from __future__ import annotations
 
@@ -7,18 +7,26 @@ import argparse
 from pydantic import BaseModel
 
 from mcp_core.commands.output import emit
+from mcp_core.decision.decision import Decision
+from mcp_core.goal import Goal
 from mcp_core.recipe import Recipe
 from mcp_core.results import Run
 from mcp_core.workload import Workload
 
 __all__ = ["add_arguments", "run"]
 
-VALUES: dict[str, type[BaseModel]] = {"recipe": Recipe, "workload": Workload, "run": Run}
+VALUES: dict[str, type[BaseModel]] = {
+    "recipe": Recipe,
+    "workload": Workload,
+    "run": Run,
+    "goal": Goal,
+    "decision": Decision,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which value."""
-    parser.add_argument("value", nargs="?", choices=VALUES, help="only this one; all three by default")
+    parser.add_argument("value", nargs="?", choices=VALUES, help="only this one; all by default")
     parser.add_argument("--json", action="store_true", help="the answer is JSON anyway")
 
 

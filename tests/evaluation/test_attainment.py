@@ -1,0 +1,82 @@
+"""Attainment on records whose answer can be counted by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from mcp_core.evaluation.attainment import attain, request_figure
+from mcp_core.evaluation.metrics import summarize
+from mcp_core.goal import Goal, Limit
+from mcp_core.results import Measurement, Quantiles, RequestRecord
+
+
+def _record(index: int, ttft_ms: float, tpot_ms: float, tokens: int = 5, status: str = "ok") -> RequestRecord:
+    arrivals = tuple(ttft_ms + tpot_ms * number for number in range(tokens))
+    return RequestRecord(
+        index=index,
+        status=status,
+        sent_ms=0,
+        ttft_ms=ttft_ms,
+        e2e_ms=arrivals[-1],
+        chunk_ms=arrivals,
+        chunk_tokens=(1,) * tokens,
+        output_tokens=tokens,
+    )
+
+
+def _measured(records: list[RequestRecord], duration_s: float = 10.0) -> Measurement:
+    return summarize(records, duration_s)
+
+
+SLO = Goal.from_dict({"slo": {"ttft_ms": {"p90": 100}, "tpot_ms": {"p90": 10}}}).slo
+
+
+def test_goodput_counts_requests_that_meet_every_limit():
+    good = [_record(i, 90, 9) for i in range(6)]
+    slow_start, slow_tokens = _record(6, 110, 9), _record(7, 90, 11)
+    failed = _record(8, 1, 1, status="failed")
+    cancelled = _record(9, 1, 1, status="cancelled")
+    records = [*good, slow_start, slow_tokens, failed, cancelled]
+    found = attain(SLO, _measured(records), records)
+    assert found.attainment == pytest.approx(6 / 9)
+    assert found.goodput_s == pytest.approx(0.6)
+
+
+def test_a_broken_limit_says_figure_and_limit():
+    records = [_record(i, 812, 9) for i in range(20)]
+    found = attain(SLO, _measured(records), records)
+    assert not found.meets
+    assert [each.text for each in found.broken] == ["p90 TTFT 812 > 100 ms"]
+    assert [each.text for each in found.judged if each.holds] == ["p90 TPOT 9 ≤ 10 ms"]
+
+
+def test_a_percentile_of_too_few_requests_was_not_measured():
+    slo = Goal.from_dict({"slo": {"ttft_ms": {"p95": 100}}}).slo
+    records = [_record(i, 1, 1) for i in range(199)]
+    found = attain(slo, _measured(records), records)
+    assert found.broken[0].figure is None
+    assert found.broken[0].text == "p95 TTFT not measured: it takes 200 requests, this Run has 199"
+    assert attain(slo, _measured([*records, _record(199, 1, 1)])).meets
+
+
+def test_nan_is_no_figure():
+    measured = _measured([_record(0, 1, 1)]).model_copy(update={"ttft_ms": Quantiles(p90=math.nan, n=300)})
+    assert attain(SLO, measured).broken[0].text == "p90 TTFT not measured"
+
+
+def test_without_records_there_is_no_goodput():
+    found = attain(SLO, _measured([_record(0, 1, 1)]))
+    assert (found.attainment, found.goodput_s, found.meets) == (None, None, True)
+
+
+def test_a_reply_of_one_token_breaks_no_limit_between_tokens():
+    records = [_record(0, 90, 0, tokens=1)]
+    assert attain(SLO, _measured(records), records).attainment == 1.0
+
+
+def test_gaps_are_judged_at_the_percentile_of_the_limit():
+    record = RequestRecord(index=0, status="ok", sent_ms=0, chunk_ms=(0, 1, 2, 12), chunk_tokens=(1, 1, 1, 1))
+    assert request_figure(record, Limit("itl_ms", "p50", 5)) == 1
+    assert request_figure(record, Limit("itl_ms", "mean", 5)) == 4
