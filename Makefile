@@ -48,6 +48,7 @@ bench: install
 	$(BIN)/python tests/bench/http_cost.py
 	$(BIN)/python tests/bench/llama_cpp.py
 	$(BIN)/python tests/bench/monitor.py
+	$(BIN)/python tests/bench/profiling.py
 
 screenshots: install
 	$(BIN)/python tests/browser/screenshots.py screenshots

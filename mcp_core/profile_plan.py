@@ -25,7 +25,7 @@ class _Value(BaseModel):
 class ProfilePlan(_Value):
     """torch.profiler's schedule, counted in steps of the engine, and what is written down of each operator."""
 
-    steps: Annotated[int, Field(ge=1, le=1000)] = Field(default=16, description="Steps recorded in each repeat.")
+    steps: Annotated[int, Field(ge=1, le=1000)] = Field(default=8, description="Steps recorded in each repeat.")
     wait: Count = Field(default=0, description="Steps that pass before, without the profiler.")
     warmup: Count = Field(default=2, description="Steps with the profiler on whose events are thrown away.")
     repeat: Annotated[int, Field(ge=1, le=10)] = Field(default=1, description="How often wait, warm-up, steps.")

@@ -24,7 +24,11 @@ def flame_graph(document: dict[str, Any], title: str) -> dict[str, Any]:
 
     Raises InputError without a step.
     """
-    events = [event for event in document["traceEvents"] if event.get("ph") == "X" and event.get("cat") in _SHOWN]
+    events = [
+        event
+        for event in document["traceEvents"]
+        if event.get("ph") == "X" and event.get("cat") in _SHOWN and not event["name"].startswith("ProfilerStep#")
+    ]
     step = next((event for event in events if "sequences" in (event.get("args") or {})), None)
     if step is None:
         raise InputError("The trace holds no step of an engine.", "Record it while the worker is asked.")

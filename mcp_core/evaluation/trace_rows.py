@@ -116,8 +116,14 @@ class Rows:
             device_self_ms=row.device_self_us / 1e3 if self._has_device else None,
             device_total_ms=row.device_total_us / 1e3 if self._has_device else None,
             memory_bytes=row.memory_bytes,
-            shapes=_short(shapes.replace(", []", "").replace("[], ", ""), _MOST_SHAPES),
+            shapes=_short(_plain(shapes), _MOST_SHAPES),
         )
+
+
+def _plain(shapes: str) -> str:
+    """Without the places of what has no shape; empty where nothing has one."""
+    plain = shapes.replace(", []", "").replace("[], ", "")
+    return "" if plain in ("[]", "[[]]") else plain
 
 
 def _short(text: str, most: int) -> str:

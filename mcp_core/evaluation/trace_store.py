@@ -5,6 +5,7 @@ Together they take ``MOST_BYTES`` at most: the oldest go first. This file does n
 
 from __future__ import annotations
 
+import functools
 import shutil
 import socket
 from dataclasses import dataclass
@@ -113,10 +114,16 @@ def _folder(trace_id: str) -> Path:
 
 def _read(folder: Path) -> KeptTrace | None:
     try:
-        summary = TraceSummary.model_validate_json((folder / _SUMMARY).read_bytes())
-        return KeptTrace(summary, folder / _TRACE, (folder / _TRACE).stat().st_size)
+        written_ns = (folder / _SUMMARY).stat().st_mtime_ns
+        return KeptTrace(_summary(folder / _SUMMARY, written_ns), folder / _TRACE, (folder / _TRACE).stat().st_size)
     except (OSError, ValidationError):
         return None  # being written, or of another version
+
+
+@functools.lru_cache(maxsize=1000)
+def _summary(path: Path, _written_ns: int) -> TraceSummary:
+    """Parsed once: pages list every trace at every run."""
+    return TraceSummary.model_validate_json(path.read_bytes())
 
 
 def _prune(newest: KeptTrace, most_bytes: int) -> None:

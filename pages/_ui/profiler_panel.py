@@ -100,7 +100,7 @@ def _latest(worker: WorkerView) -> JobView | None:
 def _traces(kept: Sequence[KeptTrace]) -> None:
     listed = {each.id: each for each in kept}
     session.apply_choice(_CHOSEN)
-    left, right, side = st.columns((5, 5, 1), vertical_alignment="bottom")
+    left, right, side = st.columns((5, 5, 2), vertical_alignment="bottom")
     chosen = left.selectbox("Trace", list(listed), format_func=lambda each: _label(listed[each]), key=_CHOSEN)
     others = [each for each in listed if each != chosen]
     beside = right.selectbox(
