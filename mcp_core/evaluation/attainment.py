@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99, itl_ms, tpot_ms
+from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
+from mcp_core.evaluation.request_samples import RequestSamples
 from mcp_core.goal import Limit, Metric, Slo
 from mcp_core.results import Measurement, Quantiles, RequestRecord
 
-__all__ = ["Attainment", "Judged", "attain", "judge", "limit_name", "request_figure"]
+__all__ = ["Attainment", "Judged", "attain", "goodput", "judge", "limit_name"]
 
 _WORDS: dict[Metric, str] = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "itl_ms": "ITL", "e2e_ms": "E2E"}
 _LEAST_REQUESTS = {"p95": MIN_REQUESTS_P95, "p99": MIN_REQUESTS_P99}
-_PERCENT = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +60,21 @@ class Attainment:
         return not self.broken
 
 
-def attain(slo: Slo, measurement: Measurement, records: Sequence[RequestRecord] = ()) -> Attainment:
+def attain(
+    slo: Slo, measurement: Measurement, records: Sequence[RequestRecord] | RequestSamples = ()
+) -> Attainment:
     """Judge an Slo on a Run; cancelled requests, which its end cut off, count on neither side."""
-    ended = [record for record in records if record.status != "cancelled"]
+    samples = records if isinstance(records, RequestSamples) else RequestSamples.of(records)
     judged = tuple(judge(limit, getattr(measurement, limit.metric)) for limit in slo.limits())
-    if not ended:
-        return Attainment(judged)
-    good = sum(record.status == "ok" and _is_good(record, slo) for record in ended)
-    duration_s = measurement.duration_s
-    return Attainment(judged, good / len(ended), good / duration_s if duration_s > 0 else None)
+    return Attainment(judged, *goodput(slo, samples, measurement.duration_s))
+
+
+def goodput(slo: Slo, samples: RequestSamples, duration_s: float) -> tuple[float | None, float | None]:
+    """Share of requests that met every limit, and how many did a second; both None without samples."""
+    if not len(samples):
+        return None, None
+    good = samples.good(slo)
+    return good / len(samples), good / duration_s if duration_s > 0 else None
 
 
 def judge(limit: Limit, measured: Quantiles) -> Judged:
@@ -85,32 +91,6 @@ def judge(limit: Limit, measured: Quantiles) -> Judged:
 def limit_name(limit: Limit) -> str:
     """As "p95 TTFT"."""
     return f"{limit.statistic} {_WORDS[limit.metric]}"
-
-
-def request_figure(record: RequestRecord, limit: Limit) -> float | None:
-    """What one request is judged by, ms: its latency; of its gaps between tokens, the limit's percentile."""
-    if limit.metric == "ttft_ms":
-        return record.ttft_ms
-    if limit.metric == "e2e_ms":
-        return record.e2e_ms
-    if limit.metric == "tpot_ms":
-        return tpot_ms(record)
-    gaps = itl_ms(record)
-    if not gaps:
-        return None
-    percent = _PERCENT.get(limit.statistic)
-    return float(np.mean(gaps) if percent is None else np.percentile(gaps, percent))
-
-
-def _is_good(record: RequestRecord, slo: Slo) -> bool:
-    """A reply of one token has neither TPOT nor gaps, and breaks no limit of theirs."""
-    for limit in slo.per_request():
-        figure = request_figure(record, limit)
-        if figure is None and limit.metric in ("ttft_ms", "e2e_ms"):
-            return False
-        if figure is not None and not figure <= limit.limit_ms:
-            return False
-    return True
 
 
 def _why(limit: Limit, requests: int) -> str:

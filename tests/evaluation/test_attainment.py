@@ -6,9 +6,10 @@ import math
 
 import pytest
 
-from mcp_core.evaluation.attainment import attain, request_figure
+from mcp_core.evaluation.attainment import attain
 from mcp_core.evaluation.metrics import summarize
-from mcp_core.goal import Goal, Limit
+from mcp_core.evaluation.request_samples import RequestSamples
+from mcp_core.goal import Goal
 from mcp_core.results import Measurement, Quantiles, RequestRecord
 
 
@@ -76,7 +77,21 @@ def test_a_reply_of_one_token_breaks_no_limit_between_tokens():
     assert attain(SLO, _measured(records), records).attainment == 1.0
 
 
-def test_gaps_are_judged_at_the_percentile_of_the_limit():
-    record = RequestRecord(index=0, status="ok", sent_ms=0, chunk_ms=(0, 1, 2, 12), chunk_tokens=(1, 1, 1, 1))
-    assert request_figure(record, Limit("itl_ms", "p50", 5)) == 1
-    assert request_figure(record, Limit("itl_ms", "mean", 5)) == 4
+def _with_gaps(*arrivals_ms: float) -> RequestRecord:
+    ones = (1,) * len(arrivals_ms)
+    return RequestRecord(index=0, status="ok", sent_ms=0, chunk_ms=arrivals_ms, chunk_tokens=ones)
+
+
+@pytest.mark.parametrize(("statistic", "holds"), [("p50", True), ("mean", True), ("p99", False)])
+def test_gaps_are_judged_at_the_percentile_of_the_limit(statistic, holds):
+    slo = Goal.from_dict({"slo": {"itl_ms": {statistic: 5}}}).slo
+    record = _with_gaps(0, 1, 2, 12)  # gaps 1, 1, 10: median 1, mean 4, p99 9.8
+    assert attain(slo, _measured([record]), [record]).attainment == (1.0 if holds else 0.0)
+
+
+def test_samples_survive_packing():
+    records = [_record(i, 10 + i, 2) for i in range(5)]
+    samples = RequestSamples.of(records)
+    again = RequestSamples.unpack(samples.pack())
+    assert again.ok("ttft_ms").tolist() == [10, 11, 12, 13, 14]
+    assert len(RequestSamples.unpack(RequestSamples.of(()).pack())) == 0
