@@ -67,7 +67,7 @@ def _start_form(worker: WorkerView | None, workload: Workload, jobs: Sequence[Jo
 def _not_startable(worker: WorkerView | None, workload: Workload, jobs: Sequence[JobView]) -> str | None:
     if worker is None:
         return "Load a model first."
-    longest = workload.prompt_tokens.max + workload.output_tokens.max
+    longest = workload.longest_request
     if worker.max_context is not None and longest > worker.max_context:
         return (
             f"The longest request has {longest:,} tokens; this model's context holds {worker.max_context:,}. "

@@ -19,6 +19,7 @@ VALUES = {
     "recipe",
     "presets",
     "workload",
+    "workload_parts",
     "goal",
     "ceilings",
     "hardware",

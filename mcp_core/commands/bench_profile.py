@@ -57,7 +57,7 @@ def load_of(workload: Workload) -> ProfileLoad:
     """As many clients with prompts as long as the Workload's, mean."""
     prompts = workload.prompt_tokens
     return ProfileLoad(
-        concurrency=min(workload.concurrency, _CLIENTS),
+        concurrency=workload.at_once(_CLIENTS),
         prompt_tokens=(prompts.min + prompts.max) // 2,
         output_tokens=min(workload.output_tokens.max, _REPLY_TOKENS),
     )

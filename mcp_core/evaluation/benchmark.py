@@ -212,7 +212,7 @@ class _Benchmark:
         found.load_s = state.get("load_s")
 
     def _require_context(self, max_context: int) -> None:
-        longest = self._workload.prompt_tokens.max + self._workload.output_tokens.max
+        longest = self._workload.longest_request
         if longest > max_context:
             raise WorkloadError(
                 f"The workload's longest request has {longest} tokens; the context holds {max_context}.",

@@ -69,7 +69,7 @@ def _capacity(view: View) -> Iterator[Finding]:
     if work is None or measured is None or not measured.completed or not work.kv_capacity_tokens:
         return
     put_back = work.preemptions / measured.completed
-    wanted = min(view.case.run.workload.concurrency, recipe.batching.max_requests)
+    wanted = view.case.run.workload.at_once(recipe.batching.max_requests)
     tokens = (measured.prompt_tokens + measured.output_tokens) / measured.completed
     fitting = work.kv_capacity_tokens / tokens if tokens else float(wanted)
     waits = view.request.queue if view.request else 0.0
@@ -102,7 +102,7 @@ def _queue(view: View) -> Iterator[Finding]:
     at_once = 1 if run.recipe.batching.mode == "off" else run.recipe.batching.max_requests
     evidence = (
         _time("Waiting for the first step", waiting_ms, request),
-        Line("Clients", f"{run.workload.concurrency} at once", f"{at_once} served at once", "workload"),
+        Line("Load", run.workload.load_words, f"{at_once} served at once", "workload"),
     )
     sentence = f"A request waits {ms(waiting_ms)} of its {ms(request.e2e_ms)} for its turn."
     yield Finding("queue", request.queue, sentence, evidence, "high")

@@ -64,7 +64,7 @@ def _nothing(case: Case) -> Iterator[_Option]:
 def _against_launching(case: Case) -> Iterator[_Option]:
     for recipe in with_companions(case.recipe, {"compile": "graphs"}):
         yield recipe, "Record decode steps as CUDA graphs: a whole step is one start."
-    if case.run.workload.concurrency > 1:
+    if case.run.workload.at_once(2) > 1:
         yield from _batched(case, "More sequences share every operation that is started.")
     yield from _by_llama_cpp(case, "llama.cpp starts its operations from C++, not from Python.")
 
@@ -73,7 +73,7 @@ def _against_reading(case: Case) -> Iterator[_Option]:
     work = case.roofline.decode.work if case.roofline else None
     if work is not None and work.kv_bytes > _KV_HEAVY * work.bytes:
         yield _with(case, {"kv.kind": "quantized-fp8"}), "Keys and values in half the bytes."
-    if case.run.workload.concurrency > 1:
+    if case.run.workload.at_once(2) > 1:
         yield from _batched(case, "Weights are read once for all sequences of a step.")
     yield from _by_llama_cpp(case, "llama.cpp reads the GGUF's packed weights as they are.")
     for scheme in ("torchao-int8-weight-only", "torchao-int4-weight-only", "bnb-nf4"):
@@ -117,7 +117,7 @@ def _against_lack_of_pages(case: Case) -> Iterator[_Option]:
         yield from _smaller(case)
         return
     tokens = (measured.prompt_tokens + measured.output_tokens) / measured.completed
-    wanted = min(case.run.workload.concurrency, case.recipe.batching.max_requests)
+    wanted = case.run.workload.at_once(case.recipe.batching.max_requests)
     if case.recipe.batching.kv_blocks is not None:
         factor = max(2.0, 1.25 * wanted * tokens / max(1, work.kv_capacity_tokens))
         blocks = round(case.recipe.batching.kv_blocks * factor)
@@ -214,7 +214,7 @@ def _bytes_ratio(recipe: Recipe, case: Case) -> float:
     if case.model is None or case.roofline is None:
         return 0.0
     batched = recipe.batching.mode != case.recipe.batching.mode
-    sequences = case.run.workload.concurrency if batched else case.roofline.sequences
+    sequences = case.run.workload.at_once(recipe.batching.max_requests) if batched else case.roofline.sequences
     try:
         work = decode_work(_predictor(recipe, case), case.roofline.context_tokens, sequences)
     except McpError:

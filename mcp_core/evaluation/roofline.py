@@ -203,7 +203,7 @@ def sequences_of(run: Run) -> float:
     measured, work, mode = run.measurement, run.engine_work, run.recipe.batching.mode
     if mode == "off":
         return 1.0
-    at_most = float(min(run.workload.concurrency, run.recipe.batching.max_requests))
+    at_most = float(run.workload.at_once(run.recipe.batching.max_requests))
     if measured is None or measured.decode_ms is None or measured.decode_ms.mean is None or work is None:
         return at_most
     decoding_s = work.decode_s + (work.prefill_s if mode == "continuous" else 0.0)

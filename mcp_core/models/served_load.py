@@ -43,6 +43,7 @@ class ServedLoad:
 
         ``max_context`` is the worker's, tokens. Batching mode off serves one at a time, whoever waits.
         """
-        held = 1 if recipe.batching.mode == "off" else min(workload.concurrency, recipe.batching.max_requests)
-        longest = workload.prompt_tokens.max + workload.output_tokens.max
-        return cls(min(longest, max_context), held, min(workload.prompt_tokens.max, max_context), max_context)
+        let_in = recipe.batching.max_requests
+        held = 1 if recipe.batching.mode == "off" else workload.at_once(let_in)
+        longest, prompt = workload.longest_request, workload.longest_prompt
+        return cls(min(longest, max_context), held, min(prompt, max_context), max_context)
