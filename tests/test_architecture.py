@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -67,6 +68,7 @@ HEAVY = {
 }
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     names = {}
     for path in CORE.rglob("*.py"):
@@ -75,9 +77,15 @@ def modules() -> dict[str, Path]:
     return names
 
 
-def imported(path: Path) -> set[str]:
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """Absolute names of all modules that a file imports, at any depth, type-checking blocks left out."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     skipped = {
         id(child)
         for node in ast.walk(tree)
@@ -93,7 +101,7 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def is_heavy(name: str) -> bool:
@@ -158,15 +166,14 @@ def test_session_state_and_cache_have_one_home_each(path):
 
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_every_module_says_what_it_is(name):
-    docstring = ast.get_docstring(ast.parse(modules()[name].read_text()))
+    docstring = ast.get_docstring(tree_of(modules()[name]))
     assert docstring
     assert len(docstring) > 30
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_all_names_exist(name):
-    path = modules()[name]
-    tree = ast.parse(path.read_text())
+    tree = tree_of(modules()[name])
     top = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | {
         node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
     }
