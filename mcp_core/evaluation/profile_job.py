@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mcp_core import paths
 from mcp_core.errors import Cancelled, InputError, McpError, error_from
 from mcp_core.evaluation.chrome_trace import read_trace
 from mcp_core.evaluation.loadgen import request_body
@@ -35,7 +37,9 @@ Tell = Callable[[str, float | None, str], None]
 # Writing a trace after the last step: 25,000 events take about a second.
 _WRITING_S = 120.0
 _LOOK_S = 0.25
-_STOP_S = 3.0
+_STOP_S = 4.5  # a job that is cancelled has 5 s
+# A raw trace that old belongs to no recording any more.
+_LEFT_OVER_S = 3600.0
 
 
 async def run(job: Job) -> Outcome:
@@ -79,6 +83,7 @@ async def profile(
         raise InputError(
             f"{recipe.engine} records no trace of its operators.", "Profile a Recipe with engine transformers."
         )
+    _drop_left_over()
     raws = await _record(client, plan, load, tell, state, timeout_s)
     tell("read", None, "Reading the trace.")
     about = _about(state, recipe, plan, load) | {"run_id": run_id}
@@ -132,6 +137,14 @@ async def _stop(client: ServerClient, recording: asyncio.Task[dict[str, Any]]) -
         recording.cancel()
     elif not recording.cancelled() and recording.exception() is None:
         _delete(recording.result()["traces"])
+
+
+def _drop_left_over() -> None:
+    """Raw traces whose job was killed before it could read them."""
+    for path in paths.home("profiles").glob("raw-*.json"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _LEFT_OVER_S:
+                path.unlink()
 
 
 def _delete(traces: Sequence[dict[str, Any]]) -> None:

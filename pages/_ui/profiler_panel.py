@@ -130,4 +130,5 @@ def _traces(kept: Sequence[KeptTrace]) -> None:
 def _label(kept: KeptTrace) -> str:
     created = kept.summary.created
     when = f"{created:%m-%d %H:%M} · " if created else ""
-    return f"{when}{kept.summary.title} · {kept.summary.device} · {fmt.size(kept.bytes)}"
+    model, _, how = kept.summary.title.partition(", ")
+    return f"{when}{how or model} · {kept.summary.device}{f' · {model}' if how else ''} · {fmt.size(kept.bytes)}"

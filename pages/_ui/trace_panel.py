@@ -71,14 +71,18 @@ def draw_comparison(before: KeptTrace, after: KeptTrace) -> None:
     )
     found = differences(one, other, phase)
     st.dataframe(
-        [_difference_row(each, labels) for each in found[:_MOST_DIFFERENCES]],
+        [_difference_row(each) for each in found[:_MOST_DIFFERENCES]],
         hide_index=True,
         placeholder=fmt.NOT_MEASURED,
         column_config={
-            label: st.column_config.NumberColumn(f"{label}, ms", format="%.3f", help="Own time in one step.")
-            for label in labels
-        }
-        | {"Difference": st.column_config.NumberColumn("Difference, ms", format="%+.3f")},
+            "Difference": st.column_config.NumberColumn(
+                "Difference, ms", format="%+.3f", help="After less before."
+            ),
+            "Before": st.column_config.NumberColumn("Before, ms", format="%.3f", help=_own_time(labels[0])),
+            "After": st.column_config.NumberColumn("After, ms", format="%.3f", help=_own_time(labels[1])),
+            "Calls before": st.column_config.NumberColumn(format="%.1f", help="In one step."),
+            "Calls after": st.column_config.NumberColumn(format="%.1f", help="In one step."),
+        },
         alt="Operators or kernels of both traces, the largest difference first.",
     )
     st.caption(
@@ -286,12 +290,18 @@ def _short(summary: TraceSummary) -> str:
     return summary.title.partition(", ")[2] or summary.title
 
 
-def _difference_row(each: Difference, labels: tuple[str, str]) -> dict[str, Any]:
+def _own_time(label: str) -> str:
+    return f"Own time in one step of: {label}."
+
+
+def _difference_row(each: Difference) -> dict[str, Any]:
     return {
         "Name": each.name,
         "Part": PART_NAMES[each.part],
-        labels[0]: each.before_ms,
-        labels[1]: each.after_ms,
-        "Difference": each.delta_ms,
         "Change": _CHANGES[each.change],
+        "Difference": each.delta_ms,
+        "Before": each.before_ms,
+        "After": each.after_ms,
+        "Calls before": each.before_calls,
+        "Calls after": each.after_calls,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,17 @@ def test_cancelled_it_stops_the_worker_s_recording_and_keeps_nothing(
     assert outcome.state == "cancelled"
     assert trace_store.list_traces() == ()
     assert list(tmp_path.glob("raw-*")) == []
+
+
+def test_what_a_killed_job_left_is_dropped(worker_state: dict[str, Any], tmp_path: Path) -> None:
+    old, new, other = (paths.home("profiles") / name for name in ("raw-1.json", "raw-2.json", "snapshot.pickle"))
+    for path in (old, new, other):
+        path.write_text("{}")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    with RecordedServer(worker_state, tmp_path, tokens=0) as server:
+        asyncio.run(profile_job.run(job_for(server, tmp_path)))
+    assert [path.exists() for path in (old, new, other)] == [False, True, True]
 
 
 def test_a_load_that_fails_ends_it_with_its_reason(worker_state: dict[str, Any], tmp_path: Path) -> None:
