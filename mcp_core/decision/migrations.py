@@ -89,8 +89,28 @@ def _fidelities(connection: sa.Connection) -> None:
     tables.create_all(connection)
 
 
+def _facts(connection: sa.Connection) -> None:
+    tables = sa.MetaData()
+    sa.Table(
+        "run_facts",
+        tables,
+        sa.Column("run_id", sa.String(64), primary_key=True),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("written", sa.String(40), nullable=False, index=True),
+        sa.Column("created", sa.String(40), nullable=False, index=True),
+        sa.Column("document", sa.Text, nullable=True),
+    )
+    sa.Table(
+        "request_samples",
+        tables,
+        sa.Column("run_id", sa.String(64), primary_key=True),
+        sa.Column("document", sa.LargeBinary, nullable=False),
+    )
+    tables.create_all(connection)
+
+
 # Position + 1 is the version that the function brings a store to.
-MIGRATIONS: tuple[Migration, ...] = (_runs_and_records, _telemetry, _fidelities)
+MIGRATIONS: tuple[Migration, ...] = (_runs_and_records, _telemetry, _fidelities, _facts)
 
 
 def migrate(engine: sa.Engine, migrations: Sequence[Migration] = MIGRATIONS) -> None:

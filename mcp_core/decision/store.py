@@ -18,8 +18,10 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from mcp_core import paths
+from mcp_core.decision.facts import VERSION, RunFacts
 from mcp_core.decision.migrations import WRITING, migrate
 from mcp_core.errors import StoreError
+from mcp_core.evaluation.request_samples import RequestSamples
 from mcp_core.monitoring.run_telemetry import RunTelemetry
 from mcp_core.recipe import Recipe
 from mcp_core.results import Fidelity, Mean, RequestRecord, Run, StoredFidelity, now
@@ -31,6 +33,8 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 BUSY_TIMEOUT_MS = 10_000
+# Runs of which facts are made in one transaction.
+_FACTS_AT_ONCE = 200
 
 _metadata = sa.MetaData()
 
@@ -68,6 +72,21 @@ _fidelities = sa.Table(
     sa.Column("recipe", sa.Text),
     sa.Column("document", sa.Text),
 )
+_facts = sa.Table(
+    "run_facts",
+    _metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("version", sa.Integer),
+    sa.Column("written", sa.String(40)),
+    sa.Column("created", sa.String(40)),
+    sa.Column("document", sa.Text),
+)
+_samples = sa.Table(
+    "request_samples",
+    _metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("document", sa.LargeBinary),
+)
 _token_maps = sa.Table(
     "token_maps",
     _metadata,
@@ -96,6 +115,7 @@ class Store:
                 "without it, MCP_HOME must be a folder that can be written.",
             ) from error
         self._writer = self._engine.execution_options(**WRITING)
+        self._kept_facts: tuple[tuple[Any, ...], tuple[RunFacts, ...]] | None = None
         with self._border():
             migrate(self._engine)
 
@@ -123,6 +143,7 @@ class Store:
             with self._border(), self._writer.begin() as connection:
                 _forget(connection, run.id)
                 connection.execute(_runs.insert().values(_row(run)))
+                _keep_facts(connection, run, records)
                 if records:
                     connection.execute(_records.insert(), _record_rows(run.id, records))
                 if telemetry is not None:
@@ -143,6 +164,50 @@ class Store:
         with self._reading() as connection:
             rows = connection.execute(newest.limit(limit).offset(offset)).all()
         return tuple(_parse(run_id, document, Run.model_validate_json) for run_id, document in rows)
+
+    def facts(self) -> tuple[RunFacts, ...]:
+        """Every Run in a line, newest first; read again only when something was written since.
+
+        Facts of Runs that an older MCP wrote are made first. A Run that cannot be read has none.
+        """
+        self._make_facts()
+        with self._reading() as connection:
+            state = connection.execute(sa.select(sa.func.count(), sa.func.max(_facts.c.written))).one()
+            if self._kept_facts is None or self._kept_facts[0] != tuple(state):
+                newest = sa.select(_facts.c.document).order_by(_facts.c.created.desc(), _facts.c.run_id.desc())
+                documents = connection.scalars(newest.where(_facts.c.document.is_not(None))).all()
+                self._kept_facts = (tuple(state), tuple(RunFacts.from_json(each) for each in documents))
+            return self._kept_facts[1]
+
+    def samples(self, run_ids: Sequence[str]) -> dict[str, RequestSamples]:
+        """Request samples by Run; one that has no request records is left out."""
+        query = sa.select(_samples.c.run_id, _samples.c.document).where(_samples.c.run_id.in_(run_ids))
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return {run_id: RequestSamples.unpack(document) for run_id, document in rows}
+
+    def _make_facts(self) -> None:
+        """Facts and samples of Runs that have none, or those of an older version."""
+        lacking = (
+            sa.select(_runs.c.id, _runs.c.document)
+            .outerjoin(_facts, _facts.c.run_id == _runs.c.id)
+            .where(sa.or_(_facts.c.version.is_(None), _facts.c.version != VERSION))
+            .limit(_FACTS_AT_ONCE)
+        )
+        while True:
+            with self._reading() as connection:
+                rows = connection.execute(lacking).all()
+            if not rows:
+                return
+            found = [(run_id, _readable(run_id, document), self.records(run_id)) for run_id, document in rows]
+            with self._border(), self._writer.begin() as connection:
+                for run_id, run, records in found:
+                    _forget_facts(connection, run_id)
+                    if run is None:
+                        row = {"run_id": run_id, "version": VERSION, "written": _stamp(), "created": ""}
+                        connection.execute(_facts.insert().values(row))
+                    else:
+                        _keep_facts(connection, run, records)
 
     def count(self) -> int:
         """How many Runs there are."""
@@ -268,8 +333,37 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
+def _keep_facts(connection: sa.Connection, run: Run, records: Sequence[RequestRecord]) -> None:
+    row = {"run_id": run.id, "version": VERSION, "written": _stamp(), "created": _created(run)}
+    connection.execute(_facts.insert().values(row | {"document": RunFacts.of(run).to_json()}))
+    if records:
+        packed = RequestSamples.of(records).pack()
+        connection.execute(_samples.insert().values(run_id=run.id, document=packed))
+
+
+def _readable(run_id: str, document: str) -> Run | None:
+    """None for a Run of a newer MCP or a damaged one, which lists then leave out."""
+    try:
+        return _parse(run_id, document, Run.model_validate_json)
+    except StoreError:
+        return None
+
+
+def _forget_facts(connection: sa.Connection, run_id: str) -> None:
+    for table in (_facts, _samples):
+        connection.execute(table.delete().where(table.c.run_id == run_id))
+
+
+def _stamp() -> str:
+    return now().isoformat(timespec="microseconds")
+
+
+def _created(run: Run) -> str:
+    return run.created.astimezone(UTC).isoformat(timespec="microseconds")
+
+
 def _forget(connection: sa.Connection, run_id: str) -> bool:
-    for table in (_records, _telemetry):
+    for table in (_records, _telemetry, _facts, _samples):
         connection.execute(table.delete().where(table.c.run_id == run_id))
     return connection.execute(_runs.delete().where(_runs.c.id == run_id)).rowcount > 0
 
@@ -277,7 +371,7 @@ def _forget(connection: sa.Connection, run_id: str) -> bool:
 def _row(run: Run) -> dict[str, str]:
     return {
         "id": run.id,
-        "created": run.created.astimezone(UTC).isoformat(timespec="microseconds"),
+        "created": _created(run),
         "status": run.status,
         "recipe_fingerprint": run.recipe.fingerprint,
         "load_key": run.recipe.load_key,

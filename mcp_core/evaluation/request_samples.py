@@ -63,7 +63,8 @@ class RequestSamples:
     def ok(self, metric: Metric) -> Array:
         """That latency of the completed requests in their order, ms; of gaps between tokens, each one's mean."""
         done = self.rows[self._column("status") == _STATUS["ok"]]
-        return done[:, _COLUMNS.index("itl_mean" if metric == "itl_ms" else metric)]
+        latencies: Array = done[:, _COLUMNS.index("itl_mean" if metric == "itl_ms" else metric)]
+        return latencies
 
     def good(self, slo: Slo) -> int:
         """Completed requests that met every latency limit.
@@ -85,8 +86,7 @@ class RequestSamples:
 
 
 def _row(record: RequestRecord) -> tuple[float, ...]:
-    gaps = itl_ms(record)
-    percentiles = np.percentile(gaps, tuple(_GAPS.values())) if gaps else (np.nan,) * len(_GAPS)
+    gaps = sorted(itl_ms(record))
     return (
         record.index,
         _STATUS[record.status],
@@ -94,9 +94,19 @@ def _row(record: RequestRecord) -> tuple[float, ...]:
         _number(record.ttft_ms),
         _number(tpot_ms(record)),
         _number(record.e2e_ms),
-        float(np.mean(gaps)) if gaps else np.nan,
-        *(float(each) for each in percentiles),
+        sum(gaps) / len(gaps) if gaps else np.nan,
+        *(_percentile(gaps, percent) for percent in _GAPS.values()),
     )
+
+
+def _percentile(rising: Sequence[float], percent: float) -> float:
+    """Linear interpolation as numpy's, which takes a hundred times as long for so few values."""
+    if not rising:
+        return np.nan
+    place = percent / 100 * (len(rising) - 1)
+    low = int(place)
+    high = min(low + 1, len(rising) - 1)
+    return rising[low] + (place - low) * (rising[high] - rising[low])
 
 
 def _number(value: float | None) -> float:

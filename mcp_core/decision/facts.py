@@ -1,0 +1,259 @@
+"""RunFacts: what lists, filters and decisions read of one Run, without its whole document.
+
+A flat value that the store keeps beside the document and makes anew when ``VERSION`` has moved on. This file does
+not know where it is kept (``store.py``) or what is decided by it (``recommend.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mcp_core.conflicts import resolve
+from mcp_core.decision.counterparts import key_of
+from mcp_core.decision.traffic import traffic_key
+from mcp_core.goal import METRICS
+from mcp_core.hardware import Hardware
+from mcp_core.recipe import Recipe
+from mcp_core.results import Fidelity, Measurement, Quantiles, Run
+
+__all__ = ["VERSION", "RunFacts", "configuration_name", "fidelity_facts", "numerics_of", "versions_of"]
+
+# Raised whenever the facts of an old Run would come out otherwise.
+VERSION = 1
+
+# Libraries whose version changes an engine's speed; a scheme's own come on top.
+_ENGINE_LIBRARIES = {
+    "transformers": ("mcp-core", "torch", "transformers", "kernels"),
+    "llama.cpp": ("mcp-core", "xllamacpp"),
+}
+_SCHEME_LIBRARIES = {"bnb": "bitsandbytes", "torchao": "torchao"}
+_ATTENTION_LIBRARIES = {"flash_attention_2": "flash-attn", "flash_attention_3": "flash-attn-3"}
+# Parts of a configuration that are told by their value alone; any other as field=value.
+_TOLD_BY_VALUE = ("quantization.scheme", "batching.mode", "attention", "engine")
+_NOT_TOLD = ("schema_version", "model.", "engine_python", "dtype", "threads", "device")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """One Run in a line. Times ms, sizes bytes; None was not measured, and is never NaN."""
+
+    id: str
+    created: str
+    status: str
+    configuration: str
+    name: str
+    model: str
+    engine: str
+    scheme: str
+    dtype: str
+    batching: str
+    random_weights: bool
+    recipe: str
+    host: str
+    device: str
+    device_kind: str
+    devices: int
+    versions: dict[str, str]
+    traffic: str
+    workload: str
+    workload_document: str
+    load_kind: str
+    load: float | None
+    repeat: str
+    start: str
+    evidence: str
+    comparable: bool
+    reasons: tuple[str, ...]
+    failure_kind: str = ""
+    failure: str = ""
+    latency: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    requests: int = 0
+    completed: int = 0
+    failed: int = 0
+    duration_s: float | None = None
+    load_s: float | None = None
+    output_tok_s: float | None = None
+    total_tok_s: float | None = None
+    requests_s: float | None = None
+    weights_bytes: int | None = None
+    peak_bytes: int | None = None
+    kv_tokens: int | None = None
+    energy_j_per_token: float | None = None
+    numerics: str = ""
+    fidelity: dict[str, float | str | None] | None = None
+
+    @classmethod
+    def of(cls, run: Run) -> RunFacts:
+        """Of this Run."""
+        device = run.hardware.device(run.effective.device if run.effective else run.recipe.device)
+        return cls(
+            id=run.id,
+            created=run.created.isoformat(),
+            status=run.status,
+            configuration=key_of(run.recipe, run.hardware),
+            name=configuration_name(run.recipe),
+            model=run.recipe.model.id,
+            engine=run.recipe.engine,
+            scheme=run.recipe.quantization.scheme,
+            dtype=run.recipe.dtype,
+            batching=run.recipe.batching.mode,
+            random_weights=run.recipe.model.source == "shape",
+            recipe=run.recipe.model_dump_json(),
+            host=run.hardware.host,
+            device=device.name if device else "",
+            device_kind=device.kind if device else "",
+            devices=1,
+            versions=versions_of(run),
+            traffic=traffic_key(run.workload),
+            workload=run.workload.name,
+            workload_document=run.workload.model_dump_json(),
+            load_kind=run.workload.load_kind,
+            load=run.workload.load,
+            repeat=f"{run.workload.seed}/{run.workload.repeat}",
+            start=_start(run),
+            evidence=run.evidence,
+            comparable=run.comparable.ok,
+            reasons=run.comparable.reasons,
+            failure_kind=run.failure.kind if run.failure else "",
+            failure=run.failure.message if run.failure else "",
+            numerics=numerics_of(run.recipe, run.hardware),
+            load_s=_finite(run.load_s),
+            energy_j_per_token=_finite(run.energy_j_per_token),
+            fidelity=fidelity_facts(run.fidelity),
+            **_speed(run.measurement),
+            **_memory(run),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> RunFacts:
+        """What ``to_json`` made."""
+        document = json.loads(text)
+        document["reasons"] = tuple(document["reasons"])
+        return cls(**document)
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
+
+    @property
+    def measured(self) -> bool:
+        """Whether there are figures of a load that ran to its end."""
+        return self.status == "ok" and bool(self.latency)
+
+    @property
+    def failed_share(self) -> float | None:
+        """Failed requests over those that ended, 0..1."""
+        ended = self.completed + self.failed
+        return self.failed / ended if ended else None
+
+    def figure(self, metric: str, statistic: str) -> float | None:
+        """A percentile or the mean of a latency, ms."""
+        return self.latency.get(metric, {}).get(statistic)
+
+    def quantiles(self, metric: str) -> Quantiles:
+        """The latency as the Run has it."""
+        return Quantiles.model_validate(self.latency.get(metric, {}))
+
+
+def configuration_name(recipe: Recipe) -> str:
+    """What sets a Recipe apart, in a few words: dtype, then every field that is not at its default."""
+    if recipe.model.source == "endpoint":
+        return recipe.model.id
+    document = recipe.model_dump(mode="json", exclude_defaults=True)
+    told = [words for path, value in _leaves("", document) if (words := _words(path, value))]
+    return " · ".join([recipe.dtype, *told])
+
+
+def versions_of(run: Run) -> dict[str, str]:
+    """The versions that decide how fast this Run's engine is here: driver, engine, kernels."""
+    engine, scheme, attention = run.recipe.engine, run.recipe.quantization.scheme, run.recipe.attention
+    names = [*_ENGINE_LIBRARIES.get(engine, ())]
+    names += [library for prefix, library in _SCHEME_LIBRARIES.items() if scheme.startswith(prefix)]
+    names += [_ATTENTION_LIBRARIES[attention]] if attention in _ATTENTION_LIBRARIES else []
+    found = {name: run.versions[name] for name in names if name in run.versions}
+    if run.hardware.driver and run.recipe.model.source != "endpoint":
+        found["driver"] = run.hardware.driver
+    if run.effective and run.effective.engine_version and engine not in _ENGINE_LIBRARIES:
+        found[engine] = run.effective.engine_version
+    return found
+
+
+def fidelity_facts(fidelity: Fidelity | None) -> dict[str, float | str | None] | None:
+    """What limits and ties read of a Fidelity; a scheme that a test shows to lose nothing has KL 0."""
+    if fidelity is None or fidelity.status == "not-measurable":
+        return None
+    if fidelity.status == "lossless-by-test":
+        return {"kl": 0.0, "kl_se": 0.0, "kl_over_floor": 0.0, "top1": 1.0, "text": None}
+    return {
+        "kl": _finite(fidelity.kl.mean) if fidelity.kl else None,
+        "kl_se": _finite(fidelity.kl.mean_se) if fidelity.kl else None,
+        "kl_over_floor": _finite(fidelity.kl_over_floor),
+        "top1": _finite(fidelity.top1.mean) if fidelity.top1 else None,
+        "text": fidelity.text_sha256,
+    }
+
+
+def numerics_of(recipe: Recipe, hardware: Hardware) -> str:
+    """The same for Recipes whose logits are the same here; without the content hash, known only after a load."""
+    resolved = resolve(recipe, hardware)
+    model = resolved.model.model_copy(update={"sha256": None})
+    return resolved.model_copy(update={"model": model}).numerics_key
+
+
+def _start(run: Run) -> str:
+    """Which start of a process it was measured on: Runs of one start took exactly as long to load."""
+    return f"{run.load_s!r}" if run.load_s is not None else run.id
+
+
+def _speed(measured: Measurement | None) -> dict[str, Any]:
+    if measured is None:
+        return {}
+    return {
+        "latency": {metric: _quantiles(getattr(measured, metric)) for metric in METRICS},
+        "requests": measured.requests,
+        "completed": measured.completed,
+        "failed": measured.failed,
+        "duration_s": _finite(measured.duration_s),
+        "output_tok_s": _finite(measured.output_tok_s),
+        "total_tok_s": _finite(measured.total_tok_s),
+        "requests_s": _finite(measured.requests_s),
+    }
+
+
+def _quantiles(measured: Quantiles) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in measured.model_dump(exclude={"n"}).items()} | {"n": measured.n}
+
+
+def _memory(run: Run) -> dict[str, Any]:
+    capacity = run.engine_work.kv_capacity_tokens if run.engine_work else 0
+    memory = run.memory
+    return {
+        "weights_bytes": memory.weights_bytes if memory else None,
+        "peak_bytes": memory.peak_bytes if memory else None,
+        "kv_tokens": capacity or (run.effective.max_context if run.effective else None),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _leaves(path: str, document: dict[str, Any]) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in document.items():
+        where = f"{path}{name}"
+        found += _leaves(f"{where}.", value) if isinstance(value, dict) else [(where, value)]
+    return found
+
+
+def _words(path: str, value: Any) -> str:
+    if path.startswith(_NOT_TOLD):
+        return ""
+    if path in _TOLD_BY_VALUE:
+        return str(value)
+    name = path.removeprefix("quantization.").removeprefix("batching.")
+    name = "KV" if path == "kv.kind" else name
+    return name if value is True else f"{name} {value}"

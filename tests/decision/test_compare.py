@@ -1,0 +1,110 @@
+"""Comparison on planted Runs: every verdict, by name of its cause."""
+
+from __future__ import annotations
+
+import pytest
+
+from mcp_core.decision.compare import QUANTITIES, compare, obstacles
+from tests.decision.planted import Law, Planted, machine, planted_run
+
+TPOT = QUANTITIES["tpot_ms"]
+
+
+def _planted(law: Law, starts: int, users: int = 8, **rest) -> Planted:
+    return Planted([planted_run(law, users, start=start, requests=60, **rest) for start in range(starts)])
+
+
+def _compare(a: Planted, b: Planted, quantity=TPOT):
+    ids = [each.id for each in (*a.facts, *b.facts)]
+    return compare(a.facts, b.facts, a.samples(ids) | b.samples(ids), quantity)
+
+
+def test_faster_is_better_and_more_tokens_are_too():
+    slow, fast = _planted(Law(), 4), _planted(Law(tpot_ms=18, changes={"dtype": "fp16"}), 4)
+    found = _compare(slow, fast)
+    assert found.verdict == "better"
+    assert found.ratio is not None
+    assert found.ratio.value == pytest.approx(0.9, rel=0.02)
+    assert _compare(fast, slow).verdict == "worse"
+    assert _compare(slow, fast, QUANTITIES["output_tok_s"]).verdict == "better"
+    assert _compare(fast, slow, QUANTITIES["output_tok_s"]).verdict == "worse"
+
+
+def test_identical_ones_are_equivalent_in_95_of_100_seeds():
+    twin = Law(changes={"attention": "eager"})
+    verdicts = [
+        _compare(_planted(Law(), 5, seed=2 * seed), _planted(twin, 5, seed=2 * seed + 1)).verdict
+        for seed in range(100)
+    ]
+    assert verdicts.count("equivalent") >= 95
+    assert verdicts.count("better") + verdicts.count("worse") == 0
+
+
+def test_overlapping_intervals_hide_a_difference_that_pairs_show():
+    """The machine is up to 40 % slower in some hours than in others; B is 6 % faster than A in every one."""
+    hours = (0.0, 0.3, -0.1, 0.2, 0.1)
+    fast = Law(tpot_ms=18.8, changes={"attention": "eager"})
+    a = Planted([planted_run(Law(), 8, start=hour, drift=drift, requests=60) for hour, drift in enumerate(hours)])
+    b = Planted([planted_run(fast, 8, start=hour, drift=drift, requests=60) for hour, drift in enumerate(hours)])
+    values_a = [facts.figure("tpot_ms", "p50") for facts in a.facts]
+    values_b = [facts.figure("tpot_ms", "p50") for facts in b.facts]
+    assert min(values_a) < max(values_b)  # so that intervals of the two would overlap widely
+    found = _compare(a, b)
+    assert found.verdict == "better"
+    assert found.ratio is not None
+    assert found.ratio.value == pytest.approx(0.94, abs=0.02)
+
+
+def test_one_start_of_each_decides_nothing_however_many_requests():
+    found = _compare(_planted(Law(), 1), _planted(Law(tpot_ms=10, changes={"dtype": "fp16"}), 1))
+    assert (found.verdict, found.pairs) == ("undecided", 1)
+    assert found.ratio is not None
+    assert (found.ratio.value, found.ratio.low) == (pytest.approx(0.5, rel=0.05), None)
+    assert found.why.startswith("one start of each")
+    assert found.more >= 2
+
+
+def test_the_repeats_that_are_asked_for_do_tell():
+    rough = {"start_noise": 0.05}
+    fast = Law(tpot_ms=18.0, changes={"dtype": "fp16"}, **rough)
+    told, asked = 0, 0
+    for seed in range(20):
+        few = _compare(_planted(Law(**rough), 4, seed=seed), _planted(fast, 4, seed=seed))
+        if few.verdict == "undecided":
+            starts = 4 + few.more
+            found = _compare(_planted(Law(**rough), starts, seed=seed), _planted(fast, starts, seed=seed))
+            asked, told = asked + 1, told + (found.verdict == "better")
+    assert asked >= 5
+    assert told >= 0.6 * asked
+
+
+def test_runs_of_the_same_start_are_no_repetition():
+    pairs = [planted_run(Law(), 8, start=start, requests=60) for start in range(3)]
+    one_start = Planted([(run.model_copy(update={"load_s": 10.0}), records) for run, records in pairs])
+    assert _compare(one_start, _planted(Law(tpot_ms=10), 3)).pairs == 1
+
+
+@pytest.mark.parametrize(
+    ("rest", "users", "cause"),
+    [
+        ({"reasons": ["warm cache: 900 prompt tokens were not computed"]}, 8, "warm cache"),
+        ({"reasons": ["noisy: other processes used 0.9 cores meanwhile"]}, 8, "noisy"),
+        ({"reasons": ["throttled: power cap"]}, 8, "throttled"),
+        ({"hardware": machine("Another GPU")}, 8, "other hardware"),
+        ({"hardware": machine(driver="999")}, 8, "stale: driver"),
+        ({"versions": {"torch": "2.11.0"}}, 8, "stale: torch"),
+        ({}, 16, "other load"),
+    ],
+)
+def test_what_keeps_two_sides_apart_is_named(rest, users, cause):
+    usual = _planted(Law(), 3)
+    other = _planted(Law(changes={"dtype": "fp16"}), 3, users, **rest)
+    found = _compare(usual, other)
+    assert found.verdict == "undecided"
+    assert found.why.startswith(cause)
+    assert any(each.startswith(cause) for each in obstacles(usual.facts, other.facts))
+
+
+def test_what_was_not_measured_is_said():
+    found = _compare(_planted(Law(), 2), _planted(Law(), 2), QUANTITIES["energy_j_per_token"])
+    assert (found.verdict, found.ratio, found.why) == ("undecided", None, "energy was not measured on both")
