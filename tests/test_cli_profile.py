@@ -79,6 +79,9 @@ def test_what_cannot_be_profiled_is_said(
         assert profile("http://127.0.0.1:9", tmp_path, *arguments) == code
         return capsys.readouterr().err
 
+    monkeypatch.delenv("MCP_CONTROL_TOKEN", raising=False)
+    assert "needs the worker's control token" in complaint(code=2)
+    monkeypatch.setenv("MCP_CONTROL_TOKEN", SECRET)
     assert "does not answer" in complaint(code=1)
     assert "That profile lasts 2040 steps" in complaint("--steps", "1000", "--repeat", "2", "--wait", "18", code=2)
     assert "load is not valid" in complaint("--concurrency", "5000", code=2)

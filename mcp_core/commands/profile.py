@@ -112,6 +112,11 @@ def run(options: argparse.Namespace) -> int:
     _require_folder(options.out)
     if not options.url:
         require_runnable(recipe, machine)
+    elif control_token() is None:
+        raise InputError(
+            f"profile --url needs the worker's control token in {CONTROL_VARIABLE}.",
+            f"Start it with the same: {CONTROL_VARIABLE}=... mcp-core serve RECIPE.",
+        )
     with Store() as store:
         found = run_until_stopped(_Profile(recipe, machine, plan, load, store, options).run())
     answer = _write(options.out, *found)

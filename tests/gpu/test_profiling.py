@@ -26,7 +26,7 @@ LAYERS = 30  # of the bundled model
 
 
 def summary_of(tmp_path: Path, changes: dict[str, object], plan: ProfilePlan) -> TraceSummary:
-    """Requests of the bundled model, recorded from the first one's decode steps on through the next one's prefill."""
+    """Requests of the bundled model, recorded from the first one's decode steps through the next one's prefill."""
     recipe = bundled().replace({"device": "cuda:0", "dtype": "bf16", **changes})
     recipe = conflicts.resolve(recipe, hardware.detect())
     model = loader.load(catalog.resolve(recipe.model), recipe, lambda _stage, _part, _text: None, None)
