@@ -18,6 +18,8 @@ from mcp_core.evaluation import ceilings_job
 from mcp_core.evaluation.ceilings_job import Bench
 from mcp_core.hardware import detect
 from mcp_core.jobs import Job
+from mcp_core.recipe import Recipe
+from mcp_core.studies import Studies
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -136,3 +138,17 @@ def test_another_driver_or_torch_measures_anew(tmp_path):
     for wreck in (tmp_path / "home" / "ceilings").glob("*.json"):
         wreck.write_text("{")
     assert ceilings.kept(["H100"], "580", "2.13.0") == ()
+
+
+def test_the_app_asks_for_the_device_and_threads_of_a_recipe():
+    asked = []
+
+    def submit(*arguments):
+        asked.append(arguments)
+        return "job-1"
+
+    studies = Studies(submit, tuple, lambda: None)
+    assert studies.start_ceilings(Recipe(dtype="fp32", threads=1)) == "job-1"
+    ((verb, title, request, about),) = asked
+    assert (verb, title, request) == ("ceilings", "ceilings of cpu", {"device": "cpu", "threads": 1})
+    assert about == Recipe(device="cpu", threads=1)  # what holds the device: no model, no scheme
