@@ -11,7 +11,9 @@ how a checkpoint is written or loaded (``saving.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,27 +32,35 @@ _PROBE_TOKENS = 32
 _EXPANDED = 0.6
 # Of a layer's output or of logits, beside what rounding activations changes: sums in another order.
 _ARITHMETIC = 4.0
-# Two independent roundings are sqrt(2) times as far apart as either is from none; the rest is for a small sample.
-_APART = 1.5
+# Two independent roundings are apart by the root of the sum of both squares; the rest is for a small sample.
+_APART = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """What went into a layer and came out, on the host; ``in_half`` where it rounds to half of int8's range, as
+    static schemes on a CPU without VNNI do.
+    """
+
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+    in_half: bool
 
 
 class Probe:
     """What a model made of a fixed text: logits, and what went into and came out of each packed layer."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.layers: dict[str, _Passed] = {}
         hooks = [model.get_submodule(name).register_forward_hook(self._keep(name)) for name in packed_layers(model)]
         self.logits = logits_of(model)
         for hook in hooks:
             hook.remove()
 
-    def layers(self) -> Iterable[tuple[str, torch.Tensor, torch.Tensor]]:
-        """(name, inputs, outputs), on the host."""
-        return ((name, *each) for name, each in self._seen.items())
-
     def _keep(self, name: str) -> object:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            self._seen[name] = (inputs[0].detach().cpu(), output.detach().cpu())
+            in_half = bool(getattr(module.weight, "reduce_range", False))
+            self.layers[name] = _Passed(inputs[0].detach().cpu(), output.detach().cpu(), in_half)
 
         return hook
 
@@ -92,12 +102,13 @@ def require_same_answers(before: Probe, again: PreTrainedModel) -> tuple[float, 
 
     Returns how much the logits differ, and how much of them rounding alone changes, as ``difference`` does.
     """
-    for name, inputs, outputs in before.layers():
-        _require_same_layer(name, inputs, outputs, again)
+    for name, passed in before.layers.items():
+        _require_same_layer(name, passed, again)
     after = logits_of(again)
     unrounded = logits_of(_without_rounding(again))
     differs, rounding = difference(after, before.logits), difference(after, unrounded)
-    if not differs <= _APART * rounding + _arithmetic(again.dtype):
+    apart = _APART * math.hypot(rounding, difference(before.logits, unrounded))
+    if not differs <= apart + _arithmetic(again.dtype):
         raise InvalidModel(
             f"Loaded again, its logits differ by {differs:.1%}; rounding activations changes {rounding:.1%}.",
             "Nothing was kept.",
@@ -105,13 +116,15 @@ def require_same_answers(before: Probe, again: PreTrainedModel) -> tuple[float, 
     return differs, rounding
 
 
-def _require_same_layer(name: str, inputs: torch.Tensor, outputs: torch.Tensor, again: PreTrainedModel) -> None:
+def _require_same_layer(name: str, passed: _Passed, again: PreTrainedModel) -> None:
     layer = again.get_submodule(name)
-    given = inputs.to(again.device)
+    given = passed.inputs.to(again.device)
     now, unrounded = layer(given).float().cpu(), functional.linear(given, layer.weight, layer.bias).float().cpu()
-    before = outputs.float()
-    allowed = float((now - unrounded).norm()) + _arithmetic(given.dtype) * float(before.norm())
-    if not float((now - before).norm()) <= allowed:
+    before = passed.outputs.float()
+    allowed = float((now - unrounded).norm())
+    if passed.in_half:  # which no checkpoint can say
+        allowed = _APART * math.hypot(allowed, float((before - unrounded).norm()))
+    if not float((now - before).norm()) <= allowed + _arithmetic(given.dtype) * float(before.norm()):
         raise InvalidModel(
             f"Loaded again, {name} answers the same inputs otherwise: {difference(now, before):.1%} apart.",
             "Nothing was kept.",
