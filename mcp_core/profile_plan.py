@@ -9,10 +9,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["MOST_STEPS", "ProfileLoad", "ProfilePlan"]
+__all__ = ["MOST_RECORDED", "MOST_STEPS", "ProfileLoad", "ProfilePlan"]
 
 # Engine steps that one profile may last: wait, warm-up and active ones of every repeat.
 MOST_STEPS = 2000
+# Recorded in one trace: of a model with 80 layers that is about 700 MB, which is still read.
+MOST_RECORDED = 64
 
 Count = Annotated[int, Field(ge=0, le=1000)]
 Activity = Literal["cpu", "cuda"]
@@ -25,7 +27,9 @@ class _Value(BaseModel):
 class ProfilePlan(_Value):
     """torch.profiler's schedule, counted in steps of the engine, and what is written down of each operator."""
 
-    steps: Annotated[int, Field(ge=1, le=1000)] = Field(default=8, description="Steps recorded in each repeat.")
+    steps: Annotated[int, Field(ge=1, le=MOST_RECORDED)] = Field(
+        default=8, description="Steps recorded in each repeat."
+    )
     wait: Count = Field(default=0, description="Steps that pass before, without the profiler.")
     warmup: Count = Field(default=2, description="Steps with the profiler on whose events are thrown away.")
     repeat: Annotated[int, Field(ge=1, le=10)] = Field(default=1, description="How often wait, warm-up, steps.")

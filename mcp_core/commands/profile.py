@@ -40,7 +40,7 @@ from mcp_core.evaluation.why import Explanation, as_document, explain
 from mcp_core.hardware import Hardware
 from mcp_core.models import catalog
 from mcp_core.models.architecture import ResolvedModel
-from mcp_core.profile_plan import MOST_STEPS, ProfileLoad, ProfilePlan
+from mcp_core.profile_plan import MOST_RECORDED, MOST_STEPS, ProfileLoad, ProfilePlan
 from mcp_core.progress import ProgressTracker
 from mcp_core.recipe import Recipe, validation_message
 from mcp_core.results import Run
@@ -129,9 +129,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> ProfilePlan:
     total = (options.wait + options.warmup + options.steps) * options.repeat
-    if total > MOST_STEPS or options.steps > 1000 or options.repeat > 10:
+    if total > MOST_STEPS or options.steps > MOST_RECORDED or options.repeat > 10:
         raise InputError(
-            f"That profile lasts {total} steps; {MOST_STEPS} in all, 1000 recorded and 10 repeats are the most.",
+            f"That is too long: {MOST_RECORDED} steps a trace, 10 repeats, {MOST_STEPS} steps in all are the most.",
             "Ask for fewer --steps, --wait or --repeat.",
         )
     return ProfilePlan(

@@ -20,7 +20,7 @@ from pages._ui.trace_panel import draw_comparison, draw_trace
 
 __all__ = ["draw_profiler"]
 
-_STEPS = (4, 8, 16, 32, 64, 128)
+_STEPS = (4, 8, 16, 32, 64)
 _CLIENTS = (1, 2, 4, 8, 16, 32, 64)
 _PROMPTS = (16, 64, 256, 1024)
 _SENT, _LIVE = "Requests of its own", "Whatever is asked now"

@@ -304,7 +304,7 @@ def test_steps_that_came_in_time_are_kept_when_a_profile_is_stopped(make_engine,
         recorder.wait_end("r")
         engine.stop_profile()
 
-    (trace,) = profiled(engine, ProfilePlan(steps=100, warmup=1), tmp_path, ask_and_stop)
+    (trace,) = profiled(engine, ProfilePlan(steps=60, warmup=1), tmp_path, ask_and_stop)
     assert len(trace.steps) == 5
 
 
