@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from mcp_core import conflicts, hardware
 from mcp_core.evaluation.chrome_trace import read_trace
 from mcp_core.evaluation.trace_finishing import finished
 from mcp_core.evaluation.trace_reading import summarize
+from mcp_core.generation import GenerationRequest, Sampling
+from mcp_core.inference.engine import Engine
+from mcp_core.models import catalog, loader
+from mcp_core.presets import bundled
 from mcp_core.profile_plan import ProfilePlan
+from mcp_core.recipe import ModelRef, Quantization, Recipe
 from mcp_core.sections import marked_by, profile_section
-from mcp_core.trace_summary import TraceSummary
+from mcp_core.trace_summary import PhaseSummary, TraceSummary
+from tests.tiny_llama import build_tiny_llama
 
 
 def summary_of(engine, plan, folder, requests) -> TraceSummary:
@@ -91,3 +98,44 @@ def test_sections_are_marked_while_a_profiler_runs_and_not_after():
     with profile_section("queue"):
         pass
     assert marked == ["sampling"]
+
+
+def decode_of(recipe, tmp_path) -> PhaseSummary:
+    """A decode step of that Recipe, recorded."""
+    recipe = conflicts.resolve(recipe.replace({"device": "cpu", "threads": 1}), hardware.detect())
+    model = loader.load(catalog.resolve(recipe.model), recipe, lambda _stage, _part, _text: None, None)
+    engine = Engine(model, recipe, lambda _events: None)
+    engine.start()
+    try:
+        prompt = tuple(range(100, 120))
+        request = GenerationRequest("a", prompt, 8, Sampling(temperature=0), 8, ignore_eos=True)
+        summary = summary_of(engine, ProfilePlan(steps=7, warmup=1), tmp_path, [request])
+    finally:
+        engine.close()
+    assert summary.decode is not None
+    return summary.decode
+
+
+@pytest.mark.parametrize(
+    ("scheme", "unpacks"), [("none", False), ("bnb-nf4", True), ("torchao-int8-weight-only", True)]
+)
+def test_unpacking_shows_where_weights_are_packed(tmp_path, scheme, unpacks):
+    ref = ModelRef(source="folder", id=str(build_tiny_llama(tmp_path / "model")))
+    recipe = Recipe(model=ref, dtype="bf16", quantization=Quantization(scheme=scheme))
+    decode = decode_of(recipe, tmp_path)
+    assert ("dequantization" in decode.parts_ms) is unpacks
+    assert decode.parts_ms["gemm"] > 0
+
+
+@pytest.mark.slow
+def test_unpacking_and_multiplying_are_told_apart_in_real_schemes(tmp_path):
+    """The bundled model in bf16 on one core: int8 unpacks, then multiplies as before; NF4's kernel does both."""
+    dense, int8, nf4 = (
+        decode_of(bundled().replace({"dtype": "bf16", "quantization.scheme": scheme}), tmp_path)
+        for scheme in ("none", "torchao-int8-weight-only", "bnb-nf4")
+    )
+    assert "dequantization" not in dense.parts_ms
+    assert int8.parts_ms["dequantization"] > 0.15 * int8.step_ms
+    assert int8.parts_ms["gemm"] == pytest.approx(dense.parts_ms["gemm"], rel=0.5)
+    assert nf4.parts_ms["dequantization"] > 0.15 * nf4.step_ms
+    assert nf4.parts_ms["gemm"] < 0.5 * dense.parts_ms["gemm"]  # only the output layer is left dense
