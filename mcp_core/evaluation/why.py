@@ -111,6 +111,8 @@ def as_document(found: Explanation) -> dict[str, Any]:
 
 def _ceilings(run: Run, machine: Hardware) -> tuple[Ceilings | None, str]:
     """Those stored with the Run, else this machine's if it is the same device; and whether they came later."""
+    if run.recipe.model.source == "endpoint":
+        return None, ""  # whatever machine that is
     recipe = conflicts.resolve(run.recipe, run.hardware)
     stored = run.hardware.ceilings_of(recipe.device, recipe.threads)
     if stored is not None:

@@ -252,3 +252,46 @@ def test_a_trace_of_other_work_says_nothing_about_this():
 def test_no_profile_is_asked_of_an_engine_that_records_none():
     foreign = run(recipe(engine="vllm"), step_ms=60.0)
     assert not any("profile" in words for words in decide(case(foreign)).to_decide)
+
+
+SERVER = H100.model_copy(
+    update={
+        "device": "cpu",
+        "device_name": "CPU",
+        "threads": 1,
+        "read_bytes_s": 26e9,
+        "copy_bytes_s": 25e9,
+        "matmul_flop_s": {"fp32": 0.1e12, "bf16": 0.22e12, "fp16": 0.02e12, "int8": 0.44e12},
+        "op_us": 2.4,
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "cause", "fields"),
+    [
+        ({}, {"gemm": 800.0}, "bandwidth", {"quantization.scheme": "bnb-nf4"}),
+        (
+            {"quantization__scheme": "torchao-int8-weight-only"},
+            {"gemm": 100.0, "dequantization": 900.0},
+            "dequantization",
+            {"quantization.scheme": "none"},
+        ),
+    ],
+)
+def test_on_a_cpu_other_changes_help(changes, steps, cause, fields):
+    """Its int8 kernels unpack at every use, so int8 is no advice there."""
+    asked = recipe(device="cpu", **changes)
+    decode = phase(sum(steps.values()) + 20.0, launches=6000, busy_ms=None, **steps)
+    found = decide(case(run(asked, step_ms=decode.step_ms), ceilings=SERVER, trace=trace(decode)))
+    assert found.cause == cause
+    assert found.change is not None
+    assert found.change.fields == fields
+
+
+def test_a_cpu_that_computes_at_its_limit_wants_its_other_cores():
+    busy = run(recipe(device="cpu"), prompt=512, output=2, prefill_ms=40_000.0, step_ms=900.0)
+    found = decide(case(busy, ceilings=SERVER))
+    assert found.cause == "compute"
+    assert found.change is not None
+    assert found.change.fields == {"threads": 8}

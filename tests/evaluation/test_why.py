@@ -103,3 +103,12 @@ def test_why_int8_is_slower():
     assert "Most of the difference is dequantization: 31.5 ms more" in words
     assert "A profile of both" in why_slower(dense, explained(run(int8, step_ms=60.0)))
     assert "takes as long" in why_slower(dense, dense)
+
+
+def test_a_server_elsewhere_has_no_ceilings_here():
+    endpoint = {"model": {"source": "endpoint", "id": "http://elsewhere"}, "engine": "endpoint", "device": "auto"}
+    found = explain(
+        run(clients=16, queue_ms=80_000.0).model_copy(update={"recipe": recipe().replace(endpoint)}), MACHINE
+    )
+    assert found.case.ceilings is None
+    assert (found.verdict.cause, found.verdict.change) == ("queue", None)
