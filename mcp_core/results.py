@@ -73,13 +73,22 @@ class RequestRecord(_Value):
     index: int = Field(description="Position in the workload.")
     status: Literal["ok", "failed", "cancelled"] = Field(description="How it ended.")
     sent_ms: float = Field(description="When it was sent, ms after the measurement began.")
+    late_ms: float | None = Field(
+        default=None, description="Sent so long after it was due, ms; null where nothing was due."
+    )
     ttft_ms: float | None = Field(default=None, description="Sent to first chunk that carries a token, ms.")
+    first_answer_ms: float | None = Field(
+        default=None, description="Sent to first chunk of the answer, ms; null where no reasoning was marked."
+    )
     e2e_ms: float | None = Field(default=None, description="Sent to last token, ms.")
     chunk_ms: tuple[float, ...] = Field(default=(), description="Arrival of each token chunk, ms after sent.")
     chunk_tokens: tuple[int, ...] = Field(default=(), description="Tokens each chunk carried.")
     prompt_tokens: int | None = Field(default=None, description="From usage.")
     output_tokens: int | None = Field(default=None, description="From usage.")
     cached_tokens: int | None = Field(default=None, description="Prompt tokens served from a cache.")
+    shared_tokens: int = Field(
+        default=0, description="First prompt tokens that other requests had before, by the workload's own plan."
+    )
     prompt_sha256: str | None = Field(default=None, description="Hash of what was sent.")
     server_timing: dict[str, float] | None = Field(default=None, description="The server's own usage.timing, ms.")
     failure: Failure | None = Field(default=None, description="Set when status is not ok.")
@@ -120,6 +129,14 @@ class Measurement(_Value):
     queue_ms: Quantiles | None = Field(default=None, description="Waiting, by the server's own timing.")
     prefill_ms: Quantiles | None = Field(default=None, description="First step to first token, by the server's.")
     decode_ms: Quantiles | None = Field(default=None, description="First token to last, by the server's.")
+    first_answer_ms: Quantiles | None = Field(
+        default=None, description="Sent to first token of the answer, where the server marks reasoning."
+    )
+    late_p99_ms: float | None = Field(default=None, description="Lateness of sending, where requests were due.")
+    mean_at_once: float | None = Field(default=None, description="Completed requests running at once, mean.")
+    over_saturated: bool | None = Field(
+        default=None, description="Whether the queue grew all the while; null where clients wait for replies."
+    )
 
 
 class Memory(_Value):

@@ -32,9 +32,10 @@ from mcp_core.errors import (
 from mcp_core.evaluation.cores import OthersLoad, pinned, usable_cores
 from mcp_core.evaluation.loadgen import LoadResult, OnProgress, run_load, run_warmup
 from mcp_core.evaluation.metrics import output_tokens, summarize
-from mcp_core.evaluation.prompts import PromptAt, text_prompts, token_prompts
+from mcp_core.evaluation.prompts import Prompts, prompts_of
 from mcp_core.evaluation.random_weights import data_dependent_costs
 from mcp_core.evaluation.run_recorder import RunRecorder
+from mcp_core.evaluation.saturation import over_saturation
 from mcp_core.generation import EngineStats
 from mcp_core.hardware import Hardware
 from mcp_core.monitoring.nvml import read_devices
@@ -65,6 +66,10 @@ Keep = Callable[[Run, Sequence[RequestRecord], Any], None]
 
 MAX_CLIENT_LAG_MS = 2.0
 MAX_OTHERS_LOAD = 0.5
+# A tenth of what a first token takes at a very fast server; ticks of the loop alone make one late by 1 ms.
+MAX_LATE_MS = 10.0
+# What chat templates put before every first message, at most: the same in each prompt.
+_TEMPLATE_TOKENS = 64
 # Of loading and of serving, each.
 _TIMELINE_POINTS = 60
 # The request was understood and turned down before anything was tried.
@@ -128,9 +133,10 @@ class _Server:
     """What has to be known of a server to send it a workload."""
 
     model: str
-    prompts: PromptAt
+    prompts: Prompts
     pid: int | None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    exact: bool = True
 
 
 class _Benchmark:
@@ -175,6 +181,8 @@ class _Benchmark:
 
     async def _measure(self) -> None:
         server = await self._look()
+        if server.prompts.note:
+            self._found.reasons.append(server.prompts.note)
         async with self._held():
             with self._cores(server):
                 await self._warm_up(server)
@@ -188,11 +196,11 @@ class _Benchmark:
         if not models:
             raise McpError(f"{self._client.url} serves no model.", "Load one, or check the URL.")
         if not self._ours:
-            return _Server(models[0], text_prompts(self._workload), None)
+            return _Server(models[0], prompts_of(self._workload), None, exact=False)
         state = await self._client.state()
         self._read_state(state)
         self._require_context(int(state["max_context"]))
-        prompts = token_prompts(self._workload, int(state["vocab_size"]), state["special_ids"])
+        prompts = prompts_of(self._workload, int(state["vocab_size"]), state["special_ids"])
         if self._found.recipe.engine in FOREIGN:
             # It sends ids only when asked, and its processes are not pinned: the device does the work.
             return _Server(models[0], prompts, None, {"return_token_ids": True})
@@ -257,6 +265,7 @@ class _Benchmark:
             model=server.model,
             on_progress=self._on_progress,
             extra=server.extra,
+            exact=server.exact,
         )
         if warm.cancelled:
             raise _stopped()
@@ -279,6 +288,7 @@ class _Benchmark:
                 model=server.model,
                 on_progress=self._on_progress,
                 extra=server.extra,
+                exact=server.exact,
             )
 
     async def _begin_counting(self) -> None:
@@ -311,8 +321,10 @@ class _Benchmark:
         found = self._found
         if error is None and found.load is not None and found.load.cancelled:
             error = _stopped()
-        measurement = _measurement(found)
+        saturated = over_saturation(self.records) if self._workload.is_open else None
+        measurement = _measurement(found, bool(saturated) if self._workload.is_open else None)
         reasons = (*found.reasons, *_reasons(found, measurement, self._workload))
+        reasons += (saturated,) if saturated else ()
         return _run(
             found.recipe,
             self._workload,
@@ -366,7 +378,7 @@ def _require_answers(load: LoadResult) -> None:
     raise type(error)(f"No request was answered. The first: {error.message}", error.hint) from error
 
 
-def _measurement(found: _Findings) -> Measurement | None:
+def _measurement(found: _Findings, over_saturated: bool | None) -> Measurement | None:
     if found.load is None:
         return None
     return summarize(
@@ -375,6 +387,7 @@ def _measurement(found: _Findings) -> Measurement | None:
         engine_output_tok_s=_engine_output_tok_s(found.before, found.after),
         engine_tpot_ms=_engine_tpot_ms(found.load.records),
         client_lag_p99_ms=found.load.lag_p99_ms,
+        over_saturated=over_saturated,
     )
 
 
@@ -436,9 +449,17 @@ def _reasons(found: _Findings, measurement: Measurement | None, workload: Worklo
     lag_ms = measurement.client_lag_p99_ms
     if lag_ms is not None and lag_ms > MAX_CLIENT_LAG_MS:
         yield f"client-limited: the load generator's own loop was {lag_ms:.1f} ms late (p99)"
-    cached = _cached_tokens(found)
-    if cached:
+    if measurement.late_p99_ms is not None and measurement.late_p99_ms > MAX_LATE_MS:
+        yield f"client-limited: requests were sent {measurement.late_p99_ms:.1f} ms after they were due (p99)"
+    cached = _cached_tokens(found) - _shared_tokens(found.load.records, workload)
+    if cached > 0:
         yield f"warm cache: {cached} prompt tokens were not computed"
+
+
+def _shared_tokens(records: Sequence[RequestRecord], workload: Workload) -> int:
+    """Prompt tokens that a server may have had from earlier requests of this very workload."""
+    template = _TEMPLATE_TOKENS if workload.prompts.as_chat or workload.prompts.kind == "file" else 0
+    return sum(record.shared_tokens + template for record in records)
 
 
 def _cached_tokens(found: _Findings) -> int:

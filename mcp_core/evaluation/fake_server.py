@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
 import threading
@@ -24,7 +25,9 @@ __all__ = ["FakeServer", "FakeStats", "LatencyLaw"]
 
 @dataclass(frozen=True, slots=True)
 class LatencyLaw:
-    """How the fake behaves. Its clock starts when a request arrives; nothing queues behind anything.
+    """How the fake behaves. Its clock starts when a request arrives, or gets one of ``slots`` (None: there is one
+    for everybody), for which it waits in line. The gap between two tokens is ``tpot_ms`` and ``crowd_ms`` for every
+    other request that is running then. Of a chat's reply the first ``reasoning`` tokens are marked as such.
 
     Every ``error_every``-th request is answered with HTTP 500, every ``break_every``-th stream ends in an error
     event after its first token (0: never). More than ``queue_limit`` requests at once are answered with 503.
@@ -33,6 +36,9 @@ class LatencyLaw:
 
     ttft_ms: float = 20.0
     tpot_ms: float = 5.0
+    crowd_ms: float = 0.0
+    slots: int | None = None
+    reasoning: int = 0
     error_every: int = 0
     break_every: int = 0
     queue_limit: int | None = None
@@ -71,6 +77,8 @@ class FakeServer:
         self._loop = asyncio.new_event_loop()
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
+        self._slots = asyncio.Semaphore(self.law.slots) if self.law.slots else None
+        self._served = 0
         self._thread = threading.Thread(target=self._serve, name="fake-server", daemon=True)
 
     def __enter__(self) -> Self:
@@ -103,6 +111,7 @@ class FakeServer:
     def _application(self) -> web.Application:
         application = web.Application()
         application.router.add_post("/v1/completions", self._completions)
+        application.router.add_post("/v1/chat/completions", self._completions)
         application.router.add_get("/v1/models", self._models)
         application.router.add_get("/health", self._health)
         if self.state is not None:
@@ -151,7 +160,7 @@ class FakeServer:
         return web.json_response({"held_for": None})
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
-        arrived_s, stats = time.perf_counter(), self.stats
+        stats = self.stats
         body = await request.json()
         stats.requests += 1
         number = stats.requests
@@ -164,19 +173,22 @@ class FakeServer:
         if _every(self.law.error_every, number):
             stats.failed += 1
             return _error(500, "A planted failure.")
-        return await self._stream(request, body, arrived_s, breaks=_every(self.law.break_every, number))
+        return await self._stream(request, body, breaks=_every(self.law.break_every, number))
 
-    async def _stream(
-        self, request: web.Request, body: dict[str, Any], arrived_s: float, *, breaks: bool
-    ) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, body: dict[str, Any], *, breaks: bool) -> web.StreamResponse:
         stats = self.stats
         stats.running += 1
         stats.most_running = max(stats.most_running, stats.running)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         try:
             await response.prepare(request)
-            async for event in self._events(body, arrived_s, breaks=breaks):
-                await response.write(f"data: {event}\n\n".encode())
+            async with self._slots or contextlib.nullcontext():
+                self._served += 1
+                try:
+                    async for event in self._events(body, breaks=breaks):
+                        await response.write(f"data: {event}\n\n".encode())
+                finally:
+                    self._served -= 1
         except (ConnectionError, asyncio.CancelledError):
             stats.cancelled += 1
             raise
@@ -184,24 +196,30 @@ class FakeServer:
             stats.running -= 1
         return response
 
-    async def _events(self, body: dict[str, Any], arrived_s: float, *, breaks: bool) -> AsyncIterator[str]:
+    async def _events(self, body: dict[str, Any], *, breaks: bool) -> AsyncIterator[str]:
         tokens, law, stats = int(body["max_tokens"]), self.law, self.stats
+        due_s = time.perf_counter() + law.ttft_ms / 1e3
         for index in range(tokens):
-            due_s = arrived_s + (law.ttft_ms + index * law.tpot_ms) / 1e3
             await asyncio.sleep(due_s - time.perf_counter())
-            yield self._chunk(index, last=index == tokens - 1)
+            yield self._chunk(index, chat="messages" in body, last=index == tokens - 1)
+            due_s += (law.tpot_ms + law.crowd_ms * (self._served - 1)) / 1e3
             if breaks:
                 stats.failed += 1
                 yield json.dumps({"error": {"message": "A planted failure.", "type": "server_error"}})
                 return
         stats.completed += 1
-        stats.prompt_tokens += _length(body["prompt"])
+        stats.prompt_tokens += _prompt_tokens(body)
         stats.output_tokens += tokens
         yield self._usage(body, tokens)
         yield "[DONE]"
 
-    def _chunk(self, index: int, *, last: bool) -> str:
-        choice: dict[str, Any] = {"index": 0, "text": f"{time.perf_counter():.9f} ", "finish_reason": None}
+    def _chunk(self, index: int, *, chat: bool, last: bool) -> str:
+        choice: dict[str, Any] = {"index": 0, "finish_reason": None}
+        said = f"{time.perf_counter():.9f} "
+        if chat:
+            choice["delta"] = {"reasoning_content" if index < self.law.reasoning else "content": said}
+        else:
+            choice["text"] = said
         if self.state is not None:
             choice["token_ids"] = [index]
         if last:
@@ -209,7 +227,7 @@ class FakeServer:
         return json.dumps({"object": "text_completion", "model": "fake", "choices": [choice]})
 
     def _usage(self, body: dict[str, Any], tokens: int) -> str:
-        prompt = _length(body["prompt"])
+        prompt = _prompt_tokens(body)
         usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": tokens}
         usage["total_tokens"] = prompt + tokens
         if self.state is not None:
@@ -228,7 +246,10 @@ class FakeServer:
                 connection.transport.abort()
 
 
-def _length(prompt: str | list[int]) -> int:
+def _prompt_tokens(body: dict[str, Any]) -> int:
+    if "messages" in body:
+        return sum(len(message["content"].split()) for message in body["messages"])
+    prompt = body["prompt"]
     return len(prompt.split()) if isinstance(prompt, str) else len(prompt)
 
 
@@ -245,8 +266,9 @@ def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ttft-ms", type=float, default=20.0)
     parser.add_argument("--tpot-ms", type=float, default=5.0)
+    parser.add_argument("--slots", type=int, default=None)
     options = parser.parse_args()
-    with FakeServer(LatencyLaw(options.ttft_ms, options.tpot_ms), state={}) as server:
+    with FakeServer(LatencyLaw(options.ttft_ms, options.tpot_ms, slots=options.slots), state={}) as server:
         sys.stdout.write(server.url + "\n")
         sys.stdout.flush()
         sys.stdin.read()

@@ -49,6 +49,11 @@ DEFINITIONS: dict[str, str] = {
     "decode_ms": "From a request's first token to its last, by the server's own timing; ms.",
     "client_lag_p99_ms": "How late the load generator's own loop was, 99th percentile; above 2 ms the Run is "
     "client-limited; ms.",
+    "first_answer_ms": "Request sent → first token of the answer received, where the server marks reasoning apart; "
+    "TTFT is then the first token of the reasoning; ms.",
+    "late_p99_ms": "How long after they were due requests were sent, 99th percentile; no reply is waited for; ms.",
+    "mean_at_once": "Mean number of completed requests that were running at once: sum of their E2E / wall time.",
+    "over_saturated": "Requests came faster than they were served: the queue grew all the while.",
     "p95": f"Shown from {MIN_REQUESTS_P95} requests on, p99 from {MIN_REQUESTS_P99:,} on; fewer are too few.",
 }
 
@@ -60,6 +65,7 @@ def summarize(
     engine_output_tok_s: float | None = None,
     engine_tpot_ms: float | None = None,
     client_lag_p99_ms: float | None = None,
+    over_saturated: bool | None = None,
 ) -> Measurement:
     """The Measurement of these records over ``duration_s`` of wall time; the keywords are stored as they are.
 
@@ -90,6 +96,10 @@ def summarize(
         queue_ms=_by_server(done, "queue_ms"),
         prefill_ms=_by_server(done, "prefill_ms"),
         decode_ms=_by_server(done, "decode_ms"),
+        first_answer_ms=_optional(record.first_answer_ms for record in done),
+        late_p99_ms=_late_p99_ms(records),
+        mean_at_once=_rate(sum(record.e2e_ms or 0.0 for record in done) / 1e3, duration_s),
+        over_saturated=over_saturated,
     )
 
 
@@ -138,6 +148,17 @@ def _per_request(values: Iterable[float | None]) -> Quantiles:
     return quantiles(known, requests=len(known))
 
 
+def _optional(values: Iterable[float | None]) -> Quantiles | None:
+    """As ``_per_request``; None where there is not one."""
+    found = _per_request(values)
+    return found if found.n else None
+
+
+def _late_p99_ms(records: Sequence[RequestRecord]) -> float | None:
+    late_ms = [record.late_ms for record in records if record.late_ms is not None]
+    return float(np.percentile(late_ms, 99)) if late_ms else None
+
+
 def _by_server(records: Iterable[RequestRecord], name: str) -> Quantiles | None:
     """One entry of the server's own timing; None where it gives none."""
     times = [each.server_timing[name] for each in records if each.server_timing and name in each.server_timing]
@@ -153,5 +174,5 @@ def _total(counts: Iterable[int | None]) -> int | None:
     return total
 
 
-def _rate(count: int | None, duration_s: float) -> float | None:
+def _rate(count: float | None, duration_s: float) -> float | None:
     return count / duration_s if count is not None and duration_s > 0 else None

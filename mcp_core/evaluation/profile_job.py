@@ -16,8 +16,8 @@ from typing import Any
 from mcp_core import paths
 from mcp_core.errors import Cancelled, InputError, McpError, error_from
 from mcp_core.evaluation.chrome_trace import read_trace
-from mcp_core.evaluation.loadgen import request_body
 from mcp_core.evaluation.prompts import token_prompts
+from mcp_core.evaluation.reply_record import request_body
 from mcp_core.evaluation.trace_finishing import finished
 from mcp_core.evaluation.trace_reading import summarize
 from mcp_core.evaluation.trace_store import KeptTrace, keep

@@ -36,7 +36,7 @@ class Chunk:
     """One server-sent event of a stream. ``received_s`` is time.perf_counter() when its bytes arrived.
 
     ``error`` is set on the last chunk of a stream that did not end well: the server said so, or the
-    connection ended without ``[DONE]``.
+    connection ended without ``[DONE]``. ``reasoning`` is text that the server marks as thought, not answer.
     """
 
     received_s: float
@@ -45,11 +45,12 @@ class Chunk:
     finish_reason: str | None = None
     usage: dict[str, Any] | None = None
     error: Failure | None = None
+    reasoning: str = ""
 
     @property
     def has_token(self) -> bool:
         """Whether it carries a token; its text may be empty while a stop string is held back."""
-        return bool(self.token_ids or self.text)
+        return bool(self.token_ids or self.text or self.reasoning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,13 +275,15 @@ def _chunk(received_s: float, payload: bytes) -> Chunk:
         return Chunk(received_s, error=_failure(document["error"]))
     choices = document.get("choices")
     choice = choices[0] if choices else {}
-    text = choice.get("text") if "text" in choice else (choice.get("delta") or {}).get("content")
+    delta = choice.get("delta") or {}
+    text = choice.get("text") if "text" in choice else delta.get("content")
     return Chunk(
         received_s,
         text or "",
         tuple(choice.get("token_ids") or ()),
         choice.get("finish_reason"),
         document.get("usage"),
+        reasoning=delta.get("reasoning_content") or delta.get("reasoning") or "",  # vLLM's older name, its newer
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -13,8 +14,9 @@ from mcp_core.evaluation.fake_server import FakeServer, LatencyLaw
 from mcp_core.evaluation.loadgen import run_load, run_warmup
 from mcp_core.evaluation.metrics import summarize
 from mcp_core.evaluation.prompts import text_prompts, token_prompts
+from mcp_core.evaluation.saturation import over_saturation
 from mcp_core.serving.client import Chunk, ServerClient, open_session
-from mcp_core.workload import Lengths, Workload
+from mcp_core.workload import Chats, Lengths, Workload
 
 SMALL = Workload(
     requests=12,
@@ -25,14 +27,14 @@ SMALL = Workload(
 )
 
 
-def load(server, workload=SMALL, *, on_progress=None, text=False, warm_up=False):
+def load(server, workload=SMALL, *, on_progress=None, text=False, warm_up=False, exact=False):
     prompts = text_prompts(workload) if text else token_prompts(workload, 500, (0, 1))
 
     async def main():
         async with open_session() as session:
             client = ServerClient(server.url, None, session)
             run = run_warmup if warm_up else run_load
-            return await run(client, workload, prompts, model="fake", on_progress=on_progress)
+            return await run(client, workload, prompts, model="fake", on_progress=on_progress, exact=exact)
 
     return asyncio.run(main())
 
@@ -174,6 +176,100 @@ def test_progress_counts_up_to_the_end():
     assert [progress.message for progress in seen[-3:]] == [f"{n} of 2 requests" for n in range(3)]
 
 
+def arriving(count=20, **arrivals):
+    return SMALL.replace({"requests": count, "arrivals": {"kind": "constant", "rate_s": 20} | arrivals})
+
+
+def test_arrivals_are_never_delayed_by_slow_replies():
+    """Replies take 1.5 s, requests come every 50 ms: all are sent before the first reply ends."""
+    with FakeServer(LatencyLaw(ttft_ms=1500, tpot_ms=1), state={}) as server:
+        result = load(server, arriving())
+    assert server.stats.most_running == 20
+    assert [record.sent_ms for record in result.records] == pytest.approx([50 * n for n in range(20)], abs=40)
+    for number, record in enumerate(result.records):
+        assert record.late_ms == pytest.approx(record.sent_ms - 50 * number)
+        assert record.late_ms >= 0
+    measured = summarize(result.records, result.duration_s)
+    assert measured.late_p99_ms < 40
+    assert measured.mean_at_once == pytest.approx(20 * 1.5 / result.duration_s, rel=0.05)
+
+
+def test_a_closed_loop_has_no_lateness_and_its_clients_in_flight():
+    with FakeServer(LatencyLaw(ttft_ms=50, tpot_ms=5), state={}) as server:
+        result = load(server)
+    measured = summarize(result.records, result.duration_s)
+    assert measured.late_p99_ms is None
+    assert measured.mean_at_once == pytest.approx(3, rel=0.15)
+
+
+def test_time_alone_ends_a_load_that_has_one():
+    workload = SMALL.replace({"duration_s": 0.6, "requests": 1})
+    with FakeServer(LatencyLaw(ttft_ms=50, tpot_ms=1), state={}) as server:
+        closed = load(server, workload)
+        opened = load(server, arriving(1).replace({"duration_s": 0.6}))
+    assert 12 <= len(closed.records) <= 36
+    assert max(record.sent_ms for record in closed.records) < 650
+    assert len(opened.records) == 12
+    assert {record.status for record in (*closed.records, *opened.records)} == {"ok"}
+
+
+def test_a_server_that_dies_ends_a_load_by_time():
+    with FakeServer(LatencyLaw(5, 1, die_at=6), state={}) as server:
+        begun = time.monotonic()
+        result = load(server, arriving().replace({"duration_s": 60}))
+    assert time.monotonic() - begun < 20
+    assert result.death is not None
+
+
+def test_turns_of_a_chat_send_what_was_said_and_wait_to_think():
+    workload = SMALL.replace({"requests": 9, "concurrency": 2}).model_copy(
+        update={"chats": Chats(turns=Lengths(min=3, max=3), think_s=0.2, think="fixed")}
+    )
+    with FakeServer(LatencyLaw(20, 2), state={}) as server:
+        result = load(server, workload)
+    by_prompt = {len(body["prompt"]): body["prompt"] for body in server.stats.bodies}
+    for first in (0, 3, 6):
+        chat = result.records[first : first + 3]
+        for before, after in pairwise(chat):
+            held = before.prompt_tokens + before.output_tokens
+            assert after.shared_tokens == held
+            assert by_prompt[after.prompt_tokens][: before.prompt_tokens] == by_prompt[before.prompt_tokens]
+            reply = by_prompt[after.prompt_tokens][before.prompt_tokens : held]
+            assert reply == list(range(before.output_tokens))  # the ids that the fake gives
+            assert after.sent_ms - (before.sent_ms + before.e2e_ms) == pytest.approx(200, abs=60)
+    assert server.stats.most_running <= 2
+
+
+def test_reasoning_and_answer_have_first_tokens_of_their_own():
+    workload = SMALL.replace({"prompts.as_chat": True, "output_tokens": 10})
+    with FakeServer(LatencyLaw(40, 10, reasoning=6), state={}) as server:
+        result = load(server, workload, text=True)
+        plain = load(server, SMALL)
+    measured = summarize(result.records, result.duration_s)
+    assert measured.ttft_ms.p50 == pytest.approx(40, abs=15)
+    assert measured.first_answer_ms.p50 == pytest.approx(40 + 6 * 10, abs=25)
+    assert measured.tpot_ms.p50 == pytest.approx(10, rel=0.2)  # tokens of both
+    assert summarize(plain.records, plain.duration_s).first_answer_ms is None
+    assert [set(body) >= {"messages"} for body in server.stats.bodies[:12]] == [True] * 12
+
+
+def test_text_for_our_own_worker_asks_for_exact_lengths():
+    with FakeServer(LatencyLaw(1, 1), state={}) as server:
+        load(server, text=True, exact=True)
+    assert all(body["ignore_eos"] and body["min_tokens"] == body["max_tokens"] for body in server.stats.bodies)
+
+
+def test_a_queue_that_grows_is_told_from_one_that_does_not():
+    """Two slots of 50 ms each serve 40 requests a second, and no more."""
+    law = LatencyLaw(ttft_ms=41, tpot_ms=1, slots=2)
+    paced = {"output_tokens": 10}
+    with FakeServer(law, state={}) as server:
+        slow = load(server, arriving(40, kind="poisson", rate_s=20).replace(paced))
+        fast = load(server, arriving(60, rate_s=80).replace(paced))
+    assert over_saturation(slow.records) is None
+    assert "the queue grew all the while" in over_saturation(fast.records)
+
+
 class Blocking:
     """A client that holds the loop for 50 ms now and then, as a slow load generator would."""
 
@@ -221,7 +317,7 @@ def receive_delays(workload):
 
 
 def test_receive_times_follow_the_servers_stamps():
-    workload = SMALL.replace({"requests": 20, "concurrency": 4})
+    workload = SMALL.replace({"requests": 60, "arrivals": {"kind": "poisson", "rate_s": 60}})
     delays_ms, result = receive_delays(workload)
     assert len(delays_ms) == sum(record.output_tokens for record in result.records)
     assert delays_ms[0] > 0  # nothing is received before it was sent: one clock
