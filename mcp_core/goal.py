@@ -137,7 +137,8 @@ class Goal(_Value):
     )
     objective: Objective = Field(
         default="cost",
-        description="What decides among those that meet every limit: cost per token, tokens per second, or TPOT.",
+        description="What decides among those that meet every limit: cost per output token, output tokens per second, "
+        "or the median end-to-end latency.",
     )
     device: str | None = Field(
         default=None, description="Name of the device that is decided for; null is this machine's."

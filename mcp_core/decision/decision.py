@@ -16,11 +16,10 @@ from mcp_core.errors import InputError
 from mcp_core.goal import Goal
 from mcp_core.recipe import Recipe, validation_message
 from mcp_core.results import now
-from mcp_core.workload import Workload
+from mcp_core.workload import LoadKind, Workload
 
-__all__ = ["Cause", "Choice", "Decision", "Evidence", "Figures", "LoadKind", "LoadPoint", "Missing", "Refused"]
+__all__ = ["Cause", "Choice", "Decision", "Evidence", "Figures", "LoadPoint", "Missing", "Refused"]
 
-LoadKind = Literal["users", "rate_s"]
 # Weakest first. Figures of one engine never stand for another's, so "measured" names its engine in words.
 Evidence = Literal["none", "predicted", "probed", "measured", "confirmed"]
 # Why a configuration is refused: a broken limit by its name, or what makes its Runs no evidence.
@@ -129,7 +128,7 @@ class Decision(_Value):
     answer: str = Field(description="One sentence.")
     workload: str = Field(default="", description="Name of the traffic that it holds for.")
     device: str = Field(default="", description="Name of the device that it holds for.")
-    load_kind: LoadKind = "users"
+    load_kind: LoadKind = "concurrency"
     load: float | None = Field(default=None, description="Asked users or requests/s; null: each at its capacity.")
     winner: Choice | None = None
     runners_up: tuple[Choice, ...] = Field(default=(), description="Best first.")

@@ -109,8 +109,47 @@ def _facts(connection: sa.Connection) -> None:
     tables.create_all(connection)
 
 
+def _sweep_tables(connection: sa.Connection) -> None:
+    tables = sa.MetaData()
+    sa.Table(
+        "sweeps",
+        tables,
+        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("created", sa.String(40), nullable=False, index=True),
+        sa.Column("fingerprint", sa.String(64), nullable=False, index=True),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("host", sa.Text, nullable=False),
+        sa.Column("device", sa.String(16), nullable=False),
+        sa.Column("owner", sa.Text, nullable=False),
+        sa.Column("message", sa.Text, nullable=False),
+        sa.Column("plan", sa.Text, nullable=False),
+    )
+    sa.Table(
+        "sweep_cells",
+        tables,
+        sa.Column("sweep_id", sa.String(64), primary_key=True),
+        sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("stage", sa.String(16), nullable=True),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("recipe", sa.Text, nullable=False),
+        sa.Column("failure", sa.Text, nullable=True),
+    )
+    sa.Table(
+        "sweep_runs",
+        tables,
+        sa.Column("run_id", sa.String(64), primary_key=True),
+        sa.Column("sweep_id", sa.String(64), nullable=False, index=True),
+        sa.Column("position", sa.Integer, nullable=False),
+        sa.Column("stage", sa.String(16), nullable=False),
+        sa.Column("start", sa.Integer, nullable=False),
+        sa.Column("final", sa.Integer, nullable=False),
+    )
+    tables.create_all(connection)
+
+
 # Position + 1 is the version that the function brings a store to.
-MIGRATIONS: tuple[Migration, ...] = (_runs_and_records, _telemetry, _fidelities, _facts)
+MIGRATIONS: tuple[Migration, ...] = (_runs_and_records, _telemetry, _fidelities, _facts, _sweep_tables)
 
 
 def migrate(engine: sa.Engine, migrations: Sequence[Migration] = MIGRATIONS) -> None:

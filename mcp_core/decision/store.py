@@ -284,6 +284,18 @@ class Store:
             document = connection.scalar(sa.select(_noise_floors.c.document).where(_noise_floors.c.key == key))
         return None if document is None else _parse(key, document, Mean.model_validate_json, _JUDGED)
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection for whoever keeps tables of its own in this store, such as ``sweeps.py``."""
+        with self._reading() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """The same in one transaction that writes."""
+        with self._border(), self._writer.begin() as connection:
+            yield connection
+
     def _stored(self, query: sa.Select[Any]) -> Iterator[StoredFidelity]:
         with self._reading() as connection:
             rows = connection.execute(query).mappings().all()

@@ -1,0 +1,122 @@
+"""Answer: a decision in one sentence, and notes on what limits it.
+
+Only an answer that was confirmed on the engine that is exported to is worded as a recommendation. This file does
+not decide anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mcp_core.decision.candidates import UNITS, Broken, Candidate, Scene
+from mcp_core.decision.decision import Choice, Decision
+from mcp_core.hardware import Hardware
+
+__all__ = ["HOW_TO_BEGIN", "NOTHING_MEASURED", "notes", "sentence"]
+
+NOTHING_MEASURED = "Nothing has been measured yet, so there is nothing to decide by."
+HOW_TO_BEGIN = "Measure a model first: the Measure page, or mcp-core bench RECIPE WORKLOAD."
+
+
+def sentence(decision: Decision, found: Sequence[Candidate]) -> str:
+    """What the decision says, the evidence first."""
+    winner = decision.winner
+    if winner is None:
+        return _nobody(decision, found)
+    stand = "recommended" if decision.is_recommendation else "a candidate"
+    said = f"{_capital(winner.evidence_text)}, {stand}: {winner.name} {_serves(decision, winner)}{_cost(winner)}"
+    return f"{said}{_not_told(decision)}."
+
+
+def notes(scene: Scene, found: Sequence[Candidate], hardware: Hardware) -> tuple[str, ...]:
+    """What limits the answer."""
+    return tuple(_notes(scene, found, hardware))
+
+
+def _serves(decision: Decision, winner: Choice) -> str:
+    unit, speed = UNITS[decision.load_kind], winner.figures.output_tok_s
+    at = f" at {speed:,.0f} output tok/s" if speed is not None else ""
+    if decision.load is not None:
+        beyond = "" if winner.load == decision.load else f", measured at {winner.load:g}"
+        return f"serves {decision.load:g} {unit} of {decision.workload} within every limit{at}{beyond}"
+    top = "no more was measured" if winner.broken_at is None else f"{winner.broken_at:g} break a limit"
+    return f"serves {winner.load:g} {unit} of {decision.workload} within every limit{at}; {top}"
+
+
+def _cost(winner: Choice) -> str:
+    cost = winner.figures.cost_per_million_tokens
+    return "" if cost is None else f", {cost:,.3g} per million output tokens"
+
+
+def _not_told(decision: Decision) -> str:
+    names = [each.name for each in decision.runners_up if each.run in decision.undecided]
+    if not names:
+        return ""
+    rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"; the data cannot tell it from {names[0]}{rest}"
+
+
+def _nobody(decision: Decision, found: Sequence[Candidate]) -> str:
+    if not any(each.point for each in found):
+        causes = sorted({each.broken[0].cause for each in found})
+        return f"No configuration has a figure that counts here: {', '.join(causes)}."
+    name, least = _nearest(found)
+    if least is None:
+        return "No measured configuration is known to meet the Goal: the figures that its limits need are lacking."
+    return f"No measured configuration meets the Goal. Nearest is {name}: {least.text}."
+
+
+def _nearest(found: Sequence[Candidate]) -> tuple[str, Broken | None]:
+    """The candidate whose worst limit is the least broken."""
+    worst: list[tuple[float, str, Broken]] = []
+    for each in found:
+        measured = [(one.ratio or float("inf"), one) for one in each.broken if one.is_measured]
+        if measured and each.point is not None:
+            ratio, broken = max(measured, key=lambda pair: pair[0])
+            worst.append((ratio, each.facts.name, broken))
+    if not worst:
+        return "", None
+    _, name, broken = min(worst, key=lambda one: one[0])
+    return name, broken
+
+
+def _notes(scene: Scene, found: Sequence[Candidate], hardware: Hardware) -> Iterator[str]:
+    judged = [each for each in found if each.point is not None]
+    if judged and not any(not each.broken for each in judged):
+        yield from _excluding(judged)
+    if scene.device not in {device.name for device in hardware.devices}:
+        yield f"This machine has no {scene.device}: the answer holds for where the Runs were made."
+    elif since := _since(scene, hardware):
+        yield f"This machine has changed since the Runs: {since}. Measure again, or mcp-core verify the decision."
+    if any(each.runs[0].random_weights for each in judged):
+        yield "Random weights: speed and memory are those of the shape; quality is not measurable."
+
+
+def _excluding(judged: Sequence[Candidate]) -> Iterator[str]:
+    """Limits that exclude everything, by how much at least; where there is none, which together do."""
+    limits = {one.limit for each in judged for one in each.broken if one.is_measured}
+    alone = False
+    for limit in sorted(limits):
+        broken = [
+            next((one for one in each.broken if one.limit == limit and one.is_measured), None) for each in judged
+        ]
+        if None in broken:
+            continue
+        alone = True
+        best = min((one for one in broken if one), key=lambda one: one.ratio or float("inf"))
+        times = f", {best.ratio:.3g} times off" if best.ratio else ""
+        yield f"{limit} alone excludes every configuration; the best: {best.text}{times}."
+    if not alone and len(limits) > 1:
+        yield f"No single limit excludes everything; together {' and '.join(sorted(limits))} do."
+
+
+def _since(scene: Scene, hardware: Hardware) -> str:
+    now = {**hardware.libraries, **({"driver": hardware.driver} if hardware.driver else {})}
+    changed = [
+        f"{name} {then} → {now[name]}" for name, then in scene.versions.items() if now.get(name, then) != then
+    ]
+    return ", ".join(changed)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,143 @@
+"""Missing: which Runs would tell what a decision could not, how long they take, and the command for each.
+
+This file does not know how Runs are queued (``decisions.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from mcp_core.decision.candidates import Candidate, Point, Scene
+from mcp_core.decision.command_lines import bench_command, fidelity_command
+from mcp_core.decision.compare import Comparison
+from mcp_core.decision.decision import Missing
+from mcp_core.decision.facts import RunFacts
+from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
+from mcp_core.goal import Goal
+from mcp_core.workload import Workload
+
+__all__ = ["Ranked", "command_for", "missing_runs", "needed_workload"]
+
+MOST_LISTED = 50
+# What a Run at a load tells again; other refusals stand whatever is measured.
+_TELLING = ("not measured", "not measured at this load", "stale", "not comparable")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A candidate that meets the Goal at ``point``; the smaller its score the better."""
+
+    candidate: Candidate
+    point: Point
+    score: float
+
+    @property
+    def memory_bytes(self) -> float:
+        """At its peak; what is not known is no smaller than anything."""
+        return self.candidate.facts.peak_bytes or float("inf")
+
+
+def missing_runs(
+    leader: Ranked | None,
+    others: Sequence[Ranked],
+    verdicts: Mapping[str, Comparison],
+    refused: Sequence[Candidate],
+    scene: Scene,
+) -> tuple[Missing, ...]:
+    """Repeats that tell near ones apart, then loads and figures that a refused one lacks."""
+    found = [*_repeats(leader, others, verdicts), *_lacking(refused, scene)]
+    return tuple(found[:MOST_LISTED])
+
+
+def command_for(candidate: Candidate, scene: Scene) -> str:
+    """What measures what a refused candidate lacks; empty where nothing lacks."""
+    first = candidate.broken[0]
+    if first.cause not in (*_TELLING, "other workload"):
+        return ""
+    if first.limit in ("KL", "top-1"):
+        return "" if candidate.facts.random_weights else fidelity_command(candidate.recipe)
+    return bench_command(candidate.recipe, needed_workload(candidate, scene))
+
+
+def needed_workload(candidate: Candidate, scene: Scene) -> Workload:
+    """The asked traffic at the asked load, long enough for the percentiles that are limited, with new prompts."""
+    traffic = scene.goal.traffic()
+    own = candidate.facts.traffic == scene.traffic
+    base = candidate.workload if own or traffic is None else traffic
+    if scene.asked is not None and base.load_kind == scene.load_kind and base.load is not None:
+        base = base.at_load(scene.asked)
+    elif scene.goal.rate_s is not None:
+        base = base.replace({"arrivals": {"kind": "poisson", "rate_s": scene.goal.rate_s}})
+    repeat = candidate.workload.repeat + 1 if own else 0
+    changes = {"requests": max(base.requests, _least_requests(scene.goal)), "repeat": repeat, "smoke_test": False}
+    return base.replace(changes)
+
+
+def _least_requests(goal: Goal) -> int:
+    statistics = {limit.statistic for limit in goal.slo.limits()}
+    if "p99" in statistics:
+        return MIN_REQUESTS_P99
+    return MIN_REQUESTS_P95 if "p95" in statistics else 1
+
+
+def _repeats(
+    leader: Ranked | None, others: Sequence[Ranked], verdicts: Mapping[str, Comparison]
+) -> Iterator[Missing]:
+    """The leader once, with as many starts as its nearest undecided rival needs, then each rival."""
+    undecided = [
+        (each, found)
+        for each in others
+        if (found := verdicts.get(each.candidate.facts.id)) is not None and found.verdict == "undecided"
+    ]
+    if leader is None or not undecided:
+        return
+    most = max(found.more for _, found in undecided)
+    rivals = " and ".join(each.candidate.facts.name for each, _ in undecided[:2])
+    if most:
+        yield _repeat(leader.candidate, most, f"the data cannot tell it from {rivals}")
+    for each, found in undecided:
+        if found.more:
+            yield _repeat(each.candidate, found.more, f"against {leader.candidate.facts.name}: {found.why}")
+        else:
+            yield _at_same_load(each.candidate, leader, found.why)
+
+
+def _repeat(candidate: Candidate, repeats: int, why: str) -> Missing:
+    workload = candidate.workload.replace({"repeat": candidate.workload.repeat + 1})
+    return _missing(candidate, workload, why, repeats)
+
+
+def _at_same_load(candidate: Candidate, leader: Ranked, why: str) -> Missing:
+    return _missing(candidate, leader.candidate.workload, why, 1)
+
+
+def _lacking(refused: Sequence[Candidate], scene: Scene) -> Iterator[Missing]:
+    for candidate in refused:
+        first = candidate.broken[0]
+        if first.cause not in _TELLING or first.limit in ("KL", "top-1"):
+            continue
+        yield _missing(candidate, needed_workload(candidate, scene), first.text, 1)
+
+
+def _missing(candidate: Candidate, workload: Workload, why: str, repeats: int) -> Missing:
+    return Missing(
+        name=candidate.facts.name,
+        recipe=candidate.recipe,
+        workload=workload,
+        why=why,
+        repeats=repeats,
+        seconds=_seconds(candidate.runs, workload, repeats),
+        command=bench_command(candidate.recipe, workload),
+    )
+
+
+def _seconds(runs: Sequence[RunFacts], workload: Workload, repeats: int) -> float | None:
+    """Loading and measuring as long as its own Runs took, by request where their number differs."""
+    paces = [each.duration_s / each.requests for each in runs if each.duration_s and each.requests]
+    if not paces:
+        return None
+    loads = [each.load_s for each in runs if each.load_s is not None]
+    requests = workload.requests + workload.warmup_requests
+    return repeats * ((median(loads) if loads else 0.0) + median(paces) * requests)

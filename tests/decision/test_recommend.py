@@ -1,0 +1,354 @@
+"""Recommend on planted truth: winner, every refusal by the name of its cause, capacity, and what cannot be told."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from mcp_core.decision.decision import Decision
+from mcp_core.decision.recommend import evidence_of, recommend
+from mcp_core.goal import Goal
+from mcp_core.presets import bundled
+from mcp_core.results import Divergence, Failure, Fidelity, Mean, Quantiles, Run, StoredFidelity
+from tests.decision.planted import BEGIN, TRAFFIC, Law, Planted, machine, planted_run
+
+LOADS = (4, 8, 16, 32)
+
+
+def law(number: int, **rest) -> Law:
+    """A law of a configuration of its own."""
+    return Law(changes={"batching.max_requests": 10 + number}, **rest)
+
+
+def runs(one: Law, loads=LOADS, starts=3, requests=250, **rest) -> list:
+    return [
+        planted_run(one, users, start=start, requests=requests, **rest)
+        for users in loads
+        for start in range(starts)
+    ]
+
+
+def decide(goal: dict, pairs: list, fidelities=()) -> Decision:
+    planted = Planted(sorted(pairs, key=lambda pair: pair[0].created, reverse=True))
+    document = {"workload": TRAFFIC.model_dump(mode="json"), **goal}
+    return recommend(Goal.from_dict(document), planted.facts, planted.samples, machine(), fidelities)
+
+
+def refusal(decision: Decision, one: Law):
+    return next(each for each in decision.refused if each.recipe == one.recipe)
+
+
+SIX = {
+    "fast": law(1, tpot_ms=15, ttft_ms=80),
+    "slow": law(2, tpot_ms=25, ttft_ms=90),
+    "bad tail": law(3, tpot_ms=10, ttft_ms=60, slow=0.08, slow_factor=12),
+    "failing": law(4, tpot_ms=10, ttft_ms=60, failing=0.02),
+    "full": law(5, tpot_ms=14, ttft_ms=70, kv_users=10),
+    "heavy": law(6, tpot_ms=14, ttft_ms=70, peak_bytes=90 * 10**9),
+}
+GOAL = {
+    "users": 32,
+    "slo": {"ttft_ms": {"p95": 500}, "tpot_ms": {"p50": 30}},
+    "memory_bytes": 80e9,
+    "price_per_hour": 2.5,
+}
+
+
+@pytest.fixture(scope="module")
+def six() -> list:
+    return [pair for one in SIX.values() for pair in runs(one)]
+
+
+def test_winner_and_every_refusal_come_out_as_planted(six):
+    found = decide(GOAL, six)
+    assert found.winner is not None
+    assert found.winner.recipe == SIX["fast"].recipe
+    assert found.runners_up == ()
+    causes = {name: refusal(found, one).cause for name, one in SIX.items() if name != "fast"}
+    assert causes == {"slow": "slo", "bad tail": "slo", "failing": "failures", "full": "slo", "heavy": "memory"}
+    slow = refusal(found, SIX["slow"])
+    planted_ms = SIX["slow"].tpot(32)
+    assert slow.limit == "p50 TPOT"
+    assert slow.figure == pytest.approx(planted_ms, rel=0.03)
+    assert slow.reason == f"p50 TPOT {slow.figure:.3g} > 30 ms"
+    assert refusal(found, SIX["bad tail"]).limit == "p95 TTFT"
+    assert refusal(found, SIX["failing"]).reason == "2.0% of requests failed > 1.0%"
+    assert refusal(found, SIX["heavy"]).reason == "peak memory 90.00 > 80.00 GB"
+    assert refusal(found, SIX["full"]).figure == pytest.approx(SIX["full"].ttft(32), rel=0.1)
+
+
+def test_the_answer_is_a_sentence_with_its_evidence_and_no_recommendation_unless_confirmed(six):
+    found = decide(GOAL, six)
+    assert found.answer.startswith("Measured on transformers, a candidate: ")
+    assert "serves 32 users of chat-like within every limit" in found.answer
+    assert not found.is_recommendation
+    confirmed = [(run.model_copy(update={"evidence": "confirmed on vllm"}), records) for run, records in six]
+    found = decide(GOAL, confirmed)
+    assert found.answer.startswith("Confirmed on vllm, recommended: ")
+    assert found.is_recommendation
+
+
+def test_figures_are_recomputed_from_the_records(six):
+    winner = decide(GOAL, six).winner
+    assert winner is not None
+    fast = SIX["fast"]
+    seconds = (fast.ttft(32) + 49 * fast.tpot(32)) / 1e3
+    assert winner.figures.requests_s == pytest.approx(32 / seconds, rel=0.02)
+    assert winner.figures.goodput_s == pytest.approx(winner.figures.requests_s, rel=0.1)
+    assert winner.figures.attainment == pytest.approx(1.0, abs=0.1)
+    per_million = 2.5 / 3600 / (32 * 50 / seconds) * 1e6
+    assert winner.figures.cost_per_million_tokens == pytest.approx(per_million, rel=0.02)
+    assert winner.figures.cost_per_request == pytest.approx(2.5 / 3600 / (32 / seconds), rel=0.02)
+
+
+def test_capacity_is_the_largest_load_that_meets_as_planted():
+    """Its TTFT crosses 500 ms at 80 * (1 + n / 20) = 500, n = 105: measured at every fifth user around it."""
+    one = law(1, ttft_ms=80, tpot_ms=15, users_tpot=1e9)
+    planted_users = 20 * (500 / 80 - 1)
+    pairs = runs(one, loads=range(60, 141, 5), starts=1)
+    winner = decide({"slo": {"ttft_ms": {"p50": 500}}}, pairs).winner
+    assert winner is not None
+    assert winner.capacity == pytest.approx(planted_users, rel=0.05)
+    assert winner.broken_at == pytest.approx(planted_users, rel=0.06)
+    assert winner.capacity < winner.broken_at
+
+
+def test_two_identical_ones_are_equivalent_and_the_smaller_wins():
+    big, small = law(1), law(2, peak_bytes=8 * 10**9)
+    found = decide({"users": 8}, runs(big, (8,), 5) + runs(small, (8,), 5, seed=1))
+    assert found.winner is not None
+    assert found.winner.recipe == small.recipe
+    assert [each.recipe for each in found.runners_up] == [big.recipe]
+    assert found.equivalent == (found.runners_up[0].run,)
+    assert found.missing == ()
+
+
+def test_one_start_of_near_ones_is_undecided_with_the_runs_to_add_and_their_time():
+    one, two = law(1), law(2, tpot_ms=19)
+    found = decide({"users": 8}, runs(one, (8,), 1) + runs(two, (8,), 1))
+    assert found.winner is not None
+    assert found.winner.recipe == two.recipe
+    assert found.undecided == (found.runners_up[0].run,)
+    assert "the data cannot tell it from" in found.answer
+    assert {each.recipe.fingerprint for each in found.missing} == {one.recipe.fingerprint, two.recipe.fingerprint}
+    for each in found.missing:
+        assert each.repeats >= 2
+        assert each.seconds is not None
+        assert each.seconds > 0
+        assert each.workload.repeat == 1
+        assert "mcp-core bench" in each.command
+        assert "--set batching.max_requests=1" in each.command
+
+
+def test_one_that_wins_on_a_warm_cache_only_is_refused_by_that_name():
+    warm = runs(law(1, ttft_ms=5), (8,), 3, reasons=("warm cache: 25000 prompt tokens were not computed",))
+    cold = runs(law(2), (8,), 3)
+    found = decide({"users": 8}, warm + cold)
+    assert found.winner is not None
+    assert found.winner.recipe == law(2).recipe
+    assert found.refused[0].cause == "not comparable"
+    assert found.refused[0].reason.startswith("not comparable: warm cache")
+
+
+def test_a_good_median_with_a_bad_tail_loses_to_a_p99_limit():
+    bait = runs(law(1, ttft_ms=20, slow=0.03, slow_factor=100), (8,), 1, requests=1000)
+    steady = runs(law(2, ttft_ms=100), (8,), 1, requests=1000)
+    found = decide({"users": 8, "slo": {"ttft_ms": {"p99": 400}}}, bait + steady)
+    assert found.winner is not None
+    assert found.winner.recipe == law(2).recipe
+    assert (found.refused[0].cause, found.refused[0].limit) == ("slo", "p99 TTFT")
+
+
+@pytest.mark.parametrize(
+    ("users", "cause", "words"),
+    [
+        (40, "not measured at this load", "not measured at 40 users (measured at 4, 8, 16, 32)"),
+        (20, "", ""),  # between two measured loads that both meet
+    ],
+)
+def test_loads_that_were_not_measured(users, cause, words):
+    found = decide({"users": users, "slo": {"ttft_ms": {"p95": 500}}}, runs(law(1), starts=1))
+    if not cause:
+        assert found.winner is not None
+        assert found.winner.load == 32
+        return
+    assert found.winner is None
+    assert (found.refused[0].cause, found.refused[0].reason) == (cause, words)
+    assert "workload.concurrency=40" in found.refused[0].command
+    assert found.missing[0].workload.concurrency == 40
+
+
+def test_between_a_load_that_meets_and_one_that_does_not_nothing_is_said():
+    full = law(1, kv_users=10)
+    found = decide({"users": 12, "slo": {"ttft_ms": {"p95": 400}}}, runs(full, (8, 32), 1))
+    assert found.refused[0].cause == "not measured at this load"
+    higher = decide({"users": 64, "slo": {"ttft_ms": {"p95": 400}}}, runs(full, (8, 32), 1))
+    assert higher.refused[0].cause == "slo"
+    assert higher.refused[0].reason.endswith("at 32 users already")
+
+
+def _judged(kl: float, se: float = 0.0001, top1: float = 0.97) -> Fidelity:
+    return Fidelity(
+        status="measured",
+        text_sha256="a" * 64,
+        kl=Divergence(mean=kl, mean_se=se, median=kl, max=1),
+        top1=Mean(mean=top1, se=0.001),
+        noise_floor=Mean(mean=0.001),
+        kl_over_floor=kl / 0.001,
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ({"kl_max": 0.01}, "KL 0.05 > 0.01 nats"),
+        ({"kl_over_floor_max": 20}, "KL 50 > 20 times the noise floor"),
+        ({"top1_min": 0.98}, "top-1 0.97 < 0.98"),
+    ],
+)
+def test_fidelity_limits_refuse_with_figure_and_limit(limit, reason):
+    lossy, close, unknown = law(1, tpot_ms=10), law(2), law(3, tpot_ms=10)
+    pairs = [
+        *runs(lossy, (8,), 2, fidelity=_judged(0.05)),
+        *runs(close, (8,), 2, fidelity=_judged(0.005, top1=0.99)),
+        *runs(unknown, (8,), 2),
+    ]
+    found = decide({"users": 8, "fidelity": limit}, pairs)
+    assert found.winner is not None
+    assert found.winner.recipe == close.recipe
+    assert (refusal(found, lossy).cause, refusal(found, lossy).reason) == ("fidelity", reason)
+    lacking = refusal(found, unknown)
+    assert lacking.cause == "not measured"
+    assert "not measured" in lacking.reason
+    assert lacking.command.startswith("mcp-core fidelity bundled")
+
+
+def test_a_fidelity_judged_apart_counts_for_every_run_of_the_same_numbers():
+    apart = StoredFidelity(created=BEGIN, recipe=bundled().replace({"device": "cuda:0"}), fidelity=_judged(0.05))
+    found = decide({"users": 8, "fidelity": {"kl_max": 0.01}}, runs(law(1), (8,), 2), (apart,))
+    assert found.refused[0].reason == "KL 0.05 > 0.01 nats"
+
+
+@pytest.mark.parametrize(("difference", "closer_wins"), [(0.00005, False), (0.01, True)])
+def test_fidelity_breaks_ties_but_never_near_ties_of_its_own(difference, closer_wins):
+    first, closer = law(1, tpot_ms=19.99), law(2)
+    pairs = [
+        *runs(first, (8,), 5, fidelity=_judged(0.02)),
+        *runs(closer, (8,), 5, seed=3, fidelity=_judged(0.02 - difference)),
+    ]
+    # Which of the two equals leads by a hair is chance: the closer one must win in either case, or in neither.
+    winners = {
+        decide({"users": 8}, pairs).winner.recipe.fingerprint,
+        decide({"users": 8, "objective": "latency"}, pairs).winner.recipe.fingerprint,
+    }
+    if closer_wins:
+        assert winners == {closer.recipe.fingerprint}
+    else:
+        swapped = [(run.model_copy(update={"fidelity": None}), records) for run, records in pairs]
+        assert winners == {
+            decide({"users": 8}, swapped).winner.recipe.fingerprint,
+            decide({"users": 8, "objective": "latency"}, swapped).winner.recipe.fingerprint,
+        }
+
+
+def test_an_impossible_limit_is_named_with_how_far_off_the_best_is(six):
+    found = decide({**GOAL, "slo": {"ttft_ms": {"p50": 1}}}, six)
+    assert found.winner is None
+    assert found.answer.startswith("No measured configuration meets the Goal. Nearest is ")
+    best = min(one.ttft(32) for one in SIX.values())
+    note = next(each for each in found.notes if each.startswith("p50 TTFT alone excludes every configuration"))
+    times = float(note.rsplit(", ", 1)[1].split(" times")[0])
+    assert times == pytest.approx(best, rel=0.1)
+
+
+def test_limits_that_contradict_each_other_are_named_together():
+    quick_but_big, small_but_slow = law(1, ttft_ms=10, peak_bytes=50 * 10**9), law(2, ttft_ms=500)
+    pairs = runs(quick_but_big, (8,), 1) + runs(small_but_slow, (8,), 1)
+    found = decide({"users": 8, "slo": {"ttft_ms": {"p50": 100}}, "memory_bytes": 20e9}, pairs)
+    assert found.winner is None
+    assert "No single limit excludes everything; together p50 TTFT and peak memory do." in found.notes
+
+
+def test_an_empty_store_and_failures_only_have_an_answer():
+    nothing = recommend(Goal(users=4), [], lambda _: {}, machine())
+    assert nothing.winner is None
+    assert nothing.answer.startswith("Nothing has been measured yet")
+    run, _ = planted_run(law(1), 8, requests=10)
+    failed = run.model_copy(
+        update={"status": "failed", "measurement": None, "failure": Failure(kind="oom", message="Memory ran out.")}
+    )
+    found = decide({"users": 8}, [(failed, []), *runs(law(2), (8,), 1)])
+    assert (found.refused[0].cause, found.refused[0].reason) == ("failed", "failed: Memory ran out")
+
+
+def test_runs_of_other_hardware_other_traffic_and_old_versions_are_refused_by_cause():
+    def changed(number: int, **rest):
+        return runs(law(number), (8,), 1, **rest)
+
+    other = [
+        (run.model_copy(update={"workload": run.workload.replace({"prompt_tokens": 7})}), records)
+        for run, records in changed(4)
+    ]
+    pairs = [
+        *changed(1),
+        *changed(2, hardware=machine("Another GPU")),
+        *changed(3, versions={"torch": "2.11.0"}, minutes=-5),
+        *other,
+    ]
+    found = decide({"users": 8}, pairs)
+    causes = {number: refusal(found, law(number)).cause for number in (2, 3, 4)}
+    assert causes == {2: "other hardware", 3: "stale", 4: "other workload"}
+    assert refusal(found, law(3)).reason == "stale: torch 2.11.0 then, 2.12.0 now"
+    assert "Another GPU" in refusal(found, law(2)).reason
+
+
+def test_nan_is_not_measured_and_percentiles_of_few_requests_are_said_to_be():
+    run, records = planted_run(law(1), 8, requests=60)
+    broken = run.measurement.model_copy(update={"ttft_ms": Quantiles(p50=math.nan, n=60), "output_tok_s": math.nan})
+    pairs = [(run.model_copy(update={"measurement": broken}), records)]
+    found = decide({"users": 8, "slo": {"ttft_ms": {"p50": 500}}}, pairs)
+    assert (found.refused[0].cause, found.refused[0].reason) == ("not measured", "p50 TTFT not measured")
+    few = decide({"users": 8, "slo": {"ttft_ms": {"p95": 500}}}, [(run, records)])
+    assert few.refused[0].reason == "p95 TTFT not measured: it takes 200 requests, this Run has 60"
+    assert few.missing[0].workload.requests == 200
+    assert decide({"users": 8}, pairs).winner is not None
+
+
+def test_gpus_none_leaves_only_the_cpu():
+    on_cpu = Law(tpot_ms=200, changes={"device": "cpu"})
+    pairs = runs(law(1), (8,), 1) + runs(on_cpu, (8,), 1)
+    found = decide({"users": 8, "gpus": 0}, pairs)
+    assert found.winner is not None
+    assert found.winner.recipe == on_cpu.recipe
+
+
+def test_smoke_tests_are_no_evidence():
+    pairs = runs(law(1), (8,), 1, reasons=("smoke test: too small to decide anything",))
+    found = decide({"users": 8}, pairs)
+    assert found.winner is None
+    assert found.refused[0].reason == "not comparable: smoke test: too small to decide anything"
+
+
+def test_endpoints_are_compared_with_one_another():
+    reason = ("endpoint: the settings and the machine behind it are not known here",)
+    found = decide(
+        {"users": 8}, runs(law(1), (8,), 1, reasons=reason) + runs(law(2, tpot_ms=40), (8,), 1, reasons=reason)
+    )
+    assert found.winner is not None
+    assert found.winner.recipe == law(1).recipe
+
+
+def test_a_decision_survives_json(six):
+    found = decide(GOAL, six)
+    assert Decision.from_json(found.to_json()) == found
+
+
+def test_evidence_levels_by_their_words():
+    assert [evidence_of(text) for text in ("confirmed on vllm", "measured on llama.cpp", "probed", "guessed")] == [
+        "confirmed",
+        "measured",
+        "probed",
+        "none",
+    ]
+    assert Run.model_fields["evidence"].default.startswith("measured")
