@@ -28,7 +28,7 @@ def advisor_panel(items: Sequence[Item]) -> None:
     st.caption(" · ".join(f"{count} {status}" for status, count in counts))
     for group in GROUPS:
         with st.container(border=True):
-            st.markdown(f"**{group}**")
+            st.subheader(group)
             for item in items:
                 if item.group == group:
                     _row(item)
@@ -37,8 +37,8 @@ def advisor_panel(items: Sequence[Item]) -> None:
 def _row(item: Item) -> None:
     what, why, act = st.columns([3, 6, 2], vertical_alignment="top")
     icon, colour = _MARKS[item.status]
-    with what:
-        st.markdown(frame.plain(item.title))
+    with what, st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**{frame.plain(item.title)}**", width="content")
         st.badge(item.status, icon=icon, color=colour)  # type: ignore[arg-type]
     with why:
         st.markdown(frame.plain(in_labels(item.reason)))
