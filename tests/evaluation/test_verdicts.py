@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from mcp_core.evaluation.findings import findings_of
+from mcp_core.evaluation.run_recorder import RunRecorder
 from mcp_core.evaluation.time_shares import launch_us, request_shares, step_shares
 from mcp_core.evaluation.verdicts import decide
+from mcp_core.monitoring.fake_nvml import FakeDevice, FakeNvml
+from mcp_core.monitoring.run_telemetry import RunTelemetry
 from mcp_core.results import Failure
 from tests.evaluation.why_cases import H100, case, phase, recipe, run, telemetry, trace
 
@@ -295,3 +300,21 @@ def test_a_cpu_that_computes_at_its_limit_wants_its_other_cores():
     assert found.cause == "compute"
     assert found.change is not None
     assert found.change.fields == {"threads": 8}
+
+
+def test_a_device_that_says_it_is_too_hot_is_found_from_its_readings_on():
+    """NVML's own bits, recorded beside a Run: software thermal slowdown (0x20) from the second reading on."""
+    hot = FakeDevice(throttle_reasons=(1, 0x20), sm_clock_mhz=(1980, 1300))
+
+    async def recorded() -> RunTelemetry:
+        recorder = RunRecorder(None, None, "m", asks=False, interval_s=0.05, nvml=FakeNvml([hot]))
+        async with recorder:
+            await asyncio.sleep(0.3)
+        assert recorder.telemetry is not None
+        return recorder.telemetry
+
+    found = decide(case(run(step_ms=38.1), telemetry=asyncio.run(recorded())))
+    assert found.cause == "throttled"
+    assert "heat" in found.finding.sentence
+    reasons = next(line.figure for line in found.finding.evidence if line.what == "Reasons by NVML")
+    assert "thermal" in reasons
