@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {
     "footprint": "what a Recipe takes, before loading it",
     "serve": "run a worker in the foreground",
     "bench": "load a Recipe, measure it with a Workload, store one Run",
+    "sweep": "measure many configurations by racing, unattended; resumed after a crash",
     "fidelity": "how far a Recipe's predictions are from the unquantized model's",
     "sensitivity": "which layers lose most by a Recipe's scheme",
     "quality": "what a Recipe changes in replies and in answers to small tasks",
@@ -34,6 +35,8 @@ VERBS: dict[str, str] = {
     "profile": "record what a worker does in a few steps, and say where the time goes",
     "runs": "list, show or delete stored Runs",
     "why": "why a stored Run is as slow as it is, and what would help",
+    "compare": "two stored Runs' configurations, by the interval of their paired ratio",
+    "recommend": "one configuration for a Goal, and why each other one was refused",
     "models": "list or delete the models kept on this machine",
     "texts": "list, add or delete the texts that calibration and fidelity read",
 }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mcp_core import conflicts, devices, hardware, paths
 from mcp_core.batches import Batches
 from mcp_core.conversations import Conversations
+from mcp_core.decisions import Decisions
 from mcp_core.demos import Demos
 from mcp_core.errors import Busy, McpError
 from mcp_core.fleet import Fleet
@@ -78,6 +79,7 @@ class Workbench:
         self.demos = Demos(self._loop, self._fleet, self._jobs, self._own_leases, self._require_quiet)
         self.profiles = Profiles(self._loop, self._fleet, self._jobs, self._require_quiet)
         self.studies = Studies(self._submit_study, self.jobs, lambda: self._store)
+        self.decisions = Decisions(lambda: self._store)
         self._loop.begin(self._tick())
         self.watch.start()
 

@@ -1,0 +1,81 @@
+"""``mcp-core compare`` and ``recommend`` on planted Runs in a real store."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mcp_core import cli
+from mcp_core.decision.decision import Decision
+from mcp_core.decision.store import Store
+from tests.decision.planted import TRAFFIC, Law, planted_run
+
+FAST = Law(tpot_ms=10, changes={"attention": "eager"})
+GOAL = {"users": 8, "slo": {"tpot_ms": {"p95": 15}}, "workload": TRAFFIC.model_dump(mode="json")}
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """Three starts of each of two configurations."""
+    monkeypatch.setenv("MCP_HOME", str(tmp_path))
+    monkeypatch.delenv("MCP_STORE_URL", raising=False)
+    pairs = [planted_run(law, 8, start=start, requests=220) for law in (Law(), FAST) for start in range(3)]
+    with Store() as store:
+        for run, records in pairs:
+            store.add(run, records)
+    return [run.id for run, _ in pairs]
+
+
+def test_recommend_answers_with_the_keys_that_others_rely_on(planted, tmp_path, capsys):
+    goal, out = tmp_path / "goal.json", tmp_path / "decision.json"
+    goal.write_text(json.dumps(GOAL))
+    assert cli.main(["recommend", str(goal), "--json", "--out", str(out)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["winner"]["run"] in planted[3:]
+    assert document["evidence"] == "measured"
+    assert document["runners_up"] == []
+    assert document["refused"][0]["run"] in planted[:3]
+    assert document["refused"][0]["reason"].startswith("p95 TPOT 2")
+    assert Decision.from_json(out.read_text()).winner.figures.goodput_s > 0
+
+
+def test_recommend_for_people(planted, capsys):
+    assert cli.main(["recommend", json.dumps(GOAL)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Measured on transformers, a candidate: ")
+    assert "> 15 ms" in out
+
+
+@pytest.mark.parametrize(
+    ("goal", "code", "words"),
+    [
+        ('{"users": 8, "rate_s": 2}', 2, "users and rate_s"),
+        ("nowhere.json", 2, "nowhere.json cannot be read"),
+        ('{"users": 0}', 2, "users"),
+        (json.dumps(GOAL | {"slo": {"tpot_ms": {"p50": 0.1}}}), 1, "p50 TPOT alone excludes every configuration"),
+    ],
+)
+def test_recommend_says_why_not(planted, capsys, goal, code, words):
+    assert cli.main(["recommend", goal]) == code
+    assert words in capsys.readouterr().err
+
+
+def test_an_empty_store_says_how_to_begin(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MCP_HOME", str(tmp_path))
+    assert cli.main(["recommend", "{}", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["winner"] is None
+    assert "mcp-core bench" in captured.err
+
+
+def test_compare_takes_every_repeat_of_both(planted, capsys):
+    assert cli.main(["compare", planted[0], planted[3], "--json"]) == 0
+    found = {each["quantity"]: each for each in json.loads(capsys.readouterr().out)}
+    assert found["tpot_ms"]["verdict"] == "better"
+    assert found["tpot_ms"]["pairs"] == 3
+    assert found["tpot_ms"]["ratio"]["value"] == pytest.approx(0.5, rel=0.02)
+    assert found["peak_bytes"]["verdict"] == "equivalent"
+    assert cli.main(["compare", planted[0], planted[3]]) == 0
+    assert "median TPOT" in capsys.readouterr().out
+    assert cli.main(["compare", planted[0], "nonsense"]) == 2
