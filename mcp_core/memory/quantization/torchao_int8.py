@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, MappingType
+from torchao.utils import should_reduce_range
 from transformers import TorchAoConfig
 
 from mcp_core.recipe import Quantization
@@ -32,6 +33,8 @@ def quantize_dynamic(
 ) -> TorchAoConfig:
     """Symmetric int8 rows; each token's activations are scaled by their own largest value, or their range."""
     config = Int8DynamicActivationInt8WeightConfig(
-        act_mapping_type=_MAPPINGS[options.activations], set_inductor_config=False
+        act_mapping_type=_MAPPINGS[options.activations],
+        reduce_range=should_reduce_range(device),  # CPUs without VNNI add up 8-bit products in 16 bits
+        set_inductor_config=False,
     )
     return TorchAoConfig(config, modules_to_not_convert=list(keep_dense))
