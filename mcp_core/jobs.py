@@ -67,6 +67,7 @@ Verb = Callable[[Job], Awaitable[Outcome]]
 # verb -> "module:function"; only the asked one is imported, in the job's own process, so it may be heavy.
 VERBS: dict[str, str] = {
     "bench": "mcp_core.evaluation.bench_job:run",
+    "capacity": "mcp_core.evaluation.capacity_job:run",
     "fidelity": "mcp_core.evaluation.fidelity_job:run",
     "endpoint-fidelity": "mcp_core.evaluation.endpoint_job:run",
     "length-drift": "mcp_core.evaluation.quality_jobs:drift",
@@ -78,6 +79,7 @@ VERBS: dict[str, str] = {
     "crowd": "mcp_core.evaluation.crowd_job:run",
     "profile": "mcp_core.evaluation.profile_job:run",
     "ceilings": "mcp_core.evaluation.ceilings_job:run",
+    "sweep": "mcp_core.evaluation.sweep_job:run",
 }
 
 

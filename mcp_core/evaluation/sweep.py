@@ -1,0 +1,307 @@
+"""Sweep: the cells of a plan measured by racing, one worker at a time, every step written before the next begins.
+
+Cells that one loaded worker can serve share it and are changed live; what is confirmed is started anew each time. A
+cell that fails is a row with its reason. Killed or cancelled, it goes on where it stopped. This file does not know
+how one Run is measured (``benchmark.py``), or which cells can run at all (``sweep_cells.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from mcp_core import conflicts
+from mcp_core.decision.store import Store
+from mcp_core.decision.sweep_record import CellRecord, CellState, SweepRecord, SweepRun
+from mcp_core.decision.sweeps import Sweeps
+from mcp_core.errors import Cancelled, DoesNotFit, InputError, McpError, WorkerDied, error_from
+from mcp_core.evaluation.benchmark import measure, unmeasured
+from mcp_core.evaluation.device_hold import held_devices
+from mcp_core.evaluation.sweep_cells import CheckedCell, check_cells
+from mcp_core.evaluation.sweep_ranking import Score, median_score, score
+from mcp_core.hardware import Hardware
+from mcp_core.results import Failure, RequestRecord, Run
+from mcp_core.serving.supervisor import WORKER_COMMAND, Supervisor, Worker
+from mcp_core.sweep_plan import Cell, Stage, SweepPlan
+from mcp_core.views import Progress
+
+__all__ = ["Host", "begin", "race", "ranked"]
+
+# stage, fraction of the stage, message
+Tell = Callable[[str, float | None, str], None]
+# How long a worker whose connection broke may take to be gone; s.
+_ENDING_S = 5.0
+_WORDS: dict[Stage, str] = {"probe": "probed", "measure": "measured", "confirm": "measured"}
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a sweep runs on, and whom it tells. ``within`` are leases of a parent that holds the device already."""
+
+    hardware: Hardware
+    tell: Tell = lambda stage, fraction, message: None
+    on_run: Callable[[Run], None] = lambda run: None
+    within: Collection[str] = ()
+    hub_token: str | None = None
+    command: Sequence[str] = WORKER_COMMAND
+
+
+def begin(store: Store, plan: SweepPlan, hardware: Hardware) -> str:
+    """Write a new sweep with all its cells, those that cannot run with the reason; its id.
+
+    One that does not fit is a refused Run, too. Raises InputError for a plan of which nothing can run.
+    """
+    checked = check_cells(plan, hardware)
+    if all(each.refused for each in checked):
+        first = checked[0].refused
+        assert first is not None
+        raise InputError(
+            f"None of the {len(checked)} configurations can run here. The first: {first.message}", first.hint
+        )
+    cells = [
+        CellRecord(
+            each.cell.position,
+            each.cell.name,
+            each.cell.recipe,
+            "refused" if each.refused else "pending",
+            failure=each.refused,
+        )
+        for each in checked
+    ]
+    device = conflicts.resolve(plan.base, hardware).device
+    sweeps = Sweeps(store)
+    sweep_id = sweeps.create(plan, cells, hardware, device)
+    for each in checked:
+        _keep_misfit(store, sweeps, sweep_id, plan, each, hardware)
+    return sweep_id
+
+
+def _keep_misfit(
+    store: Store, sweeps: Sweeps, sweep_id: str, plan: SweepPlan, each: CheckedCell, hardware: Hardware
+) -> None:
+    """A decision has to say why a configuration that does not fit was refused, so it is a Run."""
+    if each.refused is None or each.refused.kind != DoesNotFit.kind:
+        return
+    stage: Stage = "probe" if plan.probe_s else "measure"
+    run = unmeasured(
+        conflicts.resolve(each.cell.recipe, hardware),
+        plan.workload_of(stage, each.cell),
+        hardware,
+        DoesNotFit(each.refused.message, each.refused.hint),
+    )
+    sweeps.link(sweep_id, each.cell.position, SweepRun(run.id, stage))
+    store.add(run)
+
+
+async def race(store: Store, sweep_id: str, host: Host) -> SweepRecord:
+    """Do what is left of a sweep that this process has begun or claimed; how it is then.
+
+    Raises Cancelled when its task is cancelled, and StoreError; the sweep can be resumed after either.
+    """
+    sweeps = Sweeps(store)
+    record = _get(sweeps, sweep_id)
+    try:
+        devices = {conflicts.resolve(cell.recipe, host.hardware).device for cell in _alive(record)}
+        async with held_devices(
+            devices, f"sweep {record.plan.name}", host.within, lambda why: host.tell("wait", None, why)
+        ) as leases:
+            await _Race(store, sweeps, record, host, leases).run()
+    except (asyncio.CancelledError, Cancelled):
+        sweeps.end(sweep_id, "cancelled")
+        raise Cancelled("The sweep was stopped.", "What was measured is kept; resume it to go on.") from None
+    except Exception as error:
+        with contextlib.suppress(McpError):
+            sweeps.end(sweep_id, "failed", str(error))
+        raise
+    sweeps.end(sweep_id, "done")
+    return _get(sweeps, sweep_id)
+
+
+def ranked(store: Store, record: SweepRecord, stage: Stage) -> tuple[tuple[CellRecord, Score], ...]:
+    """Cells with all their Runs of a stage, best first; those that cannot win are left out."""
+    starts = record.plan.starts if stage == "confirm" else 1
+    found = []
+    for cell in record.cells:
+        ids = [cell.run_of(stage, start) for start in range(starts)]
+        middle = median_score([_score(store, run_id, record.plan) for run_id in ids])
+        if middle is not None:
+            found.append((cell, middle))
+    return tuple(sorted(found, key=lambda pair: pair[1], reverse=True))
+
+
+def _score(store: Store, run_id: str | None, plan: SweepPlan) -> Score | None:
+    run = None if run_id is None else store.get(run_id)
+    return None if run is None else score(run, store.records(run.id), plan.goal)
+
+
+class _Race:
+    """The three stages over the cells that are still in it."""
+
+    def __init__(
+        self, store: Store, sweeps: Sweeps, record: SweepRecord, host: Host, leases: Collection[str]
+    ) -> None:
+        self._store, self._sweeps, self._host = store, sweeps, host
+        self._id, self._plan = record.id, record.plan
+        self._leases = leases
+        self._supervisor = Supervisor(host.command, within=leases)
+        self._cells = {cell.position: cell for cell in record.plan.cells()}
+        self._records: Sequence[RequestRecord] = ()
+        self._telemetry: Any = None
+
+    async def run(self) -> None:
+        try:
+            if self._plan.probe_s:
+                await self._stage("probe", self._left())
+            kept = self._kept()
+            self._let_go(kept)
+            await self._stage("measure", kept)
+            await self._confirm()
+        finally:
+            await self._supervisor.close()
+
+    def _left(self) -> list[Cell]:
+        return [self._cells[cell.position] for cell in _alive(self._now())]
+
+    def _now(self) -> SweepRecord:
+        return _get(self._sweeps, self._id)
+
+    def _kept(self) -> list[Cell]:
+        """Whom the probes leave in the race, neighbours by worker; all where there were none."""
+        if not self._plan.probe_s:
+            return self._left()
+        order = [cell.position for cell, _ in ranked(self._store, self._now(), "probe")]
+        return [self._cells[position] for position in sorted(order[: self._plan.keep])]
+
+    def _let_go(self, kept: Sequence[Cell]) -> None:
+        """The others have been probed, and that is all."""
+        staying = {cell.position for cell in kept}
+        for cell in _alive(self._now()):
+            if cell.position not in staying:
+                self._sweeps.set_cell(self._id, cell.position, "done", "probe")
+
+    async def _stage(self, stage: Stage, cells: Sequence[Cell]) -> None:
+        """Every cell that has no Run of the stage yet, those of one worker one after the other."""
+        known = {cell.position: cell for cell in self._now().cells}
+        todo = [cell for cell in cells if known[cell.position].run_of(stage) is None]
+        done = len(cells) - len(todo)
+        for _, group in groupby(todo, key=lambda cell: cell.load_key):
+            worker: Worker | None = None
+            for cell in group:
+                worker = await self._step(stage, cell, worker, _Place(done, len(cells)))
+                done += 1
+            await self._end(worker)
+
+    async def _confirm(self) -> None:
+        """The best, in turn, each time freshly started: what one start has by chance the next has not."""
+        best = [self._cells[cell.position] for cell, _ in ranked(self._store, self._now(), "measure")]
+        best = best[: self._plan.confirm]
+        steps = [(start, cell) for start in range(self._plan.starts) for cell in best]
+        for place, (start, cell) in enumerate(steps):
+            now = self._now().cells[cell.position]
+            if now.run_of("confirm", start) is None and now.state != "failed":
+                await self._end(await self._step("confirm", cell, None, _Place(place, len(steps)), start))
+
+    async def _step(
+        self, stage: Stage, cell: Cell, worker: Worker | None, place: _Place, start: int = 0
+    ) -> Worker | None:
+        """One Run, stored; the worker, if it can serve another cell."""
+        self._sweeps.set_cell(self._id, cell.position, "running", stage)
+        workload = self._plan.workload_of(stage, cell, start)
+        self._records, self._telemetry = (), None
+        try:
+            worker = await self._worker_for(cell, worker, lambda each: self._tell(stage, cell, place, each))
+            run = await self._measure(worker, cell, stage, start, place)
+        except McpError as error:
+            recipe = conflicts.resolve(cell.recipe, self._host.hardware)
+            run, worker = unmeasured(recipe, workload, self._host.hardware, error), None
+        if run.status == "cancelled":
+            raise Cancelled("The sweep was stopped.")
+        self._keep(run, cell, stage, start)
+        return worker if worker is not None and worker.status == "ready" else None
+
+    async def _worker_for(
+        self, cell: Cell, worker: Worker | None, on_progress: Callable[[Progress], None]
+    ) -> Worker:
+        """The loaded one changed live where it can be, else a new one. Raises what loading raises."""
+        if worker is not None and worker.client is not None:
+            with contextlib.suppress(McpError):
+                await worker.client.set_recipe(cell.recipe)
+                return worker
+        await self._end(worker)
+        return await self._supervisor.start(cell.recipe, hub_token=self._host.hub_token, on_progress=on_progress)
+
+    async def _measure(self, worker: Worker, cell: Cell, stage: Stage, start: int, place: _Place) -> Run:
+        assert worker.url is not None
+        run = await measure(
+            worker.url,
+            worker.token,
+            cell.recipe,
+            self._plan.workload_of(stage, cell, start),
+            self._host.hardware,
+            on_progress=lambda each: self._tell(stage, cell, place, each),
+            keep=self._take,
+            control_url=worker.control_url,
+        )
+        if run.failure is None or run.failure.kind != WorkerDied.kind:
+            return run
+        with contextlib.suppress(TimeoutError):  # how its process ended says more than a broken connection
+            await asyncio.wait_for(self._supervisor.wait(worker.id), _ENDING_S)
+        return run.model_copy(update={"failure": worker.failure or run.failure})
+
+    def _take(self, _run: Run, records: Sequence[RequestRecord], telemetry: Any) -> None:
+        self._records, self._telemetry = records, telemetry
+
+    def _keep(self, run: Run, cell: Cell, stage: Stage, start: int) -> None:
+        """Store the Run as the answer of this step, and what it means for the cell."""
+        run = run.model_copy(update={"evidence": f"{_WORDS[stage]} on {run.recipe.engine}"})
+        self._sweeps.link(self._id, cell.position, SweepRun(run.id, stage, start))
+        self._store.add(run, self._records, self._telemetry)
+        if run.status == "ok":
+            self._sweeps.set_cell(self._id, cell.position, "pending" if stage == "probe" else "done", stage)
+        else:
+            state: CellState = "refused" if run.status == "refused" else "failed"
+            self._sweeps.set_cell(self._id, cell.position, state, stage, run.failure or _unknown())
+        self._host.on_run(run)
+
+    async def _end(self, worker: Worker | None) -> None:
+        """Its memory is free before the next one loads."""
+        if worker is not None:
+            await self._supervisor.stop(worker.id)
+            self._supervisor.forget(worker.id)
+
+    def _tell(self, stage: Stage, cell: Cell, place: _Place, now: Progress) -> None:
+        inside = now.fraction or 0.0 if now.stage == "measure" else 0.0
+        self._host.tell(stage, place.fraction(inside), f"{place}: {cell.name}: {now.stage} {now.message}".rstrip())
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The step that is at work, counted from 0, and how many the stage has."""
+
+    index: int
+    total: int
+
+    def fraction(self, inside: float) -> float:
+        return (self.index + inside) / self.total
+
+    def __str__(self) -> str:
+        return f"{self.index + 1} of {self.total}"
+
+
+def _alive(record: SweepRecord) -> Iterator[CellRecord]:
+    return (cell for cell in record.cells if cell.state not in ("refused", "failed"))
+
+
+def _get(sweeps: Sweeps, sweep_id: str) -> SweepRecord:
+    record = sweeps.get(sweep_id)
+    if record is None:
+        raise error_from({"kind": "not_found", "message": f'There is no sweep "{sweep_id}".'})
+    return record
+
+
+def _unknown() -> Failure:
+    return Failure(kind="error", message="It ended without a reason.")

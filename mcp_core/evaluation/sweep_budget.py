@@ -1,0 +1,133 @@
+"""Device time of a sweep before it starts: load times of earlier Runs where there are any, else estimates.
+
+This file does not know which cells can run (``sweep_cells.py``) or how they are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import mean, median
+
+from mcp_core.evaluation.sweep_cells import CheckedCell
+from mcp_core.results import Run
+from mcp_core.sweep_plan import SweepPlan
+
+__all__ = ["Budget", "LoadTime", "budget_of", "load_time", "runnable"]
+
+# Without any earlier Run: imports and warm-up, then weights read or drawn and packed. Measured on two cores with
+# 135M and 0.5B parameters; a GPU host reads faster, so that this is long rather than short there.
+_START_S = 9.0
+_LOAD_BYTES_S = 0.15e9
+# What a load stage takes besides its seconds: warm-up requests, and those that still run when time is over.
+_AROUND_S = 3.0
+_AROUND_SHARE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTime:
+    """Seconds from start to ready. ``measured``: here, of this configuration or of its model and scheme."""
+
+    seconds: float
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Device time in seconds by stage. ``loads`` workers are started, ``known_loads`` of them of a known time."""
+
+    cells: int
+    refused: int
+    loads: int
+    known_loads: int
+    load_s: float
+    probe_s: float
+    measure_s: float
+    confirm_s: float
+
+    @property
+    def seconds(self) -> float:
+        """All stages."""
+        return self.load_s + self.probe_s + self.measure_s + self.confirm_s
+
+    def in_words(self) -> str:
+        """ "26 configurations (10 refused): about 31 min of device time: 9 min loading (...), ..."."""
+        parts = {"loading": self.load_s, "probes": self.probe_s, "measuring": self.measure_s}
+        parts["confirming"] = self.confirm_s
+        split = ", ".join(f"{_time(seconds)} {what}" for what, seconds in parts.items() if seconds)
+        what = f"{self.cells} configurations" + (f", {self.refused} more refused" if self.refused else "")
+        return f"{what}: about {_time(self.seconds)} of device time ({split}). {self._certainty()}"
+
+    def _certainty(self) -> str:
+        if self.known_loads == self.loads:
+            return "Load times are those of earlier Runs here."
+        if not self.known_loads:
+            return "Load times are estimated: there is no earlier Run of these here."
+        return f"Load times: {self.known_loads} of {self.loads} from earlier Runs here, the others estimated."
+
+
+def runnable(checked: Iterable[CheckedCell]) -> tuple[CheckedCell, ...]:
+    """Those that are not refused."""
+    return tuple(each for each in checked if each.refused is None)
+
+
+def load_time(each: CheckedCell, runs: Sequence[Run]) -> LoadTime:
+    """The median of earlier Runs of this load, else of this model, scheme and engine, else by its weights."""
+    recipe = each.cell.recipe
+    timed = [run for run in runs if run.load_s is not None]
+    same = [run for run in timed if _same_model(run, each) and _loads_alike(run, each)]
+    alike = same or [
+        run
+        for run in timed
+        if _same_model(run, each)
+        and run.recipe.engine == recipe.engine
+        and run.recipe.quantization.scheme == recipe.quantization.scheme
+    ]
+    if alike:
+        return LoadTime(median(run.load_s for run in alike if run.load_s is not None), measured=True)
+    weights = each.footprint.weights_bytes if each.footprint else 0
+    return LoadTime(_START_S + weights / _LOAD_BYTES_S, measured=False)
+
+
+def budget_of(plan: SweepPlan, checked: Sequence[CheckedCell], runs: Sequence[Run]) -> Budget:
+    """Device time of the whole plan; ``runs`` are earlier ones of this machine."""
+    cells = runnable(checked)
+    firsts = [next(group) for _, group in groupby(cells, key=lambda each: each.cell.load_key)]
+    times = [load_time(each, runs) for each in firsts]
+    typical_s = mean(time.seconds for time in times) if times else 0.0
+    measured = min(len(cells), plan.keep or len(cells))
+    confirmed = min(measured, plan.confirm) * plan.starts
+    again = min(measured, len(firsts)) if plan.probe_s else 0
+    return Budget(
+        cells=len(cells),
+        refused=len(checked) - len(cells),
+        loads=len(firsts),
+        known_loads=sum(time.measured for time in times),
+        load_s=sum(time.seconds for time in times) + typical_s * (again + confirmed),
+        probe_s=len(cells) * _with_ends(plan.probe_s) if plan.probe_s else 0.0,
+        measure_s=measured * _with_ends(plan.capacity_s),
+        confirm_s=confirmed * _with_ends(plan.confirm_s),
+    )
+
+
+def _with_ends(seconds: float) -> float:
+    return seconds * (1 + _AROUND_SHARE) + _AROUND_S
+
+
+def _same_model(run: Run, each: CheckedCell) -> bool:
+    ours, theirs = each.cell.recipe.model, run.recipe.model
+    return (ours.source, ours.id, ours.shape) == (theirs.source, theirs.id, theirs.shape)
+
+
+def _loads_alike(run: Run, each: CheckedCell) -> bool:
+    """The Run's Recipe is a resolved one: hash, device and threads are filled in."""
+    ours = each.cell.recipe
+    given = {"model": ours.model, "device": ours.device, "threads": ours.threads}
+    return run.recipe.model_copy(update=given).load_key == ours.load_key
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

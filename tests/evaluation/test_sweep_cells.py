@@ -1,0 +1,123 @@
+"""Pruning and the estimate of device time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from mcp_core.conflicts import resolve
+from mcp_core.errors import Cancelled
+from mcp_core.evaluation.benchmark import unmeasured
+from mcp_core.evaluation.sweep_budget import budget_of, load_time
+from mcp_core.evaluation.sweep_cells import CheckedCell, check_cells
+from mcp_core.hardware import Hardware, detect
+from mcp_core.models import catalog
+from mcp_core.recipe import ModelRef, Recipe
+from mcp_core.results import Run
+from mcp_core.sweep_plan import SweepPlan
+from mcp_core.workload import short_chat
+
+SHAPE = {"layers": 2, "hidden": 64, "intermediate": 128, "heads": 4, "kv_heads": 2, "vocab": 300, "context": 512}
+BASE = {
+    "model": {"source": "shape", "id": "custom", "shape": SHAPE},
+    "dtype": "fp32",
+    "device": "cpu",
+    "threads": 1,
+}
+WORKLOAD = {"name": "w", "concurrency": 4, "prompt_tokens": 16, "output_tokens": 8}
+
+
+def plan(**fields: Any) -> SweepPlan:
+    return SweepPlan.from_dict({"base": BASE, "workload": WORKLOAD} | fields)
+
+
+def run_of(recipe: Recipe, load_s: float, machine: Hardware) -> Run:
+    """As a worker reports it: device, threads and hash filled in."""
+    run = unmeasured(resolve(recipe, machine), short_chat(), machine, Cancelled("planted"))
+    resolved = run.recipe.model_copy(update={"model": run.recipe.model.model_copy(update={"sha256": "ab" * 32})})
+    return run.model_copy(update={"status": "ok", "failure": None, "load_s": load_s, "recipe": resolved})
+
+
+@pytest.fixture
+def machine() -> Hardware:
+    return detect()
+
+
+def refusals(checked: Sequence[CheckedCell]) -> dict[str, str | None]:
+    return {each.cell.name: each.refused.message if each.refused else None for each in checked}
+
+
+def test_each_refusal_has_its_reason_and_looks_the_model_up_once(machine: Hardware) -> None:
+    asked: list[ModelRef] = []
+
+    def look_up(ref: ModelRef) -> Any:
+        asked.append(ref)
+        return catalog.resolve(ref)
+
+    checked = check_cells(
+        plan(axes={"scheme": ["none", "torchao-int4-weight-only"], "max_context": [16, 128, 1024]}),
+        machine,
+        look_up,
+    )
+    found = refusals(checked)
+    assert found["unquantized · context 128"] is None
+    assert "longest request has 24 tokens; the context 16" in (found["unquantized · context 16"] or "")
+    assert "1,024 tokens asked" in (found["unquantized · context 1024"] or "")
+    assert "bf16 only" in (found["torchao-int4-weight-only · context 128"] or "")
+    assert len(asked) == 1
+    fits = checked[1].footprint
+    assert fits is not None
+    assert (fits.concurrency, fits.context_tokens) == (1, 24)
+
+
+def test_what_does_not_fit_says_the_bytes(machine: Hardware) -> None:
+    cpu = machine.devices[0].model_copy(update={"memory_free_bytes": 1_000_000})
+    small = machine.model_copy(update={"devices": (cpu,)})
+    (checked,) = check_cells(plan(), small)
+    assert checked.refused is not None
+    assert (checked.refused.kind, "0.00 GB free" in checked.refused.message) == ("memory", True)
+    assert checked.footprint is not None
+
+
+def test_a_model_that_is_not_there_refuses_its_cells_only(machine: Hardware) -> None:
+    gone = {"source": "folder", "id": "/nowhere/at/all"}
+    found = check_cells(plan(axes={"model": [BASE["model"], gone]}), machine)
+    assert [each.refused is None for each in found] == [True, False]
+
+
+def test_device_time_is_counted_from_stages_and_known_loads(machine: Hardware) -> None:
+    asked = plan(
+        axes={"scheme": ["none", "bnb-nf4"], "batching": ["off", "continuous"]},
+        probe_s=10,
+        keep=3,
+        capacity_s=100,
+        confirm=2,
+        starts=3,
+        confirm_s=50,
+    )
+    checked = check_cells(asked, machine)
+    guessed = budget_of(asked, checked, ())
+    assert (guessed.cells, guessed.refused, guessed.loads, guessed.known_loads) == (4, 0, 2, 0)
+    assert (guessed.probe_s, guessed.measure_s, guessed.confirm_s) == (4 * 15, 3 * 123, 6 * 63)
+    assert "estimated: there is no earlier Run" in guessed.in_words()
+    runs = [
+        run_of(cell.cell.recipe, seconds, machine) for cell, seconds in zip(checked[::2], (5.0, 7.0), strict=True)
+    ]
+    known = budget_of(asked, checked, runs)
+    # each once for its probes, again (6 s on average) for measuring, and six confirmations
+    assert known.load_s == pytest.approx(5 + 7 + 6 * (2 + 6))
+    assert "those of earlier Runs here" in known.in_words()
+    assert known.seconds == known.load_s + 60 + 369 + 378
+
+
+def test_a_load_time_is_of_the_same_load_before_one_of_its_scheme(machine: Hardware) -> None:
+    other = plan(axes={"kv": ["dynamic", "static"]})
+    dynamic, static = check_cells(other, machine)
+    runs = [run_of(dynamic.cell.recipe, 4.0, machine)]
+    assert (load_time(dynamic, runs).seconds, load_time(static, runs).seconds) == (4.0, 4.0)
+    runs.append(run_of(static.cell.recipe, 9.0, machine))
+    assert (load_time(dynamic, runs).seconds, load_time(static, runs).seconds) == (4.0, 9.0)
+    assert load_time(static, runs).measured
+    assert not load_time(static, ()).measured
