@@ -26,6 +26,7 @@ VERBS: dict[str, str] = {
     "serve": "run a worker in the foreground",
     "bench": "load a Recipe, measure it with a Workload, store one Run",
     "sweep": "measure many configurations by racing, unattended; resumed after a crash",
+    "capacity": "the largest load that meets every limit, each point a stored Run",
     "fidelity": "how far a Recipe's predictions are from the unquantized model's",
     "sensitivity": "which layers lose most by a Recipe's scheme",
     "quality": "what a Recipe changes in replies and in answers to small tasks",

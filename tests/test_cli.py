@@ -626,3 +626,31 @@ def test_starting_imports_neither_heavy_libraries_nor_other_verbs():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stderr == "[]\n"
+
+
+def test_capacity_of_a_running_server_stores_its_points(cli_run, quick, tmp_path):
+    from mcp_core.evaluation.fake_server import FakeServer, LatencyLaw
+
+    goal = tmp_path / "goal.json"
+    goal.write_text('{"slo": {"tpot_ms": {"p50": 28}}}')
+    out = tmp_path / "capacity.json"
+    with FakeServer(LatencyLaw(1, 5, crowd_ms=10)) as server:  # three clients: 5 + 2 * 10 ms
+        code, said, _ = cli_run(
+            "capacity", "bundled", quick, "--url", server.url, "--goal", str(goal), "--out", str(out),
+            "--set", "workload.requests=12", "--set", "workload.output_tokens=5",
+        )  # fmt: skip
+    found = json.loads(out.read_text())
+    assert code == 0
+    assert (found["best"], found["broken_at"], found["ended"]) == (3, 4, "found")
+    with Store() as store:
+        assert {run.id for run in store.list()} == {point["run_id"] for point in found["points"]}
+    assert "3 clients meet every limit, 4 do not" in said
+    assert "p50 TPOT" in said
+
+
+def test_capacity_without_a_limit_or_of_a_wrong_goal_is_refused(cli_run, quick):
+    fixed = ("capacity", "bundled", quick, "--url", "http://127.0.0.1:9", "--goal")
+    code, _, err = cli_run(*fixed, "{}")
+    assert (code, "no latency limit" in err) == (2, True)
+    code, _, err = cli_run(*fixed, '{"slo": {"ttft_ms": {"p94": 5}}}')
+    assert (code, "p94" in err) == (2, True)

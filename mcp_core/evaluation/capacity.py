@@ -1,0 +1,260 @@
+"""Capacity: the largest load that was measured to meet every limit, found by doubling, then halving the gap.
+
+Every point is a Run of its own with new prompts, and nothing is said about a load that was not measured. This file
+does not know how a Run is measured or kept (both are handed in), or who asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mcp_core.errors import InputError, WorkloadError, error_from
+from mcp_core.evaluation.attainment import attain
+from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
+from mcp_core.goal import Slo
+from mcp_core.results import Measurement, RequestRecord, Run
+from mcp_core.views import Progress
+from mcp_core.workload import LoadKind, Workload
+
+__all__ = ["Capacity", "CapacityPoint", "MeasureLoad", "measure_capacity", "requests_for"]
+
+# Measures a workload; the Run and its requests. A Run that did not come about says why by its status.
+MeasureLoad = Callable[[Workload], Awaitable[tuple[Run, Sequence[RequestRecord]]]]
+
+# Two loads this near are one: the capacity lies between them.
+RESOLUTION = 0.05
+# So often each client of a closed loop asks at least, or its first round, in step, is all that is seen.
+ROUNDS = 4
+# With as many to spare as may fail: percentiles are of those that completed.
+_LEAST_REQUESTS = {"p95": round(1.05 * MIN_REQUESTS_P95), "p99": round(1.05 * MIN_REQUESTS_P99)}
+# Below so small a part of the first rate nothing is looked for.
+_LEAST_SHARE = 1 / 256
+_MOST_CLIENTS = 4096
+_MOST_RATE_S = 100_000.0
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CapacityPoint(_Value):
+    """One load that was measured."""
+
+    load: float = Field(description="Clients, or arrivals a second.")
+    run_id: str
+    meets: bool = Field(description="Whether every limit held.")
+    attainment: float | None = Field(
+        default=None, description="Share of requests that met every latency limit, 0..1."
+    )
+    goodput_s: float | None = Field(default=None, description="Requests a second that did.")
+    broken: tuple[str, ...] = Field(default=(), description='Limits that did not hold, as "p95 TTFT 812 > 500 ms".')
+
+
+class Capacity(_Value):
+    """What was found. The capacity itself lies from ``best`` to below ``broken_at``; both were measured."""
+
+    kind: LoadKind = Field(description="What loads are counted in: concurrency or rate_s.")
+    points: tuple[CapacityPoint, ...] = Field(description="In the order in which they were measured.")
+    best: float | None = Field(description="Largest load that met every limit; null: none that was measured did.")
+    broken_at: float | None = Field(description="Smallest load above it that did not; null: none was reached.")
+    ended: Literal["found", "budget", "cancelled", "range", "failed"] = Field(
+        description="found: both sides are measured and near. range: no load that could be asked for was on the "
+        "other side. failed: the server was gone."
+    )
+    seconds: float = Field(description="What it took, s.")
+
+    @property
+    def in_words(self) -> str:
+        """As "8 clients meet every limit, 9 do not"."""
+        unit = "clients" if self.kind == "concurrency" else "requests/s"
+        above = "nothing above it was measured" if self.broken_at is None else f"{self.broken_at:g} do not"
+        if self.best is None:
+            return f"No load that was measured meets every limit; {above}."
+        return f"{self.best:g} {unit} meet every limit, {above}."
+
+
+def requests_for(slo: Slo, workload: Workload) -> int:
+    """Requests that a point needs: enough for each percentile that is limited, and some rounds of every client."""
+    judged = max((_LEAST_REQUESTS.get(limit.statistic, 0) for limit in slo.limits()), default=0)
+    return max(workload.requests, judged, 0 if workload.is_open else ROUNDS * workload.concurrency)
+
+
+async def measure_capacity(
+    measure: MeasureLoad,
+    workload: Workload,
+    slo: Slo,
+    *,
+    failures_max: float = 0.01,
+    most: float | None = None,
+    budget_s: float | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Capacity:
+    """Find it from the workload's own load on: double until a limit breaks (or halve until none does), then halve
+    the gap until its ends are 5 % apart or neighbours. ``most`` is the largest load to try; no point is begun that
+    would, by what the last one took, end after ``budget_s``.
+
+    Cancelling the task keeps what was measured. Raises InputError where there is no limit, WorkloadError for a ramp
+    or replay and where a point has too few requests to judge by, and the error of a Run that was refused.
+    """
+    if not slo.limits():
+        raise InputError(
+            "There is no latency limit, so no load breaks one.", 'As: {"slo": {"ttft_ms": {"p95": 500}}}.'
+        )
+    first = workload.load
+    if first is None:
+        workload.at_load(1)  # says why not
+    search = _Search(measure, workload, slo, failures_max, budget_s, on_progress)
+    return await search.run(first or 1, most or (_MOST_RATE_S if workload.is_open else _MOST_CLIENTS))
+
+
+class _Search:
+    """One search while it goes on: ``good`` is the largest load that met the limits, ``bad`` the smallest above."""
+
+    def __init__(
+        self,
+        measure: MeasureLoad,
+        workload: Workload,
+        slo: Slo,
+        failures_max: float,
+        budget_s: float | None,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._measure = measure
+        self._workload = workload
+        self._slo = slo
+        self._failures_max = failures_max
+        self._budget_s = budget_s
+        self._on_progress = on_progress
+        self._points: list[CapacityPoint] = []
+        self._good: float | None = None
+        self._bad: float | None = None
+        self._gone = False
+        self._cancelled = False
+        self._begun_s = time.monotonic()
+        self._last_s = 0.0
+
+    async def run(self, first: float, most: float) -> Capacity:
+        least = 1.0 if self._workload.load_kind == "concurrency" else first * _LEAST_SHARE
+        ended: Literal["found", "budget", "cancelled", "range", "failed"] = "found"
+        load: float | None = min(first, most)
+        while load is not None:
+            if self._points and self._out_of_time():
+                ended = "budget"
+                break
+            await self._point(load)
+            if self._cancelled or self._gone:
+                ended = "cancelled" if self._cancelled else "failed"
+                break
+            load = self._next(least, most)
+        else:
+            ended = "found" if self._good is not None and self._bad is not None else "range"
+        return Capacity(
+            kind=self._workload.load_kind,
+            points=tuple(self._points),
+            best=self._good,
+            broken_at=self._bad,
+            ended=ended,
+            seconds=time.monotonic() - self._begun_s,
+        )
+
+    def _next(self, least: float, most: float) -> float | None:
+        good, bad = self._good, self._bad
+        whole = self._workload.load_kind == "concurrency"
+        if bad is None:
+            assert good is not None
+            return min(2 * good, most) if good < most else None
+        if good is None:
+            half = max(least, float(bad // 2) if whole else bad / 2)
+            return half if half < bad else None
+        if bad - good <= RESOLUTION * good or (whole and bad - good <= 1):
+            return None
+        return float(math.floor((good + bad) / 2)) if whole else (good + bad) / 2
+
+    def _out_of_time(self) -> bool:
+        spent_s = time.monotonic() - self._begun_s
+        return self._budget_s is not None and spent_s + self._last_s > self._budget_s
+
+    async def _point(self, load: float) -> None:
+        at_load = self._workload.at_load(load)
+        repeat = self._workload.repeat + len(self._points)
+        asked = at_load.replace({"requests": requests_for(self._slo, at_load), "repeat": repeat})
+        self._report(load)
+        begun_s = time.monotonic()
+        try:
+            run, records = await self._measure(asked)
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None:
+                current.uncancel()
+            self._cancelled = True
+            return
+        self._last_s = time.monotonic() - begun_s
+        self._take(load, run, records)
+
+    def _take(self, load: float, run: Run, records: Sequence[RequestRecord]) -> None:
+        if run.status in ("cancelled", "interrupted"):
+            self._cancelled = True
+            return
+        if run.status == "refused" and run.failure is not None and run.failure.kind != "queue":
+            raise error_from(run.failure.model_dump())
+        point = self._judged(load, run, records)
+        self._points.append(point)
+        self._gone = run.failure is not None and run.failure.kind == "worker"
+        if point.meets:
+            self._good = max(load, self._good or 0)
+        elif self._bad is None or load < self._bad:
+            self._bad = load
+
+    def _judged(self, load: float, run: Run, records: Sequence[RequestRecord]) -> CapacityPoint:
+        measured = run.measurement
+        if run.failure is not None or measured is None:
+            why = run.failure.message if run.failure else "Nothing was measured."
+            return CapacityPoint(load=load, run_id=run.id, meets=False, broken=(why,))
+        found = attain(self._slo, measured, records)
+        broken = [each.text for each in found.broken] + self._more_broken(measured)
+        if broken and all(each.figure is None for each in found.broken) and len(broken) == len(found.broken):
+            raise WorkloadError(
+                f"At a load of {load:g}: {found.broken[0].text}.", "Raise requests or duration_s in the Workload."
+            )
+        return CapacityPoint(
+            load=load,
+            run_id=run.id,
+            meets=not broken,
+            attainment=found.attainment,
+            goodput_s=found.goodput_s,
+            broken=tuple(broken),
+        )
+
+    def _more_broken(self, measured: Measurement) -> list[str]:
+        """What breaks a load beside latencies."""
+        ended = measured.completed + measured.failed
+        share = measured.failed / ended if ended else 0.0
+        failed = (
+            [f"{share:.1%} of requests failed > {self._failures_max:.1%}"] if share > self._failures_max else []
+        )
+        return failed + (["the queue grew all the while"] if measured.over_saturated else [])
+
+    def _report(self, load: float) -> None:
+        if self._on_progress is None:
+            return
+        left, done = self._points_left(), len(self._points)
+        remaining_s = left * self._last_s if left is not None and self._last_s else None
+        spent_s = time.monotonic() - self._begun_s
+        if self._budget_s is not None:
+            remaining_s = min(remaining_s or math.inf, max(0.0, self._budget_s - spent_s))
+        message = f"point {done + 1}: {self._workload.at_load(load).load_words}"
+        fraction = None if left is None else done / (done + left)
+        self._on_progress(Progress("capacity", fraction, message, spent_s, remaining_s))
+
+    def _points_left(self) -> int | None:
+        """Points until the ends are near, this one included; None while one end is not known."""
+        if self._good is None or self._bad is None:
+            return None
+        near = max(RESOLUTION * self._good, 1.0 if self._workload.load_kind == "concurrency" else 0.0)
+        return max(1, math.ceil(math.log2((self._bad - self._good) / near)))
