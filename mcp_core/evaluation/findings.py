@@ -78,7 +78,10 @@ def _capacity(view: View) -> Iterator[Finding]:
         return
     evidence = (
         Line(
-            "Requests put back for lack of pages", f"{work.preemptions} of {measured.completed}", "10 %", "engine"
+            "Requests put back for lack of pages",
+            f"{work.preemptions} of {measured.completed}",
+            percent(_PREEMPTED),
+            "engine",
         ),
         Line("Requests that the pool holds", number(fitting), f"{wanted} asked for at once", "engine"),
         Line("Kept pages given up", f"{work.kv_evictions:,}", "", "engine"),

@@ -57,7 +57,7 @@ def _draw_badges(run: Run) -> None:
 
 
 def _draw_actions(run: Run) -> None:
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         if st.button("Use this recipe", type="primary", icon=":material/tune:", key=f"use-{run.id}"):
             session.use_recipe(run.recipe)
             frame.go_to("recipe")

@@ -69,7 +69,7 @@ def _change(change: Change, run_id: str) -> None:
     fields = " · ".join(f"{label_of(field)}: `{_value(value)}`" for field, value in change.fields.items())
     st.markdown(fields)
     st.caption(f"{frame.plain(change.expected)} Evidence: {change.level}.")
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         if st.button("Open this Recipe", type="primary", icon=":material/tune:", key=f"help-{run_id}"):
             session.use_recipe(change.recipe)
             frame.go_to("recipe")

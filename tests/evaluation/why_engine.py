@@ -41,10 +41,12 @@ class Ends:
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __call__(self, events: list[TokenEvent]) -> None:
+        ended = [event for event in events if event.finish is not None]
+        if not ended:
+            return  # nobody is woken in the middle of a reply: it would want the interpreter's lock
         with self.changed:
-            for event in events:
-                if event.finish is not None:
-                    self.at_s[event.request_id], self.last[event.request_id] = event.at_s, event
+            for event in ended:
+                self.at_s[event.request_id], self.last[event.request_id] = event.at_s, event
             self.changed.notify_all()
 
     def wait(self, ids: list[str]) -> None:
