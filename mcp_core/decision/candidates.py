@@ -260,7 +260,7 @@ def _latencies(runs: Sequence[RunFacts], goal: Goal) -> Iterator[Broken | str]:
     for limit in goal.slo.limits():
         figures = [each.figure(limit.metric, limit.statistic) for each in runs]
         known = [figure for figure in figures if figure is not None]
-        most = max((each.latency[limit.metric].get("n") or 0 for each in runs), default=0)
+        most = max(each.figure(limit.metric, "n") or 0 for each in runs)
         measured = Quantiles(n=int(most)).model_copy(update={limit.statistic: fmean(known) if known else None})
         found = judge(limit, measured)
         if found.holds:

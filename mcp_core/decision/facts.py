@@ -6,15 +6,17 @@ not know where it is kept (``store.py``) or what is decided by it (``recommend.p
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mcp_core.conflicts import resolve
 from mcp_core.decision.counterparts import key_of
 from mcp_core.decision.traffic import traffic_key
-from mcp_core.goal import METRICS
+from mcp_core.goal import METRICS, Metric
 from mcp_core.hardware import Hardware
 from mcp_core.recipe import Recipe
 from mcp_core.results import Fidelity, Measurement, Quantiles, Run
@@ -22,8 +24,11 @@ from mcp_core.results import Fidelity, Measurement, Quantiles, Run
 __all__ = ["VERSION", "RunFacts", "configuration_name", "fidelity_facts", "numerics_of", "versions_of"]
 
 # Raised whenever the facts of an old Run would come out otherwise.
-VERSION = 1
+VERSION = 3
 
+# Letters of a digest: enough to tell apart what one store holds.
+_KEY = 16
+_STATISTICS = tuple(Quantiles.model_fields)
 # Libraries whose version changes an engine's speed; a scheme's own come on top.
 _ENGINE_LIBRARIES = {
     "transformers": ("mcp-core", "torch", "transformers", "kernels"),
@@ -69,7 +74,7 @@ class RunFacts:
     reasons: tuple[str, ...]
     failure_kind: str = ""
     failure: str = ""
-    latency: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    latency: tuple[tuple[float | None, ...], ...] = ()
     requests: int = 0
     completed: int = 0
     failed: int = 0
@@ -93,7 +98,7 @@ class RunFacts:
             id=run.id,
             created=run.created.isoformat(),
             status=run.status,
-            configuration=key_of(run.recipe, run.hardware),
+            configuration=key_of(run.recipe, run.hardware)[:_KEY],
             name=configuration_name(run.recipe),
             model=run.recipe.model.id,
             engine=run.recipe.engine,
@@ -128,15 +133,20 @@ class RunFacts:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> RunFacts:
-        """What ``to_json`` made."""
-        document = json.loads(text)
-        document["reasons"] = tuple(document["reasons"])
-        return cls(**document)
+    def unpack(cls, packed: str, texts: Mapping[str, str]) -> RunFacts:
+        """What ``pack`` made, with the texts that it named."""
+        values = dict(zip(_NAMES, json.loads(packed), strict=True))
+        values["reasons"] = tuple(values["reasons"])
+        for name in ("recipe", "workload_document"):
+            values[name] = texts[values[name]]
+        return cls(**values)
 
-    def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
+    def pack(self) -> tuple[str, dict[str, str]]:
+        """One line of JSON, and by their digests the texts that many Runs share."""
+        texts = {_digest(text): text for text in (self.recipe, self.workload_document)}
+        short = replace(self, recipe=_digest(self.recipe), workload_document=_digest(self.workload_document))
+        values = [getattr(short, name) for name in _NAMES]
+        return json.dumps(values, separators=(",", ":"), allow_nan=False), texts
 
     @property
     def measured(self) -> bool:
@@ -149,13 +159,12 @@ class RunFacts:
         ended = self.completed + self.failed
         return self.failed / ended if ended else None
 
-    def figure(self, metric: str, statistic: str) -> float | None:
-        """A percentile or the mean of a latency, ms."""
-        return self.latency.get(metric, {}).get(statistic)
+    def figure(self, metric: Metric, statistic: str) -> float | None:
+        """A percentile, the mean or the number of requests of a latency, ms."""
+        return self.latency[METRICS.index(metric)][_STATISTICS.index(statistic)] if self.latency else None
 
-    def quantiles(self, metric: str) -> Quantiles:
-        """The latency as the Run has it."""
-        return Quantiles.model_validate(self.latency.get(metric, {}))
+
+_NAMES = tuple(each.name for each in fields(RunFacts))
 
 
 def configuration_name(recipe: Recipe) -> str:
@@ -200,7 +209,7 @@ def numerics_of(recipe: Recipe, hardware: Hardware) -> str:
     """The same for Recipes whose logits are the same here; without the content hash, known only after a load."""
     resolved = resolve(recipe, hardware)
     model = resolved.model.model_copy(update={"sha256": None})
-    return resolved.model_copy(update={"model": model}).numerics_key
+    return resolved.model_copy(update={"model": model}).numerics_key[:_KEY]
 
 
 def _start(run: Run) -> str:
@@ -212,7 +221,7 @@ def _speed(measured: Measurement | None) -> dict[str, Any]:
     if measured is None:
         return {}
     return {
-        "latency": {metric: _quantiles(getattr(measured, metric)) for metric in METRICS},
+        "latency": tuple(_quantiles(getattr(measured, metric)) for metric in METRICS),
         "requests": measured.requests,
         "completed": measured.completed,
         "failed": measured.failed,
@@ -223,8 +232,8 @@ def _speed(measured: Measurement | None) -> dict[str, Any]:
     }
 
 
-def _quantiles(measured: Quantiles) -> dict[str, float | None]:
-    return {name: _finite(value) for name, value in measured.model_dump(exclude={"n"}).items()} | {"n": measured.n}
+def _quantiles(measured: Quantiles) -> tuple[float | None, ...]:
+    return tuple(_finite(getattr(measured, name)) for name in _STATISTICS)
 
 
 def _memory(run: Run) -> dict[str, Any]:
@@ -237,8 +246,13 @@ def _memory(run: Run) -> dict[str, Any]:
     }
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_KEY]
+
+
 def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    """Seven digits: more are no measurement, and take long to read."""
+    return float(f"{value:.7g}") if value is not None and math.isfinite(value) else None
 
 
 def _leaves(path: str, document: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -148,8 +148,19 @@ def _sweep_tables(connection: sa.Connection) -> None:
     tables.create_all(connection)
 
 
+def _fact_texts(connection: sa.Connection) -> None:
+    tables = sa.MetaData()
+    sa.Table(
+        "fact_texts",
+        tables,
+        sa.Column("key", sa.String(64), primary_key=True),
+        sa.Column("text", sa.Text, nullable=False),
+    )
+    tables.create_all(connection)
+
+
 # Position + 1 is the version that the function brings a store to.
-MIGRATIONS: tuple[Migration, ...] = (_runs_and_records, _telemetry, _fidelities, _facts, _sweep_tables)
+MIGRATIONS: tuple[Migration, ...] = (_runs_and_records, _telemetry, _fidelities, _facts, _sweep_tables, _fact_texts)
 
 
 def migrate(engine: sa.Engine, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -81,6 +81,12 @@ _facts = sa.Table(
     sa.Column("created", sa.String(40)),
     sa.Column("document", sa.Text),
 )
+_fact_texts = sa.Table(
+    "fact_texts",
+    _metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("text", sa.Text),
+)
 _samples = sa.Table(
     "request_samples",
     _metadata,
@@ -176,7 +182,8 @@ class Store:
             if self._kept_facts is None or self._kept_facts[0] != tuple(state):
                 newest = sa.select(_facts.c.document).order_by(_facts.c.created.desc(), _facts.c.run_id.desc())
                 documents = connection.scalars(newest.where(_facts.c.document.is_not(None))).all()
-                self._kept_facts = (tuple(state), tuple(RunFacts.from_json(each) for each in documents))
+                texts = {row.key: row.text for row in connection.execute(sa.select(_fact_texts))}
+                self._kept_facts = (tuple(state), tuple(RunFacts.unpack(each, texts) for each in documents))
             return self._kept_facts[1]
 
     def samples(self, run_ids: Sequence[str]) -> dict[str, RequestSamples]:
@@ -189,14 +196,15 @@ class Store:
     def _make_facts(self) -> None:
         """Facts and samples of Runs that have none, or those of an older version."""
         lacking = (
-            sa.select(_runs.c.id, _runs.c.document)
+            sa.select(_runs.c.id)  # without documents, so that the index alone is read
             .outerjoin(_facts, _facts.c.run_id == _runs.c.id)
             .where(sa.or_(_facts.c.version.is_(None), _facts.c.version != VERSION))
             .limit(_FACTS_AT_ONCE)
         )
         while True:
             with self._reading() as connection:
-                rows = connection.execute(lacking).all()
+                ids = connection.scalars(lacking).all()
+                rows = connection.execute(sa.select(_runs.c.id, _runs.c.document).where(_runs.c.id.in_(ids))).all()
             if not rows:
                 return
             found = [(run_id, _readable(run_id, document), self.records(run_id)) for run_id, document in rows]
@@ -347,7 +355,11 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def _keep_facts(connection: sa.Connection, run: Run, records: Sequence[RequestRecord]) -> None:
     row = {"run_id": run.id, "version": VERSION, "written": _stamp(), "created": _created(run)}
-    connection.execute(_facts.insert().values(row | {"document": RunFacts.of(run).to_json()}))
+    packed_facts, texts = RunFacts.of(run).pack()
+    connection.execute(_facts.insert().values(row | {"document": packed_facts}))
+    known = set(connection.scalars(sa.select(_fact_texts.c.key).where(_fact_texts.c.key.in_(texts))))
+    if fresh := [{"key": key, "text": text} for key, text in texts.items() if key not in known]:
+        connection.execute(_fact_texts.insert(), fresh)
     if records:
         packed = RequestSamples.of(records).pack()
         connection.execute(_samples.insert().values(run_id=run.id, document=packed))

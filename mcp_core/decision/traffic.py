@@ -11,7 +11,7 @@ import json
 
 from mcp_core.workload import Workload
 
-__all__ = ["LEAST_REQUESTS", "traffic_key"]
+__all__ = ["traffic_key"]
 
 # How much is asked, from when on and for how long: not what is asked.
 _LOAD = {
@@ -29,7 +29,6 @@ _LOAD = {
 }
 # Their rate is the load; how it is spread is part of the traffic only where it is not steady.
 _STEADY = ("closed", "constant", "poisson")
-LEAST_REQUESTS = 200
 
 
 def traffic_key(workload: Workload) -> str:
@@ -41,4 +40,4 @@ def traffic_key(workload: Workload) -> str:
 def _key(document: str, arrivals: str) -> str:
     spread = "" if arrivals in _STEADY else arrivals
     canonical = json.dumps([json.loads(document), spread], sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
