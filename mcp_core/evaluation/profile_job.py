@@ -15,7 +15,7 @@ from typing import Any
 
 from mcp_core import paths
 from mcp_core.errors import Cancelled, InputError, McpError, error_from
-from mcp_core.evaluation.chrome_trace import read_trace
+from mcp_core.evaluation.chrome_trace import read_trace, uncollected
 from mcp_core.evaluation.prompts import token_prompts
 from mcp_core.evaluation.reply_record import request_body
 from mcp_core.evaluation.trace_finishing import finished
@@ -241,7 +241,8 @@ def _keep(raw: RawTrace, about: dict[str, Any], number: int) -> KeptTrace:
         )
     if number:
         about = about | {"trace_id": f"{about['trace_id']}-{number + 1}"}
-    document = finished(read_trace(path), raw.steps, about)
-    kept = keep(document, summarize(document))
+    with uncollected():
+        document = finished(read_trace(path), raw.steps, about)
+        kept = keep(document, summarize(document))
     path.unlink(missing_ok=True)
     return kept

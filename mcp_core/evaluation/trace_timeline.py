@@ -6,8 +6,9 @@ each phase. Frozen values; this file does not know how they are drawn.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -59,56 +60,68 @@ class Timelines(_Value):
     decode: Timeline | None = None
 
 
+class _Placed(NamedTuple):
+    """An event before it is known whether it is drawn."""
+
+    event: Event
+    lane: str
+    row: int
+    begin_us: float
+    length_us: float
+
+
 def timelines_of(document: dict[str, Any]) -> Timelines:
-    """``document`` is a finished trace; times count from its first event that is drawn."""
+    """``document`` is a finished trace; times count from its first step."""
     events = [event for event in document["traceEvents"] if event.get("ph") == "X" and _kind(event) is not None]
     steps = [event for event in events if "sequences" in (event.get("args") or {})]
     zero_us = min((float(step["ts"]) for step in steps), default=0.0)
-    placed = _placed(events, steps[0]["tid"] if steps else None, zero_us)
+    placed = _placed(events, steps[0]["tid"] if steps else None)
     return Timelines(
-        whole=_timeline(placed),
-        prefill=_of_step(placed, [step for step in steps if step["name"] == "prefill"], zero_us),
-        decode=_of_step(placed, [step for step in steps if step["name"] == "decode"], zero_us),
+        whole=_timeline(placed, zero_us),
+        prefill=_of_step(placed, [step for step in steps if step["name"] == "prefill"]),
+        decode=_of_step(placed, [step for step in steps if step["name"] == "decode"]),
     )
 
 
-def _of_step(bars: Sequence[Bar], steps: Sequence[Event], zero_us: float) -> Timeline | None:
+def _of_step(placed: Sequence[_Placed], steps: Sequence[Event]) -> Timeline | None:
     """What began in the step of middle length; kernels may run on after its end."""
     if not steps:
         return None
     middle = sorted(steps, key=lambda step: step["dur"])[len(steps) // 2]
-    begin_ms = (float(middle["ts"]) - zero_us) / 1e3
-    end_ms = begin_ms + float(middle["dur"]) / 1e3
-    inside = [bar for bar in bars if begin_ms - 1e-3 <= bar.begin_ms < end_ms and bar.kind != "waiting"]
-    return _timeline([bar.model_copy(update={"begin_ms": bar.begin_ms - begin_ms}) for bar in inside])
+    begin_us = float(middle["ts"])
+    end_us = begin_us + float(middle["dur"])
+    inside = [each for each in placed if begin_us <= each.begin_us < end_us and each.event.get("cat") != QUEUED]
+    return _timeline(inside, begin_us)
 
 
-def _timeline(bars: Sequence[Bar]) -> Timeline:
-    kept = sorted(sorted(bars, key=lambda bar: -bar.length_ms)[:MOST_BARS], key=lambda bar: bar.begin_ms)
-    begin_ms = min((bar.begin_ms for bar in kept), default=0.0)
-    end_ms = max((bar.begin_ms + bar.length_ms for bar in kept), default=0.0)
-    return Timeline(bars=tuple(kept), events=len(bars), begin_ms=begin_ms, end_ms=end_ms)
+def _timeline(placed: Sequence[_Placed], zero_us: float) -> Timeline:
+    longest = heapq.nlargest(MOST_BARS, placed, key=lambda each: each.length_us)
+    bars = [_bar(each, zero_us) for each in sorted(longest, key=lambda each: each.begin_us)]
+    begin_ms = min((bar.begin_ms for bar in bars), default=0.0)
+    end_ms = max((bar.begin_ms + bar.length_ms for bar in bars), default=0.0)
+    return Timeline(bars=tuple(bars), events=len(placed), begin_ms=begin_ms, end_ms=end_ms)
 
 
-def _placed(events: Sequence[Event], engine: object, zero_us: float) -> list[Bar]:
+def _placed(events: Sequence[Event], engine: object) -> list[_Placed]:
     """Every event in its lane and row. Events of one thread nest; those of a stream follow one another."""
     threads: dict[tuple[str, object], list[Event]] = {}
     for event in events:
         threads.setdefault((_lane(event, engine), event["tid"]), []).append(event)
-    bars: list[Bar] = []
+    placed: list[_Placed] = []
     for (lane, _), thread in threads.items():
         thread.sort(key=lambda event: (event["ts"], -event["dur"]))
         open_until: list[float] = []
         for event in thread:
-            begin_us = float(event["ts"])
+            begin_us, length_us = float(event["ts"]), float(event["dur"])
             while open_until and open_until[-1] <= begin_us:
                 open_until.pop()
-            bars.append(_bar(event, lane, len(open_until), begin_us - zero_us))
-            open_until.append(begin_us + float(event["dur"]))
-    return bars
+            placed.append(_Placed(event, lane, len(open_until), begin_us, length_us))
+            open_until.append(begin_us + length_us)
+    return placed
 
 
-def _bar(event: Event, lane: str, row: int, begin_us: float) -> Bar:
+def _bar(placed: _Placed, zero_us: float) -> Bar:
+    event = placed.event
     kind, args = _kind(event), event.get("args") or {}
     assert kind is not None
     part: Part = "other"
@@ -116,15 +129,14 @@ def _bar(event: Event, lane: str, row: int, begin_us: float) -> Bar:
         part = operator_part(event["name"], args.get("Input type", ()), args.get("Concrete Inputs", ()))
     elif kind == "kernel":
         part = kernel_part(event["name"]) if event["cat"] == "kernel" else "copy"
-    # Built without checks: a hundred thousand of them are made of what was checked as it was read.
-    return Bar.model_construct(
+    return Bar(
         name=str(event["name"])[:_MOST_NAME],
-        lane=lane,
-        row=row,
+        lane=placed.lane,
+        row=placed.row,
         kind=kind,
         part=part,
-        begin_ms=round(begin_us / 1e3, 4),
-        length_ms=round(float(event["dur"]) / 1e3, 4),
+        begin_ms=round((placed.begin_us - zero_us) / 1e3, 4),
+        length_ms=round(placed.length_us / 1e3, 4),
     )
 
 
