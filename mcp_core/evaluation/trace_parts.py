@@ -42,7 +42,7 @@ _OPERATORS: tuple[tuple[Part, str], ...] = (
         r"aten::(add|sub|mul|div|neg|pow|rsqrt|sqrt|mean|sum|silu|gelu|relu|sigmoid|tanh|exp|cos|sin|where|cat"
         r"|_softmax|softmax|log_softmax|layer_norm|native_layer_norm|rms_norm|_fused_rms_norm|embedding|index_select"
         r"|gather|clamp|maximum|minimum|eq|ne|gt|lt|ge|le|bitwise_\w+|logical_\w+|abs|masked_fill|arange|stack)_?$"
-        r"|triton_",
+        r"|triton_|cpp_fused",
     ),
 )
 

