@@ -20,14 +20,18 @@ from mcp_core.decision.sweep_record import CellRecord, CellState, SweepRecord, S
 from mcp_core.decision.sweeps import Sweeps
 from mcp_core.errors import Cancelled, DoesNotFit, InputError, McpError, WorkerDied, error_from
 from mcp_core.evaluation.benchmark import measure, unmeasured
+from mcp_core.evaluation.capacity import Capacity, measure_capacity
 from mcp_core.evaluation.device_hold import held_devices
+from mcp_core.evaluation.loadgen import OnProgress
 from mcp_core.evaluation.sweep_cells import CheckedCell, check_cells
 from mcp_core.evaluation.sweep_ranking import Score, median_score, score
+from mcp_core.goal import Goal
 from mcp_core.hardware import Hardware
 from mcp_core.results import Failure, RequestRecord, Run
 from mcp_core.serving.supervisor import WORKER_COMMAND, Supervisor, Worker
 from mcp_core.sweep_plan import Cell, Stage, SweepPlan
 from mcp_core.views import Progress
+from mcp_core.workload import Workload
 
 __all__ = ["Host", "begin", "race", "ranked"]
 
@@ -210,11 +214,18 @@ class _Race:
     ) -> Worker | None:
         """One Run, stored; the worker, if it can serve another cell."""
         self._sweeps.set_cell(self._id, cell.position, "running", stage)
-        workload = self._plan.workload_of(stage, cell, start)
+        workload = self._workload(stage, cell, start)
         self._records, self._telemetry = (), None
+
+        def report(now: Progress) -> None:
+            self._tell(stage, cell, place, now)
+
         try:
-            worker = await self._worker_for(cell, worker, lambda each: self._tell(stage, cell, place, each))
-            run = await self._measure(worker, cell, stage, start, place)
+            worker = await self._worker_for(cell, worker, report)
+            if stage == "measure" and self._plan.seeks_capacity:
+                run = await self._search(worker, cell, workload, report)
+            else:
+                run = await self._measure(worker, cell, workload, report)
         except McpError as error:
             recipe = conflicts.resolve(cell.recipe, self._host.hardware)
             run, worker = unmeasured(recipe, workload, self._host.hardware, error), None
@@ -223,26 +234,65 @@ class _Race:
         self._keep(run, cell, stage, start)
         return worker if worker is not None and worker.status == "ready" else None
 
-    async def _worker_for(
-        self, cell: Cell, worker: Worker | None, on_progress: Callable[[Progress], None]
-    ) -> Worker:
+    async def _worker_for(self, cell: Cell, worker: Worker | None, report: OnProgress) -> Worker:
         """The loaded one changed live where it can be, else a new one. Raises what loading raises."""
         if worker is not None and worker.client is not None:
             with contextlib.suppress(McpError):
                 await worker.client.set_recipe(cell.recipe)
                 return worker
         await self._end(worker)
-        return await self._supervisor.start(cell.recipe, hub_token=self._host.hub_token, on_progress=on_progress)
+        return await self._supervisor.start(cell.recipe, hub_token=self._host.hub_token, on_progress=report)
 
-    async def _measure(self, worker: Worker, cell: Cell, stage: Stage, start: int, place: _Place) -> Run:
+    def _workload(self, stage: Stage, cell: Cell, start: int) -> Workload:
+        """The plan's; a capacity is confirmed at the load at which it was found."""
+        workload = self._plan.workload_of(stage, cell, start)
+        found = self._now().cells[cell.position].run_of("measure")
+        measured = None if found is None else self._store.get(found)
+        if (
+            stage != "confirm"
+            or not self._plan.seeks_capacity
+            or measured is None
+            or measured.workload.load is None
+        ):
+            return workload
+        return workload.at_load(measured.workload.load)
+
+    async def _search(self, worker: Worker, cell: Cell, workload: Workload, report: OnProgress) -> Run:
+        """The Run at the largest load that meets the Goal's limits; all others are kept beside it."""
+        taken: dict[str, tuple[Run, Sequence[RequestRecord], Any]] = {}
+        goal = self._plan.goal or Goal()
+
+        async def at(load: Workload) -> tuple[Run, Sequence[RequestRecord]]:
+            run = await self._measure(worker, cell, load, report)
+            if run.status != "cancelled":
+                taken[run.id] = (run, self._records, self._telemetry)
+                self._sweeps.link(self._id, cell.position, SweepRun(run.id, "measure", final=False))
+                self._store.add(_worded(run, "measure"), self._records, self._telemetry)
+            return run, self._records
+
+        found = await measure_capacity(
+            at,
+            workload.replace({"duration_s": None}),
+            goal.slo,
+            failures_max=goal.failures_max,
+            most=None if workload.is_open else cell.recipe.batching.max_requests,
+            budget_s=self._plan.capacity_s,
+            on_progress=report,
+        )
+        if found.ended == "cancelled" or not taken:
+            raise Cancelled("The sweep was stopped.")
+        run, self._records, self._telemetry = taken[_answer(found, list(taken))]
+        return run
+
+    async def _measure(self, worker: Worker, cell: Cell, workload: Workload, report: OnProgress) -> Run:
         assert worker.url is not None
         run = await measure(
             worker.url,
             worker.token,
             cell.recipe,
-            self._plan.workload_of(stage, cell, start),
+            workload,
             self._host.hardware,
-            on_progress=lambda each: self._tell(stage, cell, place, each),
+            on_progress=report,
             keep=self._take,
             control_url=worker.control_url,
         )
@@ -257,7 +307,7 @@ class _Race:
 
     def _keep(self, run: Run, cell: Cell, stage: Stage, start: int) -> None:
         """Store the Run as the answer of this step, and what it means for the cell."""
-        run = run.model_copy(update={"evidence": f"{_WORDS[stage]} on {run.recipe.engine}"})
+        run = _worded(run, stage)
         self._sweeps.link(self._id, cell.position, SweepRun(run.id, stage, start))
         self._store.add(run, self._records, self._telemetry)
         if run.status == "ok":
@@ -301,6 +351,19 @@ def _get(sweeps: Sweeps, sweep_id: str) -> SweepRecord:
     if record is None:
         raise error_from({"kind": "not_found", "message": f'There is no sweep "{sweep_id}".'})
     return record
+
+
+def _worded(run: Run, stage: Stage) -> Run:
+    """With its evidence level: a probe is shorter than a measurement."""
+    return run.model_copy(update={"evidence": f"{_WORDS[stage]} on {run.recipe.engine}"})
+
+
+def _answer(found: Capacity, run_ids: Sequence[str]) -> str:
+    """Of the largest load that met every limit, or of the smallest; of a server that is gone the last."""
+    if found.ended == "failed":
+        return run_ids[-1]
+    wanted = min(point.load for point in found.points) if found.best is None else found.best
+    return next(point.run_id for point in found.points if point.load == wanted)
 
 
 def _unknown() -> Failure:

@@ -39,7 +39,7 @@ def name_of(recipe: dict[str, Any]) -> str:
 class SweepWorker:
     def __init__(self, recipe: dict[str, Any]) -> None:
         self.recipe = recipe
-        self.tokens = 0
+        self.tokens = self.running = 0
         self.stopping = asyncio.Event()
 
     def routes(self) -> web.Application:
@@ -102,12 +102,19 @@ class SweepWorker:
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        self.running += 1
+        try:
+            return await self.stream(request, body)
+        finally:
+            self.running -= 1
+
+    async def stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         scheme, batching = self.recipe["quantization"]["scheme"], self.recipe["batching"]["mode"]
-        token_s = LAW[scheme] * (2.5 if batching == "off" else 1.0) / 1e3
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for index in range(body["max_tokens"]):
-            await asyncio.sleep(token_s)
+            shared = 1.25 * self.running if batching == "off" else 1.0
+            await asyncio.sleep(LAW[scheme] * shared / 1e3)
             self.tokens += 1
             if scheme == os.environ.get("SWEEP_DIES") and self.tokens > 20:
                 os.kill(os.getpid(), signal.SIGKILL)

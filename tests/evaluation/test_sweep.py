@@ -145,6 +145,22 @@ def test_more_clients_than_are_let_in_is_refused() -> None:
         assert [cell.state for cell in record.cells] == ["refused", "pending"]
 
 
+def test_a_goal_without_a_load_finds_each_capacity_and_confirms_there() -> None:
+    goal = {"slo": {"e2e_ms": {"p50": 140}}}  # 2.5 ms a token for each request that runs, 16 tokens: 3 at once
+    workload = PLAN["workload"] | {"output_tokens": 16, "requests": 8}
+    asked = plan(axes={"scheme": ["bnb-nf4"]}, workload=workload, goal=goal, probe_s=0, confirm=1, starts=1)
+    with Store() as store:
+        record = swept(store, asked.model_copy(update={"capacity_s": 60}))
+        (cell,) = record.cells
+        points = [(run.workload.load, each.final) for each in cell.runs if (run := store.get(each.run_id))]
+        answers = [load for load, final in points if final]
+        assert record.state == "done"
+        assert answers[0] in (2, 3)
+        assert answers[1] == answers[0]
+        assert {load for load, _ in points} >= {2, 4}
+        assert max(load or 0 for load, _ in points) > (answers[0] or 0)
+
+
 def environment(log: Path) -> dict[str, str]:
     return os.environ | {"SWEEP_LOG": str(log), "PYTHONPATH": str(Path(__file__).parents[2])}
 
