@@ -28,7 +28,7 @@ _OPERATORS: tuple[tuple[Part, str], ...] = (
     ("communication", _COMMUNICATION),
     ("dequantization", _DEQUANTIZATION),
     ("attention", _ATTENTION),
-    ("kv", r"index_copy|index_put|reshape_and_cache"),
+    ("kv", r"index_copy|index_put|reshape_and_cache|aten::index$"),
     ("sampling", r"argmax|multinomial"),
     (
         "gemm",

@@ -27,9 +27,11 @@ __all__ = ["draw_comparison", "draw_trace"]
 
 _PHASES: tuple[Phase, ...] = ("decode", "prefill")
 _MOST_DIFFERENCES = 40
+# Two traces of the same Recipe differ by as much.
+_ALIKE = 0.05
 _CHANGES = {
-    "appeared": "＋ appeared",
-    "vanished": "－ vanished",
+    "appeared": "+ appeared",
+    "vanished": "− vanished",
     "more": "↑ more",
     "less": "↓ less",
     "same": "= same",
@@ -278,11 +280,14 @@ def _verdict(one: TraceSummary, other: TraceSummary, phase: Phase) -> str:
     before, after = one.phase(phase), other.phase(phase)
     assert before is not None
     assert after is not None
-    ratio = after.step_ms / before.step_ms
-    parts = sorted(part_differences(one, other, phase), key=lambda each: -abs(each.delta_ms))
-    most = next((each for each in parts if each.change != "same"), None)
-    words = f"A {phase} step takes {fmt.ms(after.step_ms)} instead of {fmt.ms(before.step_ms)} ({ratio:.2f} times)"
-    return words + (f"; most of that is {PART_NAMES[most.part]}, {most.delta_ms:+.2f} ms." if most else ".")
+    ratio, longer_ms = after.step_ms / before.step_ms, after.step_ms - before.step_ms
+    times = f"{fmt.ms(after.step_ms)} instead of {fmt.ms(before.step_ms)}"
+    if abs(ratio - 1) < _ALIKE:
+        return f"A {phase} step takes about as long in both: {times}."
+    gap = ("the host's gap", after.host_gap_ms - before.host_gap_ms)
+    parts = [gap, *((PART_NAMES[each.part], each.delta_ms) for each in part_differences(one, other, phase))]
+    name, delta_ms = max(parts, key=lambda part: part[1] if longer_ms > 0 else -part[1])
+    return f"A {phase} step takes {times} ({ratio:.2f} times); most of that is {name}, {delta_ms:+.3g} ms."
 
 
 def _short(summary: TraceSummary) -> str:

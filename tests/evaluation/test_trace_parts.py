@@ -21,6 +21,8 @@ from mcp_core.evaluation.trace_parts import kernel_part, operator_part
         ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
         ("mcp::paged_attention", "attention"),
         ("aten::index_copy_", "kv"),
+        ("aten::index", "kv"),  # pages gathered
+        ("aten::index_select", "elementwise"),
         ("aten::argmax", "sampling"),
         ("aten::silu", "elementwise"),
         ("aten::mul_", "elementwise"),

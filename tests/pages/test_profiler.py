@@ -16,6 +16,7 @@ from mcp_core.evaluation import trace_store
 from mcp_core.evaluation.trace_reading import summarize
 from mcp_core.evaluation.trace_timeline import MOST_BARS, Timeline
 from mcp_core.profile_plan import ProfileLoad, ProfilePlan
+from mcp_core.trace_summary import PhaseSummary, TraceSummary
 from pages._ui import trace_panel, trace_viewers
 from pages._ui.trace_charts import timeline_figure
 from tests.evaluation.traces import LOOP, MadeTrace
@@ -129,16 +130,35 @@ def test_two_traces_beside_each_other(panel, wb):
     at = panel.run()
     at.selectbox(key="trace-beside").select("t-1").run()
     assert not at.exception
-    assert "most of that is dequantization, +0.40 ms" in texts(at)
+    assert "takes about as long in both" in texts(at)
     table = at.dataframe[0].value
     changes = dict(zip(table["Name"], table["Change"], strict=True))
     assert changes == {
-        "torchao::dequantize_affine": "＋ appeared",
-        "aten::relu": "－ vanished",
+        "torchao::dequantize_affine": "+ appeared",
+        "aten::relu": "− vanished",
         "aten::mm": "↓ less",
     }
     at.segmented_control(key="compare-phase").set_value("prefill").run()
     assert not at.exception
+
+
+@pytest.mark.parametrize(
+    ("step_ms", "said"),
+    [
+        (10.2, "takes about as long in both: 10.2 ms instead of 10.0 ms"),
+        (20.0, "takes 20.0 ms instead of 10.0 ms (2.00 times); most of that is dequantization, +9 ms."),
+        (5.0, "takes 5.00 ms instead of 10.0 ms (0.50 times); most of that is matrix products, -3 ms."),
+    ],
+)
+def test_the_sentence_names_what_changed_in_the_same_direction(step_ms, said):
+    def summary(step_ms, **parts_ms):
+        phase = PhaseSummary(steps=1, step_ms=step_ms, parts_ms=parts_ms, host_gap_ms=1.0, launches=1)
+        return TraceSummary(trace_id="t", device="cpu", events=1, wall_ms=1.0, decode=phase)
+
+    before = summary(10.0, gemm=6.0, attention=2.0)
+    unpacking = {"dequantization": 9.0} if step_ms > 15 else {}
+    after = summary(step_ms, gemm=3.0 if step_ms < 10 else 6.0, attention=2.0, **unpacking)
+    assert said in trace_panel._verdict(before, after, "decode")
 
 
 def test_a_trace_is_deleted(panel, wb):
