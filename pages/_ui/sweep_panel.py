@@ -1,0 +1,188 @@
+"""The Sweep part of the Measure page: what a plan would measure and take, how far it is, what came of it.
+
+This file does not know how a sweep is run or ranked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from mcp_core.errors import InputError
+from mcp_core.sweep_plan import SweepPlan
+from mcp_core.views import JobView
+from pages._ui import format as fmt
+from pages._ui import frame, session, workbench
+from pages._ui.job_panel import ACTIVE, job_panel
+from pages._ui.sweep_form import sweep_form
+
+if TYPE_CHECKING:
+    from mcp_core.decision.sweep_record import SweepRecord
+    from mcp_core.evaluation.sweep_table import SweepRow
+    from mcp_core.sweep_desk import SweepPreview
+
+__all__ = ["sweep_part"]
+
+_SHOWN = 6
+_STATES = {
+    "pending": "waits",
+    "running": "at work",
+    "done": "done",
+    "refused": "refused",
+    "failed": "failed",
+}
+_FIGURES = ("Output, tok/s", "TTFT p50, ms", "TPOT p50, ms")
+
+
+def sweep_part() -> None:
+    """Many configurations, unattended."""
+    st.subheader("Sweep", anchor="sweep")
+    st.caption(
+        "Measures every combination of the chosen axes by racing: all are probed, the best are measured, the best "
+        "three confirmed from fresh starts. It goes on where it stopped after a crash or a restart."
+    )
+    active = [job for job in workbench.get_workbench().jobs() if job.verb == "sweep" and job.state in ACTIVE]
+    with st.expander("Plan a sweep", icon=":material/grid_view:", expanded=False), frame.errors_shown():
+        _plan(active)
+    for job in active:
+        job_panel(job)
+    with frame.errors_shown():
+        _sweeps(bool(active))
+
+
+def _plan(active: Sequence[JobView]) -> None:
+    wb = workbench.get_workbench()
+    try:
+        plan = sweep_form(session.recipe(), session.workload(), wb.hardware())
+        preview = wb.sweeps.preview(plan)
+    except InputError as error:
+        st.warning(f"{error.message} {error.hint}", icon=":material/edit:")
+        return
+    st.markdown(preview.budget.in_words())
+    _cells_before(preview)
+    reason = _not_startable(preview, active)
+    if st.button(
+        "Start sweep", type="primary", icon=":material/play_arrow:", disabled=bool(reason), key="sweep-start"
+    ):
+        wb.sweeps.start(plan, session.hub_token())
+        st.rerun()
+    if reason:
+        st.caption(f":material/info: {reason}")
+    _from_a_shell(plan)
+
+
+def _not_startable(preview: SweepPreview, active: Sequence[JobView]) -> str:
+    if not preview.budget.cells:
+        return "None of these configurations can run here."
+    return "A sweep is running or waiting. Wait for it or cancel it." if active else ""
+
+
+def _cells_before(preview: SweepPreview) -> None:
+    rows = [
+        {
+            "Configuration": each.cell.name,
+            "Fits": "refused" if each.refused else "yes",
+            "Weights": fmt.size(each.footprint.weights_bytes if each.footprint else None),
+            "Peak": fmt.size(each.footprint.peak_bytes if each.footprint else None),
+            "Why not": each.refused.message if each.refused else "",
+        }
+        for each in preview.cells
+    ]
+    st.dataframe(
+        rows, hide_index=True, height=240, key="sweep-cells", alt="Every configuration and whether it fits."
+    )
+
+
+def _from_a_shell(plan: SweepPlan) -> None:
+    st.caption("The same without a browser, such as on a GPU host; its result file merges into this store:")
+    st.code("mcp-core sweep plan.json --out runs.jsonl\nmcp-core runs merge runs.jsonl", language="bash")
+    st.download_button(
+        "plan.json",
+        plan.to_json(),
+        file_name="plan.json",
+        mime="application/json",
+        on_click="ignore",
+        icon=":material/download:",
+        key="sweep-download",
+    )
+
+
+def _sweeps(is_active: bool) -> None:
+    records = workbench.get_workbench().sweeps.list(_SHOWN)
+    if not records:
+        return
+    chosen = next((each for each in records if each.id == st.query_params.get("sweep")), records[0])
+    if len(records) > 1:
+        chosen = st.selectbox(
+            "Shown sweep",
+            records,
+            index=records.index(chosen),
+            format_func=lambda each: f"{each.plan.name}, {fmt.ago(each.created)}, {each.state}",
+            key="sweep-shown",
+        )
+    if is_active and chosen.state == "running":
+        _follow(chosen.id)
+    else:
+        _show(chosen)
+
+
+@st.fragment(run_every=3)
+def _follow(sweep_id: str) -> None:
+    """How far each cell is, drawn anew while it runs."""
+    record = workbench.get_workbench().sweeps.get(sweep_id)
+    if record is not None:
+        _show(record)
+
+
+def _show(record: SweepRecord) -> None:
+    done = record.count("done", "failed", "refused")
+    st.markdown(
+        f"**{fmt.sentence(record.plan.name)}**: {record.state}, {done} of {len(record.cells)} configurations are "
+        f"settled, {record.count('refused')} of them refused, {record.count('failed')} failed."
+    )
+    if record.message:
+        st.error(record.message)
+    if record.is_resumable:
+        _resume(record)
+    rows = workbench.get_workbench().sweeps.rows(record)
+    st.dataframe(
+        [_row(row) for row in rows],
+        column_config={
+            **{name: st.column_config.NumberColumn(format="%.1f", help=_help(name)) for name in _FIGURES},
+            "Run": st.column_config.LinkColumn(display_text="open"),
+        },
+        hide_index=True,
+        placeholder="–",
+        key=f"sweep-rows-{record.id}",
+        alt="What came of every configuration, best first.",
+    )
+    if any(row.stage == "confirm" for row in rows):
+        st.caption("Figures of the confirmed ones are those of their fresh starts alone, the median of them.")
+
+
+def _resume(record: SweepRecord) -> None:
+    if st.button("Resume", icon=":material/resume:", key=f"sweep-resume-{record.id}"):
+        workbench.get_workbench().sweeps.resume(record.id, session.hub_token())
+        st.rerun()
+
+
+def _row(row: SweepRow) -> dict[str, Any]:
+    measured, memory = (row.run.measurement, row.run.memory) if row.run else (None, None)
+    figures = (
+        (measured.output_tok_s, measured.ttft_ms.p50, measured.tpot_ms.p50) if measured else (None, None, None)
+    )
+    return {
+        "Configuration": row.cell.name,
+        "State": _STATES[row.cell.state],
+        "How far": row.level if row.stage else "",
+        **dict(zip(_FIGURES, figures, strict=True)),
+        "Peak": fmt.size(memory.peak_bytes if memory else None),
+        "Run": f"runs?run={row.run.id}" if row.run else None,
+        "Reason": row.reason,
+    }
+
+
+def _help(name: str) -> str | None:
+    return fmt.definition({"TTFT p50, ms": "ttft_ms", "TPOT p50, ms": "tpot_ms"}.get(name, "output_tok_s"))
