@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mcp_core.decision.decision import Decision
     from mcp_core.decision.facts import RunFacts
     from mcp_core.decision.store import Store
+    from mcp_core.evaluation.request_samples import RequestSamples
     from mcp_core.goal import Goal
 
 __all__ = ["Decisions"]
@@ -36,6 +37,10 @@ class Decisions:
         """Every Run in a line, newest first."""
         return self._store().facts()
 
+    def samples(self, run_ids: Sequence[str]) -> dict[str, RequestSamples]:
+        """Request samples by Run."""
+        return self._store().samples(run_ids)
+
     def recommend(self, goal: Goal) -> Decision:
         """Decide by every stored Run. Raises ModelNotFound for a workload that is no preset's."""
         from mcp_core.decision.recommend import recommend
@@ -49,34 +54,30 @@ class Decisions:
 
         Raises ModelNotFound for a Run that there is not.
         """
-        facts = self.facts()
-        return self.compare_runs(self._like(a, facts), self._like(b, facts))
-
-    def compare_runs(self, a: Sequence[RunFacts], b: Sequence[RunFacts]) -> tuple[Comparison, ...]:
-        """B against A in every quantity that was measured in both; without one, the throughput says why."""
         from mcp_core.decision.compare import QUANTITIES, compare
 
-        samples = self._store().samples([each.id for each in (*a, *b)])
-        found = tuple(compare(a, b, samples, quantity) for quantity in QUANTITIES.values())
+        facts = self.facts()
+        one, other = self.repeats_of(a, facts), self.repeats_of(b, facts)
+        samples = self._store().samples([each.id for each in (*one, *other)])
+        found = tuple(compare(one, other, samples, quantity) for quantity in QUANTITIES.values())
         return tuple(each for each in found if each.a is not None and each.b is not None) or found[:1]
 
-    def _like(self, run_id: str, facts: Sequence[RunFacts]) -> tuple[RunFacts, ...]:
-        """Good Runs of the same configuration under the same load; the named one alone where it is none of them."""
+    def speeds(
+        self, baseline: RunFacts, shown: Sequence[RunFacts], facts: Sequence[RunFacts]
+    ) -> dict[str, Comparison]:
+        """By Run of ``shown``: output tokens/s of its configuration against the baseline's, all repeats of both."""
+        from mcp_core.decision.compare import compare
+
+        repeats: dict[tuple[object, ...], list[RunFacts]] = {}
+        for each in facts:
+            repeats.setdefault(each.kind, []).append(each)
+        kinds = {each.kind for each in shown}
+        found = {kind: compare(repeats[baseline.kind], repeats[kind], {}) for kind in kinds}
+        return {each.id: found[each.kind] for each in shown}
+
+    def repeats_of(self, run_id: str, facts: Sequence[RunFacts]) -> tuple[RunFacts, ...]:
+        """Runs of the same configuration under the same load. Raises ModelNotFound for a Run that there is not."""
         named = next((each for each in facts if each.id == run_id), None)
         if named is None:
             raise ModelNotFound(f'There is no Run "{run_id}".', "mcp-core runs lists those there are.")
-        same = tuple(each for each in facts if _kind(each) == _kind(named))
-        return same if named in same else (named,)
-
-
-def _kind(facts: RunFacts) -> tuple[object, ...]:
-    return (
-        facts.configuration,
-        facts.device,
-        facts.traffic,
-        facts.load_kind,
-        facts.load,
-        facts.measured,
-        facts.reasons == (),
-        tuple(sorted(facts.versions.items())),
-    )
+        return tuple(each for each in facts if each.kind == named.kind)

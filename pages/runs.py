@@ -1,11 +1,13 @@
-"""Runs: every measurement so far, and one of them in full."""
+"""Runs: every measurement so far, compared and pictured, and one of them in full."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
-from mcp_core.results import Run
-from pages._ui import frame, run_detail, run_table, workbench
+from mcp_core.decision.facts import RunFacts
+from pages._ui import frame, run_charts, run_detail, run_filters, run_table, workbench
 
 frame.require("runs")
 
@@ -15,15 +17,19 @@ PAGE_SIZE = 100
 def _draw() -> None:
     st.title("Runs")
     with frame.errors_shown():
+        everything = workbench.get_workbench().decisions.facts()
+        if not everything:
+            _draw_empty()
+            return
+        runs = run_filters.filtered(everything)
         offset = _offset()
-        runs = workbench.get_workbench().runs(limit=PAGE_SIZE, offset=offset)
-        if runs:
+        if runs and offset < len(runs):
             _draw_runs(runs, offset)
         elif offset:
             st.query_params.pop("from", None)
             st.rerun()
         else:
-            _draw_empty()
+            st.info("No Run passes the filter.", icon=":material/filter_list_off:")
 
 
 def _draw_empty() -> None:
@@ -36,12 +42,16 @@ def _draw_empty() -> None:
         frame.link("measure", "Measure a model", icon=":material/timer:")
 
 
-def _draw_runs(runs: tuple[Run, ...], offset: int) -> None:
-    run_id = run_table.draw(runs, st.query_params.get("run"))
-    _draw_under_table(runs, offset)
+def _draw_runs(runs: tuple[RunFacts, ...], offset: int) -> None:
+    baseline = run_filters.pinned_baseline(runs)
+    shown = runs[offset : offset + PAGE_SIZE]
+    against = run_filters.against_baseline(shown, baseline, runs) if baseline else None
+    run_id = run_table.draw(shown, st.query_params.get("run"), against)
+    _draw_under_table(shown, offset, len(runs))
     if run_id is None:
         st.query_params.pop("run", None)
         st.caption("Select a row to see everything that was measured.")
+        run_charts.draw(runs)
         return
     st.query_params["run"] = run_id
     run = workbench.get_workbench().run(run_id)
@@ -51,17 +61,17 @@ def _draw_runs(runs: tuple[Run, ...], offset: int) -> None:
         run_detail.draw(run)
 
 
-def _draw_under_table(runs: tuple[Run, ...], offset: int) -> None:
+def _draw_under_table(shown: Sequence[RunFacts], offset: int, total: int) -> None:
     """How many are shown, older and newer ones, the table as CSV."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(f"Runs {offset + 1}–{offset + len(runs)}, newest first", width="content")
+        st.caption(f"Runs {offset + 1}–{offset + len(shown)} of {total:,}, newest first", width="content")
         if offset and st.button("Newer", icon=":material/chevron_left:"):
             _go_to(offset - PAGE_SIZE)
-        if len(runs) == PAGE_SIZE and st.button("Older", icon=":material/chevron_right:"):
+        if offset + len(shown) < total and st.button("Older", icon=":material/chevron_right:"):
             _go_to(offset + PAGE_SIZE)
         st.download_button(
             "Download CSV",
-            data=lambda: run_table.csv_text(runs),
+            data=lambda: run_table.csv_text(shown),
             file_name="mcp-runs.csv",
             mime="text/csv",
             on_click="ignore",

@@ -18,6 +18,7 @@ from mcp_core.evaluation.attainment import judge
 from mcp_core.goal import Goal
 from mcp_core.recipe import Recipe
 from mcp_core.results import Quantiles
+from mcp_core.sweep_plan import RACED
 from mcp_core.workload import Workload
 
 __all__ = ["UNITS", "Broken", "Candidate", "Point", "Scene", "broken_versions", "candidates"]
@@ -227,7 +228,14 @@ def _points(runs: Sequence[RunFacts], scene: Scene) -> tuple[Point, ...]:
     for facts in runs:
         assert facts.load is not None
         by_load.setdefault(facts.load, []).append(facts)
-    return tuple(_point(load, tuple(by_load[load]), scene) for load in sorted(by_load))
+    return tuple(_point(load, _without_probes(by_load[load]), scene) for load in sorted(by_load))
+
+
+def _without_probes(runs: Sequence[RunFacts]) -> tuple[RunFacts, ...]:
+    """A short look counts only as long as there is no whole measurement of that load, and that by which a sweep
+    chose whom to confirm only until it is confirmed: it is too good by the choosing."""
+    whole = tuple(each for each in runs if not each.evidence.startswith("probed"))
+    return tuple(each for each in whole if not each.evidence.endswith(RACED)) or whole or tuple(runs)
 
 
 def _point(load: float, runs: tuple[RunFacts, ...], scene: Scene) -> Point:

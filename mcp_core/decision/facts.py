@@ -159,6 +159,13 @@ class RunFacts:
         ended = self.completed + self.failed
         return self.failed / ended if ended else None
 
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Equal for repeats: good Runs of one configuration under one load, with the same versions."""
+        versions = tuple(sorted(self.versions.items()))
+        measured = (self.measured, self.reasons == ())
+        return self.configuration, self.device, self.traffic, self.load_kind, self.load, measured, versions
+
     def figure(self, metric: Metric, statistic: str) -> float | None:
         """A percentile, the mean or the number of requests of a latency, ms."""
         return self.latency[METRICS.index(metric)][_STATISTICS.index(statistic)] if self.latency else None

@@ -1,6 +1,6 @@
 """Missing: which Runs would tell what a decision could not, how long they take, and the command for each.
 
-This file does not know how Runs are queued (``decisions.py``).
+This file does not know how Runs are queued (``sweep_desk.py``).
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from mcp_core.decision.decision import Missing
 from mcp_core.decision.facts import RunFacts
 from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
 from mcp_core.goal import Goal
+from mcp_core.sweep_plan import SweepPlan
 from mcp_core.workload import Workload
 
-__all__ = ["Ranked", "command_for", "missing_runs", "needed_workload"]
+__all__ = ["Ranked", "command_for", "missing_runs", "needed_workload", "plans_of"]
 
 MOST_LISTED = 50
+# Of a Run whose pace is not known, s; and what is added to a known one, so that enough requests come together.
+_UNKNOWN_S, _MARGIN, _SHORTEST_S = 120.0, 1.1, 10.0
 # What a Run at a load tells again; other refusals stand whatever is measured.
 _TELLING = ("not measured", "not measured at this load", "stale", "not comparable")
 
@@ -49,6 +52,26 @@ def missing_runs(
     """Repeats that tell near ones apart, then loads and figures that a refused one lacks."""
     found = [*_repeats(leader, others, verdicts), *_lacking(refused, scene)]
     return tuple(found[:MOST_LISTED])
+
+
+def plans_of(missing: Sequence[Missing]) -> tuple[SweepPlan, ...]:
+    """One Run each, in turn: A B A B. A server elsewhere is not ours to start and has none."""
+    ours = [each for each in missing if each.recipe.model.source != "endpoint"]
+    rounds = range(max((each.repeats for each in ours), default=0))
+    return tuple(_plan(each, turn) for turn in rounds for each in ours if turn < each.repeats)
+
+
+def _plan(missing: Missing, turn: int) -> SweepPlan:
+    seconds = _UNKNOWN_S if missing.seconds is None else missing.seconds / missing.repeats * _MARGIN
+    return SweepPlan(
+        name=f"to decide: {missing.name}"[:80],
+        base=missing.recipe,
+        workload=missing.workload.replace({"repeat": missing.workload.repeat + turn}),
+        probe_s=0,
+        keep=None,
+        capacity_s=max(_SHORTEST_S, seconds),
+        confirm=0,
+    )
 
 
 def command_for(candidate: Candidate, scene: Scene) -> str:

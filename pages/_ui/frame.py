@@ -37,6 +37,7 @@ PAGES: tuple[PageSpec, ...] = (
     PageSpec("quality", "Quality", "How much a Recipe changes what the model says."),
     PageSpec("why", "Why", "Why a Run is as slow as it is, and what would help."),
     PageSpec("monitor", "Monitor", "Live memory, load and speed."),
+    PageSpec("decide", "Decide", "One configuration for what you need, and why not the others."),
     PageSpec("runs", "Runs", "Every measurement so far."),
     PageSpec("handbook", "Handbook", "The article's advice, tried on this machine."),
 )

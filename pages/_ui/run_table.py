@@ -6,16 +6,19 @@ This file does not know where Runs come from, or what is shown of the selected o
 from __future__ import annotations
 
 import csv
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import streamlit as st
 
-from mcp_core.results import Run
+from mcp_core.decision.facts import RunFacts
+from mcp_core.recipe import Recipe
 from pages._ui import format as fmt
 
-__all__ = ["STATUS_WORDS", "csv_text", "draw", "row"]
+__all__ = ["STATUS_WORDS", "csv_text", "draw", "label", "model_of", "row", "served_as"]
 
 STATUS_WORDS = {
     "ok": "✓ ok",
@@ -28,19 +31,21 @@ _ROW_PX = 35
 _MOST_ROWS_SHOWN = 8
 
 
-def draw(runs: Sequence[Run], chosen: str | None) -> str | None:
+def draw(runs: Sequence[RunFacts], chosen: str | None, against: Mapping[str, str] | None = None) -> str | None:
     """The table with ``chosen`` selected; returns the id of the Run that is selected now.
 
-    A ``chosen`` that is not among ``runs`` (an older one, by a link) stays until a row is selected.
+    A ``chosen`` that is not among ``runs`` (an older one, by a link) stays until a row is selected. ``against`` is
+    how each Run compares with the pinned baseline, by id; None: nothing is pinned.
     """
     ids = [run.id for run in runs]
     listed = chosen in ids
+    columns = _columns(pinned=against is not None)
     event = st.dataframe(
-        [_shown(run) for run in runs],
+        [_shown(run) | ({"against": against.get(run.id)} if against is not None else {}) for run in runs],
         hide_index=True,
         height=_ROW_PX * (min(len(runs), _MOST_ROWS_SHOWN) + 1) + 2,
-        column_config=_columns(),
-        column_order=list(_columns()),
+        column_config=columns,
+        column_order=list(columns),
         key=f"runs-{ids[0]}-{len(ids)}",
         on_select="rerun",
         selection_mode="single-row",
@@ -54,37 +59,47 @@ def draw(runs: Sequence[Run], chosen: str | None) -> str | None:
     return None if listed else chosen
 
 
-def row(run: Run) -> dict[str, Any]:
+def row(run: RunFacts) -> dict[str, Any]:
     """One line of the table; unmeasured is None. GB are 10^9 bytes."""
-    speed, memory = run.measurement, run.memory
-    peak_bytes = memory.peak_bytes if memory else None
     return {
         "status": run.status,
-        "model": fmt.model_name(run.recipe),
-        "engine": run.recipe.engine,
-        "scheme": run.recipe.quantization.scheme,
-        "dtype": run.recipe.dtype,
-        "workload": run.workload.name,
-        "ttft_p50_ms": speed.ttft_ms.p50 if speed else None,
-        "tpot_p50_ms": speed.tpot_ms.p50 if speed else None,
-        "output_tok_s": speed.output_tok_s if speed else None,
-        "peak_memory_gb": peak_bytes / 1e9 if peak_bytes is not None else None,
-        "note": fmt.run_notes(run),
-        "created": run.created,
+        "model": model_of(run),
+        "engine": run.engine,
+        "scheme": run.scheme,
+        "dtype": run.dtype,
+        "workload": run.workload,
+        "load": run.load,
+        "ttft_p50_ms": run.figure("ttft_ms", "p50"),
+        "tpot_p50_ms": run.figure("tpot_ms", "p50"),
+        "output_tok_s": run.output_tok_s,
+        "peak_memory_gb": run.peak_bytes / 1e9 if run.peak_bytes is not None else None,
+        "note": _notes(run),
+        "created": datetime.fromisoformat(run.created),
         "id": run.id,
     }
 
 
-def _shown(run: Run) -> dict[str, Any]:
-    """The row as people read it: the status in words, starred where a note limits the figures."""
-    values = row(run)
-    star = " *" if run.measurement is not None and values["note"] else ""
-    return values | {"status": STATUS_WORDS[run.status] + star, "served": fmt.recipe_line(run.recipe)}
+def model_of(run: RunFacts) -> str:
+    """The model's short name."""
+    return fmt.model_name(_recipe(run.recipe))
 
 
-def csv_text(runs: Sequence[Run]) -> str:
-    """The same rows as CSV, numbers unrounded; unmeasured is empty."""
-    rows = [row(run) | {"created": run.created.isoformat()} for run in runs]
+def served_as(run: RunFacts) -> str:
+    """ "fp32 · not quantized": as elsewhere."""
+    return fmt.recipe_line(_recipe(run.recipe))
+
+
+def label(run: RunFacts) -> str:
+    """One Run in a list to choose from."""
+    load = "" if run.load is None else f" at {run.load:g}"
+    return (
+        f"{run.name} · {run.workload}{load} · {fmt.rate(run.output_tok_s)} · {run.created[5:16].replace('T', ' ')}"
+    )
+
+
+def csv_text(runs: Sequence[RunFacts]) -> str:
+    """The same rows as CSV; unmeasured is empty."""
+    rows = [row(run) | {"created": datetime.fromisoformat(run.created).isoformat()} for run in runs]
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -92,9 +107,39 @@ def csv_text(runs: Sequence[Run]) -> str:
     return out.getvalue()
 
 
-def _columns() -> dict[str, Any]:
+@functools.lru_cache(maxsize=1024)
+def _recipe(document: str) -> Recipe:
+    return Recipe.from_json(document)
+
+
+def _notes(run: RunFacts) -> str:
+    """What limits a Run's worth, a word or two each: "smoke test · too few requests · noisy"."""
+    smoke = [reason for reason in run.reasons if reason.startswith("smoke test")]
+    few = run.latency and run.figure("ttft_ms", "p95") is None
+    words = ["smoke test"] if smoke or '"smoke_test":true' in run.workload_document else []
+    words += ["too few requests"] if few else []
+    reasons = (reason.partition(":")[0] for reason in run.reasons)
+    return " · ".join(dict.fromkeys((*words, *reasons)))
+
+
+def _shown(run: RunFacts) -> dict[str, Any]:
+    """The row as people read it: the status in words, starred where a note limits the figures."""
+    values = row(run)
+    star = " *" if run.latency and values["note"] else ""
+    return values | {"status": STATUS_WORDS[run.status] + star, "served": served_as(run)}
+
+
+def _columns(*, pinned: bool) -> dict[str, Any]:
     """Headings with units, and what each figure means."""
     column = st.column_config
+    against = {
+        "against": column.TextColumn(
+            "Against the baseline",
+            width=150,
+            help="Output tokens/s over the baseline's, by the paired ratio of fresh process starts: better, worse, "
+            "equivalent within 3 %, or undecided.",
+        )
+    }
     return {
         "status": column.TextColumn(
             "Status", width=72, help="How the measurement ended. * = something limits what it is worth: see Note."
@@ -107,9 +152,13 @@ def _columns() -> dict[str, Any]:
             help="Engine if not transformers · dtype of dense weights · quantization scheme.",
         ),
         "workload": column.TextColumn("Workload", width=72, help="What was asked of the server."),
+        "load": column.NumberColumn(
+            "Load", width=46, format="%g", help="Clients at once, or requests/s that arrive."
+        ),
         "ttft_p50_ms": _number("TTFT (ms)", "ttft_ms", 74, median=True),
         "tpot_p50_ms": _number("TPOT (ms)", "tpot_ms", 74, median=True),
         "output_tok_s": _number("tok/s", "output_tok_s", 54),
+        **(against if pinned else {}),
         "peak_memory_gb": _number("Peak (GB)", "peak_bytes", 72, "%.2f"),
         "note": column.TextColumn("Note", width=124, help="What limits the worth of the figures."),
         "id": column.TextColumn("Run", help="The Run's id, as mcp-core runs lists it."),

@@ -13,6 +13,7 @@ import streamlit as st
 
 from mcp_core.errors import McpError
 from mcp_core.generation import Sampling
+from mcp_core.goal import Goal
 from mcp_core.presets import bundled
 from mcp_core.recipe import Recipe
 from mcp_core.workload import Workload, short_chat
@@ -131,6 +132,34 @@ def workload() -> Workload:
 
 def set_workload(value: Workload) -> None:
     _set("mcp_workload", value)
+
+
+def goal() -> Goal:
+    """The Goal being edited on the Decide page; without any limit at first."""
+    return _get("mcp_goal", Goal)
+
+
+def set_goal(value: Goal) -> None:
+    _set("mcp_goal", value)
+
+
+def goal_link() -> str | None:
+    """What the Decide page last wrote into its link; anything else in it came from elsewhere."""
+    return _get("mcp_goal_link", _none)
+
+
+def set_goal_link(value: str) -> None:
+    _set("mcp_goal_link", value)
+
+
+def goal_revision() -> int:
+    """Part of every key of the Goal form, so that ``redraw_goal`` replaces what its widgets hold."""
+    return _get("mcp_goal_revision", int)
+
+
+def redraw_goal() -> None:
+    """Draw the Goal form anew from ``goal``."""
+    _set("mcp_goal_revision", goal_revision() + 1)
 
 
 def hub_token() -> str | None:

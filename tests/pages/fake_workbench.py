@@ -9,16 +9,25 @@ import dataclasses
 import itertools
 import math
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 from mcp_core.conflicts import require_runnable
 from mcp_core.crowd import Crowd, CrowdPlan, CrowdRequest, CrowdRun
+from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.sweep_record import SweepRecord
+from mcp_core.decisions import Decisions
 from mcp_core.errors import McpError
 from mcp_core.evaluation.experiment_values import ExperimentResult
+from mcp_core.evaluation.request_samples import RequestSamples
 from mcp_core.evaluation.sensitivity_values import GroupSensitivity, Sensitivity
+from mcp_core.evaluation.sweep_budget import budget_of
+from mcp_core.evaluation.sweep_cells import check_cells
+from mcp_core.evaluation.sweep_table import SweepRow
 from mcp_core.generation import EngineStats, Sampling
+from mcp_core.goal import Goal
 from mcp_core.hardware import Device, Hardware
 from mcp_core.monitoring.events import Event
 from mcp_core.monitoring.history import History, Window
@@ -48,6 +57,8 @@ from mcp_core.results import (
     Run,
     StoredFidelity,
 )
+from mcp_core.sweep_desk import SweepPreview
+from mcp_core.sweep_plan import SweepPlan
 from mcp_core.text_files import read_documents
 from mcp_core.texts import StoredText, TextSet, text_set
 from mcp_core.token_map import MappedDocument, MappedToken, TokenMap
@@ -670,6 +681,54 @@ class FakeWatch:
         return tuple(event for event in self.happened if event.at_s >= since_s)
 
 
+class FakeStore:
+    """What Decisions reads of a store: facts and samples of the fake's Runs."""
+
+    def __init__(self, wb: FakeWorkbench) -> None:
+        self._wb = wb
+
+    def facts(self) -> tuple[RunFacts, ...]:
+        return tuple(RunFacts.of(run) for run in self._wb.runs(limit=100_000))
+
+    def samples(self, run_ids: Sequence[str]) -> dict[str, RequestSamples]:
+        return {each: RequestSamples.of(self._wb.records(each)) for each in run_ids if self._wb.records(each)}
+
+    def fidelities(self, limit: int = 100) -> tuple[StoredFidelity, ...]:
+        return self._wb.studies.fidelities(limit)
+
+
+class FakeSweeps:
+    """``records`` and ``rows_of`` are what there is; a preview is a real one of the fake machine."""
+
+    def __init__(self, wb: FakeWorkbench) -> None:
+        self._wb = wb
+        self.records: tuple[SweepRecord, ...] = ()
+        self.rows_of: dict[str, tuple[SweepRow, ...]] = {}
+
+    def preview(self, plan: SweepPlan) -> SweepPreview:
+        cells = check_cells(plan, self._wb.hardware())
+        return SweepPreview(cells, budget_of(plan, cells, self._wb.run_values))
+
+    def start(self, plan: SweepPlan, hub_token: str | None = None) -> str:
+        self._wb._call("start_sweep", plan)
+        self._wb.add(study_job("sweep"))
+        return "sweep-1"
+
+    def resume(self, sweep_id: str, hub_token: str | None = None) -> str:
+        self._wb._call("resume_sweep", sweep_id)
+        self._wb.add(study_job("sweep"))
+        return "sweep-1"
+
+    def list(self, limit: int = 10) -> tuple[SweepRecord, ...]:
+        return self.records[:limit]
+
+    def get(self, sweep_id: str) -> SweepRecord | None:
+        return next((each for each in self.records if each.id == sweep_id), None)
+
+    def rows(self, record: SweepRecord) -> tuple[SweepRow, ...]:
+        return self.rows_of.get(record.id, ())
+
+
 class FakeWorkbench:
     """Set its attributes, draw a page, read ``calls``. An exception in ``errors[method]`` is raised by it."""
 
@@ -696,6 +755,8 @@ class FakeWorkbench:
         self.other: tuple[Any, ...] = ()
         self.studies = FakeStudies(self)
         self.demos = FakeDemos(self)
+        self.sweeps = FakeSweeps(self)
+        self.decisions = Decisions(lambda: FakeStore(self))  # type: ignore[arg-type, return-value]
         self.errors: dict[str, McpError] = {}
         self.calls: list[tuple[Any, ...]] = []
         self._ids = itertools.count(1)
@@ -829,6 +890,12 @@ class FakeWorkbench:
 
     def stop_batch(self, bid: str) -> None:
         self._call("stop_batch", bid)
+
+    def start_capacity(self, worker_id: str, workload: Workload, goal: Goal, budget_s: float | None = None) -> str:
+        self._call("start_capacity", worker_id, workload, goal, budget_s)
+        job = dataclasses.replace(running_job(f"j{next(self._ids)}"), verb="capacity", worker_id=worker_id)
+        self.add(job)
+        return job.id
 
     def start_bench(self, worker_id: str, workload: Workload) -> str:
         self._call("start_bench", worker_id, workload)

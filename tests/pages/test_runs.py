@@ -9,10 +9,12 @@ from collections.abc import Callable
 import fake_workbench as fakes
 from streamlit.testing.v1 import AppTest
 
+from mcp_core.decision.facts import RunFacts
 from mcp_core.errors import StoreError
 from mcp_core.results import Comparable
 from pages._ui import run_table, telemetry_csv
 from pages._ui.fidelity_result import headline
+from tests.decision.planted import Law, planted_run
 
 OpenPage = Callable[[str], AppTest]
 OK, FAILED = fakes.ok_run(), fakes.failed_run()
@@ -153,7 +155,7 @@ def test_an_offset_beyond_the_end_falls_back_to_the_newest(page: OpenPage, wb: f
 
 
 def test_csv_keeps_numbers_unrounded_and_unmeasured_empty() -> None:
-    rows = list(csv.DictReader(io.StringIO(run_table.csv_text([OK, FAILED]))))
+    rows = list(csv.DictReader(io.StringIO(run_table.csv_text([RunFacts.of(OK), RunFacts.of(FAILED)]))))
     assert [row["status"] for row in rows] == ["ok", "failed"]
     assert (rows[0]["scheme"], rows[0]["dtype"]) == ("none", "fp32")
     assert rows[0]["output_tok_s"] == "29.9"
@@ -181,3 +183,48 @@ def test_a_run_made_without_a_recording_has_no_such_section(page: OpenPage, wb: 
     wb.add(OK)
     at = _open(page, OK.id)
     assert "Machine during this Run" not in [each.value for each in at.subheader]
+
+
+def _planted(wb: fakes.FakeWorkbench, starts: int = 3) -> list[str]:
+    """Two configurations, each at two loads in so many starts; the second is twice as fast."""
+    ids = []
+    for law in (Law(), Law(tpot_ms=10, ttft_ms=50, changes={"attention": "eager"})):
+        for users in (4, 16):
+            for start in range(starts):
+                run, records = planted_run(law, users, start=start, requests=40)
+                wb.add(run).request_records[run.id] = tuple(records)
+                ids.append(run.id)
+    return ids
+
+
+def test_a_pinned_baseline_makes_ratios_with_verdicts(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    ids = _planted(wb)
+    at = page("runs")
+    at.query_params["baseline"] = ids[0]
+    at.run()
+    assert not at.exception
+    table = at.dataframe[0].value.set_index("id")
+    assert table.loc[ids[0], "against"] == "baseline"
+    assert table.loc[ids[6], "against"].startswith("2.00× (")
+    assert table.loc[ids[6], "against"].endswith("better")
+    assert table.loc[ids[3], "against"] == "other load"
+
+
+def test_filters_leave_what_they_name(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    _planted(wb)
+    wb.add(OK, FAILED)
+    at = page("runs").run()
+    at.multiselect(key="filter-status").set_value(["failed"]).run()
+    assert not at.exception
+    assert list(at.dataframe[0].value["id"]) == [FAILED.id]
+
+
+def test_pictures_of_all_configurations(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    _planted(wb)
+    at = page("runs").run()
+    assert len(at.get("plotly_chart")) == 1
+    for picture in ("Goodput", "Crossover"):
+        at.segmented_control(key="picture").set_value(picture).run()
+        assert not at.exception
+        assert len(at.get("plotly_chart")) == 1
+    assert any("the same configuration is the fastest" in each.value for each in at.caption)

@@ -1,0 +1,251 @@
+"""A Decision as people read it: the sentence, the figures, who else meets it, who was refused and why, what to add.
+
+This file does not know how a Decision is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from mcp_core.decision.decision import Choice, Decision, Missing
+from pages._ui import format as fmt
+from pages._ui import frame, session, workbench
+from pages._ui.hub_token import current_token
+
+__all__ = ["draw_answer", "draw_meeting", "draw_missing", "draw_refused"]
+
+_COLOURS = {"confirmed": "green", "measured": "blue", "probed": "orange", "predicted": "orange", "none": "grey"}
+_UNITS = {"concurrency": "users", "rate_s": "requests/s"}
+_ROW_PX, _MOST_ROWS = 35, 12
+
+
+def draw_answer(decision: Decision) -> None:
+    """Evidence level, the sentence, the winner's figures, the runner-up, what limits the answer."""
+    with st.container(border=True):
+        winner = decision.winner
+        word = winner.evidence_text if winner else "no answer"
+        st.badge(fmt.sentence(word), color=_COLOURS[decision.evidence])  # type: ignore[arg-type]
+        st.markdown(f"#### {frame.plain(decision.answer)}")
+        if winner is None:
+            _notes(decision.notes)
+            return
+        _figures(winner, decision)
+        _runner_up(decision)
+        _notes(decision.notes)
+        _next_steps(winner, decision)
+
+
+def draw_meeting(decision: Decision) -> None:
+    """Every configuration that meets the Goal, best first."""
+    if decision.winner is None:
+        return
+    st.subheader("Meets the Goal")
+    rows = [_row(each, decision) for each in (decision.winner, *decision.runners_up)]
+    st.dataframe(rows, hide_index=True, height=_height(rows), column_config=_columns(decision))
+
+
+def draw_refused(decision: Decision) -> None:
+    """Every other configuration with the figure and the limit that refused it."""
+    if not decision.refused:
+        return
+    st.subheader("Refused, and why")
+    rows = [
+        {"name": each.name, "cause": each.cause, "reason": each.reason, "command": each.command, "run": each.run}
+        for each in decision.refused
+    ]
+    column = st.column_config
+    st.dataframe(
+        rows,
+        hide_index=True,
+        height=_height(rows),
+        column_config={
+            "name": column.TextColumn("Configuration", width=190),
+            "cause": column.TextColumn(
+                "Cause", width=110, help="Which kind of limit, or what makes it no evidence."
+            ),
+            "reason": column.TextColumn("Figure and limit", width=330),
+            "command": column.TextColumn("What would measure it", width=200),
+            "run": column.TextColumn("Run"),
+        },
+    )
+
+
+def draw_missing(decision: Decision) -> None:
+    """Runs that would tell more, with their time, and a button that queues them."""
+    if not decision.missing:
+        return
+    st.subheader("What would tell more")
+    rows = [
+        {
+            "name": each.name,
+            "load": each.workload.load,
+            "repeats": each.repeats,
+            "time": fmt.about(each.seconds),
+            "why": each.why,
+            "command": each.command,
+        }
+        for each in decision.missing
+    ]
+    column = st.column_config
+    st.dataframe(
+        rows,
+        hide_index=True,
+        height=_height(rows),
+        column_config={
+            "name": column.TextColumn("Configuration", width=190),
+            "load": column.NumberColumn(fmt.sentence(_UNITS[decision.load_kind]), width=70, format="%g"),
+            "repeats": column.NumberColumn(
+                "Starts", width=56, help="Fresh starts of the worker, with new prompts."
+            ),
+            "time": column.TextColumn("Time", width=100, help="Loading and measuring, as its own Runs took."),
+            "why": column.TextColumn("Why", width=300),
+            "command": column.TextColumn("From a shell", width=200),
+        },
+    )
+    _queue(decision.missing)
+
+
+def _queue(missing: Sequence[Missing]) -> None:
+    from mcp_core.decision.missing import plans_of
+
+    plans = plans_of(missing)
+    if not plans:
+        st.caption(":material/info: These are of servers elsewhere: measure them with the commands.")
+        return
+    known = [each.seconds for each in missing if each.seconds is not None]
+    total = f", {fmt.about(sum(known))}" if known else ""
+    if st.button(
+        f"Queue {fmt.count(len(plans), 'Run')}{total}", icon=":material/playlist_add:", key="queue-missing"
+    ):
+        with frame.errors_shown():
+            for plan in plans:
+                workbench.get_workbench().sweeps.start(plan, current_token())
+            st.toast(f"{fmt.count(len(plans), 'Run')} queued, one after the other.", icon=":material/playlist_add:")
+
+
+def _figures(winner: Choice, decision: Decision) -> None:
+    figures = winner.figures
+    shown = (
+        ("Output", fmt.rate(figures.output_tok_s), "output_tok_s"),
+        ("TTFT, median", fmt.ms(figures.ttft_ms), "ttft_ms"),
+        ("TPOT, median", fmt.ms(figures.tpot_ms), "tpot_ms"),
+        ("Peak memory", fmt.size(figures.peak_bytes), "peak_bytes"),
+    )
+    with st.container(horizontal=True):
+        for label, value, name in shown:
+            st.metric(label, value, help=fmt.definition(name))
+        if figures.goodput_s is not None and decision.goal.slo.limits():
+            goodput = f"{fmt.number(figures.goodput_s)}/s"
+            share = f"{figures.attainment:.1%} of requests" if figures.attainment is not None else None
+            st.metric(
+                "Goodput",
+                goodput,
+                share,
+                delta_color="off",
+                delta_arrow="off",
+                help="Requests/s that met every latency limit, recomputed from the request records.",
+            )
+        if figures.cost_per_million_tokens is not None:
+            st.metric(
+                "Cost per 1M tokens",
+                fmt.number(figures.cost_per_million_tokens),
+                f"{figures.cost_per_request:.2g} a request" if figures.cost_per_request is not None else None,
+                delta_color="off",
+                delta_arrow="off",
+                help="Price of the time in which a million output tokens are made, energy included where measured.",
+            )
+        if figures.energy_j_per_token is not None:
+            st.metric("Energy", f"{fmt.number(figures.energy_j_per_token)} J/token", help="By NVML's counter.")
+    if figures.within:
+        st.caption("Holds: " + " · ".join(frame.plain(each) for each in figures.within))
+
+
+def _runner_up(decision: Decision) -> None:
+    second = decision.runner_up
+    if second is None:
+        return
+    told = {True: "within 3 % of it, and larger or not closer to the model"}.get(second.run in decision.equivalent)
+    told = "the data cannot tell it from the winner" if second.run in decision.undecided else told
+    reason = f": {told}" if told else ""
+    st.markdown(
+        f"Runner-up: **{frame.plain(second.name)}**, {fmt.rate(second.figures.output_tok_s)}, "
+        f"TPOT {fmt.ms(second.figures.tpot_ms)}, {fmt.size(second.figures.peak_bytes)}{reason}."
+    )
+
+
+def _notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        st.caption(f":material/info: {frame.plain(note)}")
+
+
+def _next_steps(winner: Choice, decision: Decision) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button("Use this Recipe", type="primary", icon=":material/tune:", key="use-winner"):
+            session.use_recipe(winner.recipe)
+            frame.go_to("recipe")
+        frame.link("runs", "See its Run", icon=":material/table_rows:", run=winner.run)
+        st.download_button(
+            "Decision as JSON",
+            data=decision.to_json(),
+            file_name="decision.json",
+            mime="application/json",
+            on_click="ignore",
+            icon=":material/download:",
+            help="What mcp-core verify reads.",
+        )
+
+
+def _row(each: Choice, decision: Decision) -> dict[str, Any]:
+    figures = each.figures
+    against = "winner" if each.run == decision.winner.run else ""  # type: ignore[union-attr]
+    against = "equivalent" if each.run in decision.equivalent else against
+    against = "undecided" if each.run in decision.undecided else against
+    return {
+        "name": each.name,
+        "against": against or "behind",
+        "load": each.load,
+        "capacity": each.capacity,
+        "output_tok_s": figures.output_tok_s,
+        "ttft_ms": figures.ttft_ms,
+        "tpot_ms": figures.tpot_ms,
+        "peak_gb": figures.peak_bytes / 1e9 if figures.peak_bytes is not None else None,
+        "kl": figures.kl,
+        "cost": figures.cost_per_million_tokens,
+        "energy": figures.energy_j_per_token,
+        "evidence": each.evidence_text,
+        "starts": each.starts,
+        "run": each.run,
+    }
+
+
+def _columns(decision: Decision) -> dict[str, Any]:
+    column, unit = st.column_config, _UNITS[decision.load_kind]
+
+    def number(heading: str, width: int, pattern: str, meaning: str | None = None) -> Any:
+        return column.NumberColumn(heading, width=width, format=pattern, help=meaning)
+
+    return {
+        "name": column.TextColumn("Configuration", width=190),
+        "against": column.TextColumn(
+            "Against the winner", width=96, help="By the paired ratio of fresh starts; equivalent is within 3 %."
+        ),
+        "load": number(fmt.sentence(unit), 62, "%g", "The measured load that the figures are of."),
+        "capacity": number("Capacity", 70, "%g", f"Largest measured load that meets every limit, {unit}."),
+        "output_tok_s": number("tok/s", 60, "%.1f", fmt.definition("output_tok_s")),
+        "ttft_ms": number("TTFT (ms)", 74, "%.0f", f"Median. {fmt.definition('ttft_ms')}"),
+        "tpot_ms": number("TPOT (ms)", 74, "%.1f", f"Median. {fmt.definition('tpot_ms')}"),
+        "peak_gb": number("Peak (GB)", 72, "%.2f", fmt.definition("peak_bytes")),
+        "kl": number("KL (nats)", 72, "%.4f", "Mean KL against the unquantized model on the same tokens."),
+        "cost": number("Cost / 1M", 76, "%.3g", "Price of the time of a million output tokens, energy included."),
+        "energy": number("J/token", 66, "%.3f", "By NVML's counter."),
+        "evidence": column.TextColumn("Evidence", width=150),
+        "starts": number("Starts", 52, "%d", "Fresh process starts behind the figures."),
+        "run": column.TextColumn("Run"),
+    }
+
+
+def _height(rows: Sequence[Any]) -> int:
+    return _ROW_PX * (min(len(rows), _MOST_ROWS) + 1) + 2

@@ -1,0 +1,219 @@
+"""The Goal form: workload, load, limits, hardware and price in, one Goal out.
+
+This file does not know how a Goal is decided.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from mcp_core.goal import METRICS, Goal, Metric
+from mcp_core.goal_presets import GOALS, goal_preset
+from mcp_core.workload import WORKLOADS, Workload
+from pages._ui import format as fmt
+from pages._ui import session
+
+__all__ = ["goal_form", "goal_of_link", "keep_link"]
+
+_MOST_MEASURED = "the most measured"
+_OWN = "own limits"
+_LOADS = {"capacity": "as many as it can", "users": "users at once", "rate_s": "requests per second"}
+_FIDELITY = {
+    "": "no limit",
+    "kl_over_floor_max": "KL, times the noise floor",
+    "kl_max": "KL, nats",
+    "top1_min": "top-1 agreement, at least",
+}
+_FIDELITY_START = {"kl_over_floor_max": 10.0, "kl_max": 0.02, "top1_min": 0.98}
+_OBJECTIVES = {"cost": "cost per token", "throughput": "tokens per second", "latency": "latency (median E2E)"}
+_WORDS: dict[Metric, str] = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "itl_ms": "ITL", "e2e_ms": "E2E"}
+_STATISTICS = ("p50", "p90", "p95", "p99", "mean")
+
+
+def goal_of_link() -> None:
+    """A Goal that a link brought replaces the one of this visit. Raises GoalError for one that is none."""
+    text = st.query_params.get("goal")
+    if text and text != session.goal_link():
+        session.set_goal_link(text)
+        session.set_goal(Goal.from_json(text))
+        session.redraw_goal()
+
+
+def keep_link(goal: Goal) -> None:
+    """Write the Goal into the link."""
+    text = goal.model_dump_json(exclude_defaults=True)
+    session.set_goal_link(text)
+    st.query_params["goal"] = text
+
+
+def goal_form() -> Goal:
+    """Draw every field and return the Goal. Raises GoalError naming what contradicts itself."""
+    now = session.goal()
+    _presets()
+    left, middle, right = st.columns(3)
+    document: dict[str, Any] = {}
+    with left:
+        document |= _workload(now) | _load(now)
+    with middle:
+        document |= _fidelity(now) | _objective(now)
+    with right:
+        document |= _means(now)
+    document |= {"slo": _slo(now), "failures_max": _failures(now)}
+    goal = Goal.from_dict({name: value for name, value in document.items() if value is not None})
+    session.set_goal(goal)
+    return goal
+
+
+def _presets() -> None:
+    with st.popover("Published limits", icon=":material/bookmark:"):
+        for name in GOALS:
+            if st.button(name, help=(GOALS[name].__doc__ or "").strip(), key=f"goal-preset-{name}"):
+                session.set_goal(goal_preset(name))
+                session.redraw_goal()
+                st.rerun()
+        st.caption("MLPerf Inference's limits for its Server scenario: a place to begin, not a standard.")
+
+
+def _key(name: str) -> str:
+    return f"goal-{name}-{session.goal_revision()}"
+
+
+def _workload(now: Goal) -> dict[str, Any]:
+    names = [_MOST_MEASURED, *WORKLOADS]
+    own = now.workload if isinstance(now.workload, Workload) else None
+    names += [own.name] if own and own.name not in names else []
+    current = own.name if own else str(now.workload or _MOST_MEASURED)
+    chosen = st.selectbox(
+        "Workload",
+        names,
+        index=names.index(current),
+        key=_key("workload"),
+        help="What is asked. Only Runs under the same workload count, at whatever load they were made.",
+    )
+    if chosen == _MOST_MEASURED:
+        return {}
+    return {"workload": own.model_dump(mode="json") if own and chosen == own.name else chosen}
+
+
+def _load(now: Goal) -> dict[str, Any]:
+    kind = "users" if now.users is not None else "rate_s" if now.rate_s is not None else "capacity"
+    chosen = st.selectbox(
+        "Load",
+        list(_LOADS),
+        index=list(_LOADS).index(kind),
+        format_func=_LOADS.get,
+        key=_key("load"),
+        help="Users each wait for their reply before they ask again; a rate waits for nobody.",
+    )
+    if chosen == "users":
+        return {"users": int(_number("Users", "users", now.users or 8, 1, step=1) or 1)}
+    if chosen == "rate_s":
+        return {"rate_s": _number("Requests per second", "rate_s", now.rate_s or 1.0, 0.01)}
+    return {}
+
+
+def _fidelity(now: Goal) -> dict[str, Any]:
+    limits = now.fidelity.model_dump(exclude_none=True)
+    kinds = list(_FIDELITY)
+    current = next(iter(limits), "")
+    chosen = st.selectbox(
+        "Fidelity limit",
+        kinds,
+        index=kinds.index(current),
+        format_func=_FIDELITY.get,
+        key=_key("fidelity"),
+        help="Against the checkpoint in its native dtype on the same tokens. A configuration that was not judged "
+        "is refused as not measured.",
+    )
+    if not chosen:
+        return {}
+    value = _number("Limit", f"fidelity-{chosen}", limits.get(chosen) or _FIDELITY_START[chosen], 0.0001)
+    return {"fidelity": {chosen: value}}
+
+
+def _objective(now: Goal) -> dict[str, Any]:
+    chosen = st.selectbox(
+        "Decided by",
+        list(_OBJECTIVES),
+        index=list(_OBJECTIVES).index(now.objective),
+        format_func=_OBJECTIVES.get,
+        key=_key("objective"),
+        help="What orders configurations that meet every limit.",
+    )
+    return {"objective": chosen}
+
+
+def _means(now: Goal) -> dict[str, Any]:
+    gpus = _number("GPUs", "gpus", now.gpus, 0, step=1, help_text="At most; 0 allows CPU configurations only.")
+    memory_gb = _number(
+        "Memory (GB)", "memory", (now.memory_bytes or 0) / 1e9 or None, 0.01, help_text="A worker's peak, at most."
+    )
+    price = _number(
+        "Price per hour",
+        "price",
+        now.price_per_hour,
+        0.0,
+        help_text="Of one GPU, or of the machine where there is none; any currency.",
+    )
+    energy = _number("Price per kWh", "energy", now.energy_price, 0.0, help_text="Added where energy was measured.")
+    return {
+        "gpus": None if gpus is None else int(gpus),
+        "memory_bytes": None if memory_gb is None else memory_gb * 1e9,
+        "price_per_hour": price,
+        "energy_price": energy,
+    }
+
+
+def _slo(now: Goal) -> dict[str, Any]:
+    """One limit a latency here; a Goal with several keeps those that this form has no place for."""
+    found: dict[str, Any] = {}
+    for column, metric in zip(st.columns(4), METRICS, strict=True):
+        given = getattr(now.slo, metric).model_dump(exclude_none=True)
+        statistic, limit = next(reversed(given.items()), ("p95", None))
+        with column:
+            left, right = st.columns([3, 2])
+            with left:
+                value = _number(
+                    f"{_WORDS[metric]} (ms)", metric, limit, 0.001, help_text=fmt.definition(metric) or ""
+                )
+            chosen = right.selectbox(
+                "of",
+                _STATISTICS,
+                index=_STATISTICS.index(statistic),
+                key=_key(f"{metric}-of"),
+                help="p95 takes Runs of 200 requests, p99 of 1,000.",
+            )
+        others = {name: each for name, each in given.items() if name not in (statistic, chosen)}
+        found[metric] = others | ({chosen: value} if value is not None else {})
+    return found
+
+
+def _failures(now: Goal) -> float:
+    percent = _number(
+        "Failed requests (%)", "failures", now.failures_max * 100, 0.0, help_text="At most this share may fail."
+    )
+    return min(99.0, percent or 0.0) / 100
+
+
+def _number(
+    label: str,
+    name: str,
+    value: float | None,
+    least: float,
+    *,
+    step: int | None = None,
+    help_text: str | None = None,
+) -> float | None:
+    whole = step is not None
+    return st.number_input(
+        label,
+        min_value=int(least) if whole else float(least),
+        value=None if value is None else int(value) if whole else float(value),
+        step=step,
+        placeholder="no limit",
+        help=help_text,
+        key=_key(name),
+        format=None if whole else "%g",
+    )

@@ -1,0 +1,85 @@
+"""Filters of the Runs page, and the pinned baseline; a link carries them.
+
+This file does not know how Runs are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from mcp_core.decision.facts import RunFacts
+from pages._ui import run_table, workbench
+
+if TYPE_CHECKING:
+    from mcp_core.decision.compare import Comparison
+
+__all__ = ["against_baseline", "filtered", "pinned_baseline"]
+
+_FIELDS: dict[str, tuple[str, Callable[[RunFacts], str]]] = {
+    "model": ("Model", run_table.model_of),
+    "engine": ("Engine", lambda run: run.engine),
+    "scheme": ("Scheme", lambda run: run.scheme),
+    "workload": ("Workload", lambda run: run.workload),
+    "device": ("Device", lambda run: run.device or "none"),
+    "status": ("Status", lambda run: run.status),
+}
+
+
+def filtered(runs: Sequence[RunFacts]) -> tuple[RunFacts, ...]:
+    """Draw the filters and return what passes them. A field that all Runs agree on has none."""
+    values = {name: sorted({of(run) for run in runs}) for name, (_, of) in _FIELDS.items()}
+    shown = [name for name, found in values.items() if len(found) > 1]
+    if not shown:
+        return tuple(runs)
+    with st.expander("Filter", icon=":material/filter_list:", expanded=any(_asked(name) for name in shown)):
+        columns = st.columns(3)
+        for place, name in enumerate(shown):
+            chosen = columns[place % 3].multiselect(
+                _FIELDS[name][0], values[name], key=f"filter-{name}", bind="query-params", placeholder="any"
+            )
+            if chosen:
+                of = _FIELDS[name][1]
+                runs = [run for run in runs if of(run) in chosen]
+    return tuple(runs)
+
+
+def _asked(name: str) -> bool:
+    return bool(st.query_params.get_all(f"filter-{name}"))
+
+
+def pinned_baseline(runs: Sequence[RunFacts]) -> RunFacts | None:
+    """Choose the Run that all others are compared with; None at first."""
+    good = {run.id: run for run in runs if run.measured}
+    if len(good) < 2:
+        return None
+    asked = st.query_params.get("baseline")
+    ids = list(good)
+    chosen = st.selectbox(
+        "Baseline",
+        ids,
+        index=ids.index(asked) if asked in good else None,
+        format_func=lambda each: run_table.label(good[each]),
+        placeholder="Pin a Run to see the others as ratios to it",
+        help="Compared are configurations: all repeats of the pinned one with all repeats of the other, in pairs.",
+    )
+    if chosen is None:
+        st.query_params.pop("baseline", None)
+        return None
+    st.query_params["baseline"] = chosen
+    return good[chosen]
+
+
+def against_baseline(shown: Sequence[RunFacts], baseline: RunFacts, runs: Sequence[RunFacts]) -> dict[str, str]:
+    """By Run, how its configuration compares with the baseline's; what cannot be compared says why."""
+    found = workbench.get_workbench().decisions.speeds(baseline, shown, runs)
+    return {run.id: "baseline" if run.kind == baseline.kind else _words(found[run.id]) for run in shown}
+
+
+def _words(found: Comparison) -> str:
+    if found.ratio is None:
+        return found.why.partition(":")[0]
+    interval = "" if found.ratio.low is None else f" ({found.ratio.low:.2f}-{found.ratio.high:.2f})"
+    return f"{found.ratio.value:.2f}×{interval} {found.verdict}"

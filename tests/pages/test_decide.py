@@ -1,0 +1,136 @@
+"""decide: the answer in a sentence, refusals with figure and limit, other loads, what to add; and the form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import fake_workbench as fakes
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from mcp_core.goal import Goal
+from tests.decision.planted import TRAFFIC, Law, machine, planted_run
+
+OpenPage = Callable[[str], AppTest]
+FAST = Law(tpot_ms=10, changes={"batching.max_requests": 7})
+SLOW = Law(tpot_ms=40, changes={"batching.max_requests": 8})
+NEAR = Law(tpot_ms=10.4, changes={"batching.max_requests": 9})
+GOAL = {
+    "users": 8,
+    "workload": TRAFFIC.model_dump(mode="json"),
+    "slo": {"tpot_ms": {"p95": 30}},
+    "price_per_hour": 2,
+}
+
+
+@pytest.fixture
+def planted(wb: fakes.FakeWorkbench) -> fakes.FakeWorkbench:
+    """Two configurations at two loads."""
+    wb.machine = machine()
+    for law in (FAST, SLOW):
+        _plant(wb, law, (8, 16))
+    return wb
+
+
+def _plant(wb: fakes.FakeWorkbench, law: Law, loads: tuple[int, ...]) -> None:
+    for users in loads:
+        run, records = planted_run(law, users, requests=220)
+        wb.add(run)
+        wb.request_records[run.id] = tuple(records)
+
+
+def _open(page: OpenPage, goal: dict) -> AppTest:
+    at = page("decide")
+    at.query_params["goal"] = json.dumps(goal)
+    return at.run()
+
+
+def _texts(at: AppTest) -> str:
+    return "\n".join(each.value for each in (*at.markdown, *at.caption)).replace("\\", "")
+
+
+def test_empty_says_what_a_decision_needs(page: OpenPage) -> None:
+    at = page("decide").run()
+    assert not at.exception
+    assert at.header[0].value == "Nothing has been measured yet"
+
+
+def test_the_answer_the_refusal_and_the_figures(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
+    at = _open(page, GOAL)
+    assert not at.exception
+    text = _texts(at)
+    assert "Measured on transformers, a candidate: fp32 · max_requests 7 serves 8 users of chat-like" in text
+    assert "Holds: p95 TPOT" in text
+    meets, refused = at.dataframe[0].value, at.dataframe[1].value
+    assert list(meets["name"]) == ["fp32 · max_requests 7"]
+    assert list(refused["cause"]) == ["slo"]
+    assert refused["reason"][0].endswith("> 30 ms")
+    figures = {each.label: each.value for each in at.metric}
+    assert figures["Goodput"].endswith("/s")
+    assert "Cost per 1M tokens" in figures
+
+
+def test_a_change_of_the_form_decides_anew_and_the_link_carries_it(
+    page: OpenPage, planted: fakes.FakeWorkbench
+) -> None:
+    at = _open(page, GOAL)
+    next(each for each in at.number_input if each.label == "TPOT (ms)").set_value(100.0).run()
+    assert not at.exception
+    assert len(at.dataframe[0].value) == 2
+    assert Goal.from_json(at.query_params["goal"][0]).slo.tpot_ms.p95 == 100
+    assert "Runner-up: **fp32" in _texts(at)
+
+
+def test_another_load_is_ranked_from_measured_points(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
+    at = _open(page, GOAL)
+    slider = at.select_slider[0]
+    assert list(slider.options) == ["8", "16"]
+    slider.set_value(16).run()
+    assert not at.exception
+    assert "At 16 users: **fp32 · max_requests 7**; 1 refused." in _texts(at)
+
+
+def test_near_ones_are_undecided_with_a_button_that_queues_in_turn(
+    page: OpenPage, planted: fakes.FakeWorkbench
+) -> None:
+    _plant(planted, NEAR, (8,))
+    at = _open(page, GOAL)
+    assert "the data cannot tell it from" in _texts(at)
+    button = at.button(key="queue-missing")
+    assert button.label.startswith("Queue ")
+    button.click().run()
+    assert not at.exception
+    plans = [call[1] for call in planted.calls if call[0] == "start_sweep"]
+    assert {plan.base.batching.max_requests for plan in plans} == {7, 9}
+    assert plans[0].base != plans[1].base  # A B A B
+    assert plans[0].workload.repeat < plans[2].workload.repeat
+
+
+def test_a_contradiction_is_said_and_nothing_decided(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
+    at = _open(page, {"users": 8, "rate_s": 2})
+    assert not at.exception
+    assert "users and rate" in at.warning[0].value
+    assert len(at.dataframe) == 0
+
+
+def test_an_impossible_limit_is_named(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
+    at = _open(page, GOAL | {"slo": {"tpot_ms": {"p50": 0.5}}})
+    assert not at.exception
+    assert "p50 TPOT alone excludes every configuration" in _texts(at)
+    assert len(at.dataframe[0].value) == 2
+
+
+def test_published_limits_fill_the_form(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
+    at = _open(page, GOAL)
+    at.button(key="goal-preset-chat").click().run()
+    assert not at.exception
+    limits = {each.label: each.value for each in at.number_input}
+    assert limits["TTFT (ms)"] == 500
+    assert limits["TPOT (ms)"] == 30
+
+
+def test_use_this_recipe(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
+    at = _open(page, GOAL)
+    at.button(key="use-winner").click().run()
+    assert at.session_state["mcp_recipe"] == FAST.recipe
