@@ -80,6 +80,7 @@ VERBS: dict[str, str] = {
     "profile": "mcp_core.evaluation.profile_job:run",
     "ceilings": "mcp_core.evaluation.ceilings_job:run",
     "sweep": "mcp_core.evaluation.sweep_job:run",
+    "confirm": "mcp_core.evaluation.confirm_job:run",
 }
 
 

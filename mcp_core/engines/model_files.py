@@ -18,7 +18,7 @@ from mcp_core.models.architecture import ResolvedModel
 from mcp_core.models.synthetic_tokenizer import BOS, BOS_ID, CHAT_TEMPLATE, EOS, EOS_ID, synthetic_tokenizer
 from mcp_core.recipe import ModelRef
 
-__all__ = ["fetched_folder", "special_ids"]
+__all__ = ["fetched_folder", "shape_files", "special_ids"]
 
 Report = Callable[[float | None, str], None]
 
@@ -43,6 +43,24 @@ def special_ids(folder: Path) -> frozenset[int]:
         raise InvalidModel(f"{file} is not a tokenizer's file.", "Copy it again from where it came.") from error
 
 
+def shape_files(ref: ModelRef) -> dict[str, str]:
+    """The files of a random-weight shape by name: its config.json and a synthetic tokenizer."""
+    spec = shapes.spec_of(ref)
+    config = shapes.config_of(ref) | {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID}
+    tokenizer = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "chat_template": CHAT_TEMPLATE,
+        "model_max_length": spec.context,
+    }
+    return {
+        "config.json": json.dumps(config, indent=2),
+        "tokenizer_config.json": json.dumps(tokenizer, indent=2),
+        "tokenizer.json": synthetic_tokenizer(spec.vocab).to_str(),
+    }
+
+
 def _shape_folder(ref: ModelRef) -> Path:
     """Written anew each time: it takes a second, and a half-written one never stays."""
     name = (
@@ -51,16 +69,6 @@ def _shape_folder(ref: ModelRef) -> Path:
         else f"custom-{hashlib.sha256(ref.shape.model_dump_json().encode()).hexdigest()}"
     )
     folder = paths.home("shapes", name)
-    vocab = shapes.spec_of(ref).vocab
-    config = shapes.config_of(ref) | {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID}
-    tokenizer = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": BOS,
-        "eos_token": EOS,
-        "chat_template": CHAT_TEMPLATE,
-        "model_max_length": shapes.spec_of(ref).context,
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2))
-    (folder / "tokenizer.json").write_text(synthetic_tokenizer(vocab).to_str())
+    for file, text in shape_files(ref).items():
+        (folder / file).write_text(text)
     return folder

@@ -27,6 +27,8 @@ __all__ = ["Chunk", "Look", "ServerClient", "open_session"]
 CONNECT_TIMEOUT_S = 5.0
 CONTROL_TIMEOUT_S = 10.0
 DRAIN_TIMEOUT_S = 30.0
+# Kept connections that may have been closed meanwhile, tried before a fresh one.
+_STALE_CONNECTIONS = 3
 
 _STATS_FIELDS = frozenset(each.name for each in fields(EngineStats))
 
@@ -206,9 +208,21 @@ class ServerClient:
             self._raise_unreachable(error)
         return document if isinstance(document, dict) else {}
 
+    async def _send(self, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:
+        """Once more where a kept connection was closed before a byte of the reply: llama.cpp's server closes one
+        after every stream without saying so."""
+        for _ in range(_STALE_CONNECTIONS):
+            try:
+                return await self._open().post(self.url + path, json=body, headers=self._headers)
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                continue
+        return await self._open().post(self.url + path, json=body, headers=self._headers)
+
     async def _post(self, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:
         try:
-            response = await self._open().post(self.url + path, json=body, headers=self._headers)
+            response = await self._send(path, body)
             if response.status >= 400:
                 async with response:
                     raise await _refusal(response)

@@ -248,3 +248,35 @@ def test_leaving_a_stream_closes_its_connection() -> None:
         await asyncio.wait_for(gone.wait(), 2)
 
     with_server(endless, use)
+
+
+def test_a_connection_that_was_closed_without_a_word_is_not_a_lost_request() -> None:
+    """As llama.cpp's server does after every stream: its header promises to keep the connection."""
+
+    async def run() -> tuple[int, int]:
+        connections = 0
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal connections
+            connections += 1
+            await reader.readuntil(b"\r\n\r\n")
+            body = token("a", 1) + b"data: [DONE]\n\n"
+            head = f"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            await writer.drain()
+            await asyncio.sleep(0.002)  # the client's next request is on its way by now
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        answered = 0
+        async with ServerClient(f"http://127.0.0.1:{port}") as client:
+            for _ in range(20):
+                chunks = [each async for each in client.stream("/v1/completions", {"prompt": "a"})]
+                answered += chunks[-1].error is None
+        server.close()
+        return answered, connections
+
+    answered, connections = asyncio.run(run())
+    assert answered == 20
+    assert connections == 20

@@ -1,0 +1,97 @@
+"""``mcp-core confirm DIR``: a bundle's own command started, or a URL, measured beside what was predicted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from mcp_core import conflicts, hardware
+from mcp_core.commands.arguments import add_json, add_progress
+from mcp_core.commands.job_run import run_job
+from mcp_core.commands.output import emit, note, say, table
+from mcp_core.decision.confirmation import Beside, Confirmation
+from mcp_core.decision.export import BUNDLE_FILE
+from mcp_core.errors import InputError, McpError, ModelNotFound
+from mcp_core.evaluation.endpoint_recipe import require_url
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """DIR, --url, --progress, --json."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="what mcp-core export wrote")
+    parser.add_argument("--url", help="measure this running server; nothing is started")
+    add_progress(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and print; decision.json in DIR is raised where it holds. Exits 1 when it is not confirmed.
+
+    Raises InputError for a folder that is no bundle, and what starting the command raises.
+    """
+    request = _request(options.folder, options.url)
+    device = None if options.url else conflicts.resolve(_recipe_of(request), hardware.detect()).device
+    title = f"confirm {options.folder.name}"
+    answer = run_job("confirm", title, request, device=device, progress_as_json=options.progress == "json")
+    found = Confirmation.model_validate(answer["confirmation"])
+    if answer["decision"] is not None and found.holds:
+        (options.folder / "decision.json").write_text(json.dumps(answer["decision"], indent=2) + "\n")
+    if options.json:
+        emit(answer["confirmation"])
+    else:
+        _show(found)
+    if found.holds:
+        return 0
+    raise McpError(found.why, f"Both Runs stay stored: mcp-core compare {found.of_run} {found.run}")
+
+
+def _request(folder: Path, url: str | None) -> dict[str, Any]:
+    if url is not None:
+        require_url(url)
+    bundle = _read(folder / BUNDLE_FILE)
+    return {
+        "target": bundle.get("target"),
+        "engine": bundle.get("engine") if bundle.get("target") in ("docker-compose", "kubernetes") else None,
+        "url": url,
+        "run": _read(folder / "run.json") if (folder / "run.json").is_file() else None,
+        "decision": _read(folder / "decision.json") if (folder / "decision.json").is_file() else None,
+    }
+
+
+def _recipe_of(request: dict[str, Any]) -> Any:
+    from mcp_core.recipe import Recipe
+
+    document = request["run"] or request["decision"]["winner"]
+    return Recipe.from_dict(document["recipe"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ModelNotFound(
+            f"{path} cannot be read: {error.strerror}.", "DIR is what mcp-core export wrote."
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON.", "Export it again.") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path} is no JSON object.", "Export it again.")
+    return document
+
+
+def _show(found: Confirmation) -> None:
+    table([("FIGURE", "PREDICTED", "MEASURED", "ERROR"), *map(_row, found.figures)])
+    for limit in found.limits:
+        say(limit)
+    say("")
+    say(found.why)
+    note(f"measured as {found.run}")
+
+
+def _row(each: Beside) -> tuple[str, ...]:
+    unit = f" ({each.unit})" if each.unit else ""
+    shown = ["-" if value is None else f"{value:,.4g}" for value in (each.predicted, each.measured)]
+    return f"{each.name}{unit}", *shown, "-" if each.error is None else f"{each.error:+.1%}"

@@ -1,0 +1,110 @@
+"""The README of a bundle: what speaks for it, how it is started and checked, what did not carry over.
+
+This file does not know how a target is started; the Bundle says it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mcp_core.decision.bundle import Bundle
+from mcp_core.decision.facts import configuration_name
+from mcp_core.decision.shipment import Shipment
+
+__all__ = ["confirm_command", "readme", "standing"]
+
+_CARRIES = (
+    "Bytes of weights and of keys and values carry from one engine to another, and so does the fidelity of the "
+    "same quantized tensors."
+)
+_NEVER = "Latency, throughput, capacity and energy never do"
+
+
+def standing(shipment: Shipment) -> str:
+    """Recommendation or candidate, with its evidence."""
+    level = shipment.evidence[:1].upper() + shipment.evidence[1:]
+    return (
+        f"{level}: a recommendation."
+        if shipment.is_confirmed
+        else f"{level}: a candidate, not yet a recommendation."
+    )
+
+
+def confirm_command(bundle: Bundle, folder: str = ".") -> str:
+    """What measures the deployment itself."""
+    return f"mcp-core confirm {folder}" + ("" if bundle.command else " --url http://HOST:PORT")
+
+
+def readme(bundle: Bundle, shipment: Shipment) -> str:
+    """Markdown."""
+    return "\n".join(_lines(bundle, shipment)) + "\n"
+
+
+def _lines(bundle: Bundle, shipment: Shipment) -> Iterator[str]:
+    yield f"# {shipment.recipe.model.id} on {bundle.title}"
+    yield ""
+    yield f"**{standing(shipment)}**"
+    yield ""
+    about = f"Run {shipment.run_id}, workload {shipment.workload.name}"
+    yield f"Configuration: {configuration_name(shipment.recipe)}. {about}."
+    yield from _evidence(bundle, shipment)
+    yield ""
+    yield "## Start"
+    yield from (f"{number}. {step}" for number, step in enumerate((*bundle.steps, f"`{bundle.run}`"), 1))
+    yield ""
+    yield "## Verify"
+    yield from _verify(bundle, shipment)
+    yield ""
+    yield "## What did not carry over"
+    yield from (f"- {line}" for line in bundle.not_carried or ("Nothing that is known.",))
+    yield ""
+    yield "## Files"
+    yield from (f"- `{name}`" for name in sorted({*bundle.files, *bundle.copies, "recipe.json", "workload.json"}))
+
+
+def _evidence(bundle: Bundle, shipment: Shipment) -> Iterator[str]:
+    if bundle.engine != shipment.recipe.engine and not shipment.is_confirmed:
+        yield ""
+        yield f"{_CARRIES} {_NEVER}: those below were measured on {shipment.recipe.engine}, not on {bundle.engine}."
+    figures = dict(_figures(shipment))
+    if figures:
+        yield ""
+        yield "| figure | measured |"
+        yield "|---|---|"
+        yield from (f"| {name} | {value} |" for name, value in figures.items())
+
+
+def _figures(shipment: Shipment) -> Iterator[tuple[str, str]]:
+    measured = shipment.measurement
+    if measured is not None:
+        yield from _shown("output tokens/s", measured.output_tok_s, ",.1f")
+        yield from _shown("median TTFT, ms", measured.ttft_ms.p50, ",.1f")
+        yield from _shown("p95 TTFT, ms", measured.ttft_ms.p95, ",.1f")
+        yield from _shown("median TPOT, ms", measured.tpot_ms.p50, ",.2f")
+        yield "requests", f"{measured.completed} completed, {measured.failed} failed"
+    memory = shipment.run.memory if shipment.run else None
+    if memory is not None and memory.weights_bytes is not None:
+        yield "weights", f"{memory.weights_bytes / 1e9:,.2f} GB"
+    if memory is not None and memory.peak_bytes is not None:
+        yield "peak memory", f"{memory.peak_bytes / 1e9:,.2f} GB"
+    fidelity = shipment.run.fidelity if shipment.run else None
+    if fidelity is not None and fidelity.kl is not None:
+        yield "KL against the native dtype", f"{fidelity.kl.mean:.4g} nats"
+
+
+def _shown(name: str, value: float | None, form: str) -> Iterator[tuple[str, str]]:
+    if value is not None:
+        yield name, format(value, form)
+
+
+def _verify(bundle: Bundle, shipment: Shipment) -> Iterator[str]:
+    yield "Measure this deployment with the same workload, beside what was predicted (run it in this folder):"
+    yield ""
+    yield f"    {confirm_command(bundle)}"
+    if bundle.command is not None:
+        yield "    mcp-core confirm . --url http://HOST:PORT    # a server that runs already"
+    if shipment.decision is not None:
+        yield ""
+        yield "Later, measure winner and runner-up again; it exits with 1 when the choice no longer holds:"
+        yield ""
+        yield "    mcp-core verify decision.json"
