@@ -22,6 +22,7 @@ from mcp_core.demos import Demos
 from mcp_core.errors import Busy, McpError
 from mcp_core.fleet import Fleet
 from mcp_core.generation import EngineStats, Sampling
+from mcp_core.goal import Goal
 from mcp_core.hardware import Hardware
 from mcp_core.job_registry import JOB_COMMAND, JobRegistry
 from mcp_core.loop_thread import LoopThread
@@ -34,6 +35,7 @@ from mcp_core.recipe import ModelRef, Recipe
 from mcp_core.results import MemoryAnalysis, Prediction, RequestRecord, Run
 from mcp_core.serving.supervisor import WORKER_COMMAND, Supervisor, Worker
 from mcp_core.studies import Studies
+from mcp_core.sweep_desk import SweepDesk
 from mcp_core.views import BatchItemView, ConversationView, JobView, WorkerView
 from mcp_core.watch import Watch
 from mcp_core.workload import Workload
@@ -80,6 +82,7 @@ class Workbench:
         self.profiles = Profiles(self._loop, self._fleet, self._jobs, self._require_quiet)
         self.studies = Studies(self._submit_study, self.jobs, lambda: self._store)
         self.decisions = Decisions(lambda: self._store)
+        self.sweeps = SweepDesk(self._submit_study, lambda: self._store, self.resolve)
         self._loop.begin(self._tick())
         self.watch.start()
 
@@ -256,7 +259,13 @@ class Workbench:
         Raises WorkerDied, and Busy while the worker is measured already, a reply is being written on its
         device, or another app uses the device.
         """
-        return self._loop.call(lambda: self._start_bench(worker_id, workload))
+        return self._loop.call(lambda: self._submit_measuring("bench", worker_id, workload))
+
+    def start_capacity(self, worker_id: str, workload: Workload, goal: Goal, budget_s: float | None = None) -> str:
+        """Find the largest load that meets the Goal's limits, each point a Run; the job's id, whose answer is a
+        Capacity. Raises as ``start_bench``."""
+        asked = {"goal": goal.model_dump(mode="json"), "budget_s": budget_s}
+        return self._loop.call(lambda: self._submit_measuring("capacity", worker_id, workload, asked))
 
     def jobs(self) -> tuple[JobView, ...]:
         """Every job, newest first; those of earlier starts of the app too."""
@@ -353,20 +362,23 @@ class Workbench:
     def _measuring(self, device: str) -> str | None:
         return self._jobs.measuring(device) or self.demos.racing(device)
 
-    def _start_bench(self, worker_id: str, workload: Workload) -> str:
+    def _submit_measuring(
+        self, verb: str, worker_id: str, workload: Workload, asked: dict[str, Any] | None = None
+    ) -> str:
         worker = self._fleet.ready(worker_id)
         if self._jobs.active_on(worker_id):
             raise Busy(f"{worker.title} is being measured already.", "Wait, or cancel that job.")
         self._require_quiet(worker.recipe.device)
         return self._jobs.submit(
-            "bench",
-            f"{workload.name} on {worker.title}",
+            verb,
+            f"{'capacity: ' if verb == 'capacity' else ''}{workload.name} on {worker.title}",
             {
                 "worker_url": worker.url,
                 "control_url": worker.control_url,
                 "recipe": worker.recipe.model_dump(mode="json"),
                 "workload": workload.model_dump(mode="json"),
-            },
+            }
+            | (asked or {}),
             {"token": worker.token, "store_url": self._store_url},
             device=worker.recipe.device,
             worker_id=worker_id,

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 import streamlit as st
 
 from mcp_core.errors import WorkloadError
+from mcp_core.evaluation.capacity import Capacity
 from mcp_core.recipe import Recipe
 from mcp_core.results import Measurement, Run
 from mcp_core.views import JobView, WorkerView
 from mcp_core.workload import Workload
 from pages._ui import format as fmt
 from pages._ui import frame, workbench
+from pages._ui.capacity_panel import Asked, capacity_form, capacity_result
 from pages._ui.job_panel import ACTIVE, job_panel
 from pages._ui.run_result import bench_command, run_result
+from pages._ui.sweep_panel import sweep_part
 from pages._ui.worker_card import no_worker, ready_worker
 from pages._ui.workload_form import expectation, workload_form
 
@@ -32,7 +35,7 @@ def draw() -> None:
         no_worker("A measurement")
     else:
         st.caption(f"{worker.title} · {fmt.recipe_line(worker.recipe)} · on {worker.device}")
-    jobs = [job for job in workbench.get_workbench().jobs() if job.verb == "bench"]
+    jobs = [job for job in workbench.get_workbench().jobs() if job.verb in ("bench", "capacity")]
     with st.container(border=True):
         workload = _workload()
         if workload is not None:
@@ -44,6 +47,7 @@ def draw() -> None:
     _latest_runs()
     if worker is not None and workload is not None:
         _from_a_shell(worker.recipe, workload)
+    sweep_part()
 
 
 def _workload() -> Workload | None:
@@ -58,8 +62,12 @@ def _start_form(worker: WorkerView | None, workload: Workload, jobs: Sequence[Jo
     """What it takes, and Start or why not."""
     st.caption(expectation(workload, worker.recipe if worker else None, _runs()).in_words())
     reason = _not_startable(worker, workload, jobs)
-    if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=reason is not None, key="start"):
-        _start(worker, workload)
+    with st.container(horizontal=True):
+        if st.button(
+            "Start", type="primary", icon=":material/play_arrow:", disabled=reason is not None, key="start"
+        ):
+            _start(worker, workload)
+        _capacity(worker, workload, possible=reason is None and _can_vary(workload))
     if reason is not None:
         st.caption(f":material/info: {reason}")
 
@@ -83,6 +91,32 @@ def _start(worker: WorkerView | None, workload: Workload) -> None:
         return
     with frame.errors_shown():
         st.query_params["job"] = workbench.get_workbench().start_bench(worker.id, workload)
+        st.rerun()
+
+
+def _capacity(worker: WorkerView | None, workload: Workload, *, possible: bool) -> None:
+    label, icon = "Find capacity", ":material/speed:"
+    meaning = "The largest load that meets your limits: several measurements, each kept as a Run."
+    if not possible:
+        st.button(label, icon=icon, disabled=True, help=meaning, key="no-capacity")
+        return
+    with st.popover(label, icon=icon, help=meaning):
+        asked = capacity_form(workload)
+        if st.button("Start the search", type="primary", key="start-capacity"):
+            _search(worker, workload, asked)
+
+
+def _can_vary(workload: Workload) -> bool:
+    """A ramp and a replay have no one load."""
+    return workload.arrivals.kind not in ("ramp", "replay")
+
+
+def _search(worker: WorkerView | None, workload: Workload, asked: Asked) -> None:
+    if worker is None:
+        return
+    with frame.errors_shown():
+        bench = workbench.get_workbench()
+        st.query_params["job"] = bench.start_capacity(worker.id, workload, asked.goal, asked.budget_s)
         st.rerun()
 
 
@@ -114,6 +148,11 @@ def _chosen(jobs: Sequence[JobView]) -> JobView | None:
 def _ended(job: JobView | None) -> None:
     """How it ended, and its Run."""
     if job is None:
+        return
+    if job.verb == "capacity" and job.result is not None:
+        with st.container(border=True):
+            st.caption(f"{fmt.sentence(job.title)} · {fmt.ago(job.created)}")
+            capacity_result(Capacity.model_validate(job.result))
         return
     if job.run is None:
         job_panel(job)

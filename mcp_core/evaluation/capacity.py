@@ -72,11 +72,16 @@ class Capacity(_Value):
     @property
     def in_words(self) -> str:
         """As "8 clients meet every limit, 9 do not"."""
-        unit = "clients" if self.kind == "concurrency" else "requests/s"
-        above = "nothing above it was measured" if self.broken_at is None else f"{self.broken_at:g} do not"
         if self.best is None:
-            return f"No load that was measured meets every limit; {above}."
-        return f"{self.best:g} {unit} meet every limit, {above}."
+            least = min((point.load for point in self.points), default=0)
+            return f"No load that was measured meets every limit, down to {self._words(least)}."
+        above = "nothing above was measured" if self.broken_at is None else f"{self.broken_at:.4g} do not"
+        return f"{self._words(self.best)} meet every limit, {above}."
+
+    def _words(self, load: float) -> str:
+        if self.kind == "rate_s":
+            return f"{load:.4g} requests/s"
+        return f"{load:g} client{'' if load == 1 else 's'}"
 
 
 def requests_for(slo: Slo, workload: Workload) -> int:

@@ -97,7 +97,8 @@ def test_clients_are_found_to_the_neighbour_or_within_five_percent(record, each_
     assert planted.repeats == list(range(len(planted.asked)))  # new prompts at each point
     assert all(point.meets == (point.load <= best) for point in found.points)
     assert all(point.broken == () or "p95 TPOT" in point.broken[0] for point in found.points)
-    assert f"{found.best:g} clients meet every limit, {found.broken_at:g} do not" in found.in_words
+    plural = "s" if found.best > 1 else ""
+    assert found.in_words == f"{found.best:g} client{plural} meet every limit, {found.broken_at:g} do not."
 
 
 @pytest.mark.parametrize(("slots", "service_s", "start"), [(1, 0.05, 5), (4, 0.1, 300), (8, 0.4, 1.5)])
@@ -127,10 +128,10 @@ def test_failures_break_a_load_too(record):
 def test_nothing_is_said_beyond_what_was_measured(record):
     easy = find(Planted(record, crowded(5, 0.0)), most=24)
     assert (easy.best, easy.broken_at, easy.ended) == (24, None, "range")
-    assert "nothing above it was measured" in easy.in_words
+    assert "nothing above was measured" in easy.in_words
     hard = find(Planted(record, crowded(50, 0.0)), CLOSED.replace({"concurrency": 4}))
     assert (hard.best, hard.broken_at, hard.ended) == (None, 1, "range")
-    assert hard.in_words.startswith("No load that was measured meets every limit")
+    assert hard.in_words == "No load that was measured meets every limit, down to 1 client."
 
 
 def test_a_point_has_the_requests_that_its_percentiles_need(record):
@@ -243,16 +244,16 @@ def test_over_http_each_point_is_a_run(worker_state):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("knee", [40, 80])
-def test_over_http_a_rate_is_found_within_five_percent(worker_state, knee):
+def test_over_http_a_rate_is_found_within_five_percent(worker_state):
+    knee = 40
     law = LatencyLaw(ttft_ms=4e3 / knee - 9, tpot_ms=1, slots=4)
     goal = Goal.model_validate({"slo": {"ttft_ms": {"p95": law.ttft_ms + 60}}})
     workload = Workload(
-        requests=400,
+        requests=210,
         prompt_tokens=8,
         output_tokens=10,
         warmup_requests=0,
-        arrivals={"kind": "constant", "rate_s": 10},
+        arrivals={"kind": "constant", "rate_s": 25},
     )
     with FakeServer(law, state=worker_state) as server:
         found = asyncio.run(

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import fake_workbench as fakes
 from streamlit.testing.v1 import AppTest
 
+from mcp_core import recordings
 from mcp_core.errors import Busy
+from mcp_core.evaluation.capacity import Capacity, CapacityPoint
 from mcp_core.presets import bundled
 from mcp_core.results import Comparable, Failure
 from mcp_core.workload import Lengths, Workload, short_chat
@@ -179,3 +181,92 @@ def test_a_cancelled_measurement_is_no_error(wb: fakes.FakeWorkbench, page: Page
     at = page("measure").run()
     assert not at.error
     assert "The measurement was cancelled." in texts(at)
+
+
+def own(at: AppTest) -> AppTest:
+    return at.segmented_control(key="workload-name").set_value("custom").run()
+
+
+def test_arrivals_lengths_chats_and_prefixes_reach_the_workload(wb: fakes.FakeWorkbench, page: Page) -> None:
+    wb.add(fakes.ready_worker(max_context=8192))
+    at = own(page("measure").run())
+    at.selectbox(key="workload-arrivals").set_value("poisson")
+    at.selectbox(key="workload-ends").set_value("time")
+    at.selectbox(key="workload-prompt-kind").set_value("lognormal")
+    at.selectbox(key="workload-output-kind").set_value("values")
+    at.toggle(key="workload-chats").set_value(True)
+    at.toggle(key="workload-prefix").set_value(True).run()
+    at.number_input(key="workload-rate_s").set_value(2.5)
+    at.number_input(key="workload-duration_s").set_value(30.0)
+    at.number_input(key="workload-prompt-max").set_value(400).run()
+    at.number_input(key="workload-prompt-median").set_value(100)
+    at.text_input(key="workload-output-values").set_value("8, 16,300")
+    at.number_input(key="workload-think_s").set_value(1.5)
+    at.slider(key="workload-prefix-hit_rate").set_value(80).run()
+    assert not at.exception
+    assert "30 s, and until what then runs has ended" in texts(at)
+    at.button(key="start").click().run()
+    workload = calls(wb, "start_bench")[0][1]
+    assert (workload.arrivals.kind, workload.arrivals.rate_s, workload.duration_s) == ("poisson", 2.5, 30)
+    prompt = workload.prompt_tokens
+    assert (prompt.kind, prompt.min, prompt.median, prompt.max) == ("lognormal", 64, 100, 400)
+    assert workload.output_tokens.values == (8, 16, 300)
+    assert (workload.chats.think_s, workload.chats.turns.max) == (1.5, 5)
+    assert (workload.prefix.hit_rate, workload.prefix.tokens) == (0.8, 256)
+
+
+def test_a_recording_can_be_replayed_once_it_is_there(wb: fakes.FakeWorkbench, page: Page) -> None:
+    wb.add(fakes.ready_worker())
+    at = own(page("measure").run())
+    at.selectbox(key="workload-source").set_value("recording").run()
+    assert "No recording is chosen yet." in texts(at)
+    kept = recordings.add("trace.csv", b"at_s,prompt_tokens,output_tokens\n0,5,2\n3,7,3\n")
+    at = own(page("measure").run())
+    at.selectbox(key="workload-source").set_value("recording").run()
+    at.selectbox(key="workload-arrivals").set_value("replay").run()
+    assert "trace.csv, 2 in 3 s" in at.selectbox(key="workload-which-recording").options
+    at.button(key="start").click().run()
+    workload = calls(wb, "start_bench")[0][1]
+    assert (workload.prompts.sha256, workload.arrivals.kind) == (kept.sha256, "replay")
+    assert not [button for button in at.button if button.key == "start-capacity" and not button.disabled]
+
+
+def test_a_wrong_list_of_lengths_is_said(wb: fakes.FakeWorkbench, page: Page) -> None:
+    wb.add(fakes.ready_worker())
+    at = own(page("measure").run())
+    at.selectbox(key="workload-prompt-kind").set_value("values").run()
+    at.text_input(key="workload-prompt-values").set_value("8, eight").run()
+    assert "prompt_tokens" in texts(at)
+
+
+def test_a_capacity_is_searched_by_published_or_own_limits(wb: fakes.FakeWorkbench, page: Page) -> None:
+    wb.add(fakes.ready_worker(max_context=8192))
+    at = page("measure").run()
+    at.segmented_control(key="workload-name").set_value("chat").run()
+    assert "MLPerf Inference, llama3_1-8b-interactive" in texts(at)
+    at.segmented_control(key="capacity-limits-chat").set_value("own limits").run()
+    at.number_input(key="capacity-tpot_ms").set_value(40.0)
+    at.number_input(key="capacity-minutes").set_value(5).run()
+    assert "at least 210 requests" in texts(at)
+    at.button(key="start-capacity").click().run()
+    worker_id, workload, goal, budget_s = calls(wb, "start_capacity")[0]
+    assert (worker_id, workload.name, budget_s) == ("w1", "chat", 300)
+    assert [(each.metric, each.statistic, each.limit_ms) for each in goal.slo.limits()] == [
+        ("ttft_ms", "p95", 500),
+        ("tpot_ms", "p95", 40),
+    ]
+    assert "This model is being measured." in texts(at)
+
+
+def test_what_a_search_found_is_shown_point_by_point(wb: fakes.FakeWorkbench, page: Page) -> None:
+    points = (
+        CapacityPoint(load=8, run_id="r8", meets=True, attainment=0.995, goodput_s=3.2),
+        CapacityPoint(load=16, run_id="r16", meets=False, attainment=0.4, broken=("p95 TTFT 812 > 500 ms",)),
+    )
+    found = Capacity(kind="concurrency", points=points, best=8, broken_at=16, ended="budget", seconds=61)
+    result = found.model_dump(mode="json")
+    wb.add(fakes.ready_worker(), ended_job(verb="capacity", run=None, result=result))
+    at = page("measure").run()
+    assert "8 clients meet every limit, 16 do not." in texts(at)
+    assert "The time was up" in texts(at)
+    assert list(at.dataframe[0].value["Broken"]) == ["–", "p95 TTFT 812 > 500 ms"]
