@@ -39,6 +39,7 @@ VERBS: dict[str, str] = {
     "compare": "two stored Runs' configurations, by the interval of their paired ratio",
     "recommend": "one configuration for a Goal, and why each other one was refused",
     "export": "the files that deploy a Run or Decision: vLLM, SGLang, llama.cpp, containers, scripts",
+    "verify": "whether a Decision still holds, by measuring winner and runner-up again",
     "confirm": "measure a deployment beside what was predicted of it",
     "models": "list or delete the models kept on this machine",
     "texts": "list, add or delete the texts that calibration and fidelity read",
