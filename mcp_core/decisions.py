@@ -65,14 +65,20 @@ class Decisions:
     def speeds(
         self, baseline: RunFacts, shown: Sequence[RunFacts], facts: Sequence[RunFacts]
     ) -> dict[str, Comparison]:
-        """By Run of ``shown``: output tokens/s of its configuration against the baseline's, all repeats of both."""
+        """By Run of ``shown``: output tokens/s of its configuration against the baseline's, all repeats of both.
+
+        Each at its own load, where the baseline's configuration was measured at that load too.
+        """
         from mcp_core.decision.compare import compare
 
         repeats: dict[tuple[object, ...], list[RunFacts]] = {}
         for each in facts:
             repeats.setdefault(each.kind, []).append(each)
-        kinds = {each.kind for each in shown}
-        found = {kind: compare(repeats[baseline.kind], repeats[kind], {}) for kind in kinds}
+        found: dict[tuple[object, ...], Comparison] = {}
+        for each in shown:
+            if each.kind not in found:
+                like = repeats.get(baseline.kind_under(each)) or repeats[baseline.kind]
+                found[each.kind] = compare(like, repeats[each.kind], {})
         return {each.id: found[each.kind] for each in shown}
 
     def repeats_of(self, run_id: str, facts: Sequence[RunFacts]) -> tuple[RunFacts, ...]:

@@ -137,8 +137,13 @@ class Goal(_Value):
     )
     objective: Objective = Field(
         default="cost",
-        description="What decides among those that meet every limit: cost per output token, output tokens per second, "
-        "or the median end-to-end latency.",
+        description="What decides among those that meet every limit: cost per output token, output tokens per "
+        "second, or the median end-to-end latency.",
+    )
+    models: tuple[str, ...] = Field(
+        default=(),
+        description="Ids of the models that may answer, one model's checkpoints for one; empty is the model of "
+        "which most configurations were measured.",
     )
     device: str | None = Field(
         default=None, description="Name of the device that is decided for; null is this machine's."

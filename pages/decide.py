@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 import streamlit as st
 
-from mcp_core.decision.decision import Decision
+from mcp_core.decision.decision import Choice, Decision
 from mcp_core.errors import InputError
 from mcp_core.goal import Goal
 from pages._ui import decision_panel, frame, workbench
@@ -19,10 +20,11 @@ def draw() -> None:
     """The Goal, the answer, who else meets it, refusals, what would tell more, other loads."""
     st.title("Decide")
     with frame.errors_shown():
-        if not workbench.get_workbench().decisions.facts():
+        facts = workbench.get_workbench().decisions.facts()
+        if not facts:
             _nothing_yet()
             return
-        goal = _goal()
+        goal = _goal(sorted({each.model for each in facts if each.measured}))
         if goal is None:
             return
         decision = workbench.get_workbench().decisions.recommend(goal)
@@ -41,11 +43,11 @@ def _nothing_yet() -> None:
         frame.link("measure", "Measure a model", icon=":material/timer:")
 
 
-def _goal() -> Goal | None:
+def _goal(models: Sequence[str]) -> Goal | None:
     try:
         goal_of_link()
         with st.container(border=True):
-            goal = goal_form()
+            goal = goal_form(models)
     except InputError as error:
         st.warning(f"{frame.plain(error.message)} {frame.plain(error.hint)}", icon=":material/edit:")
         return None
@@ -82,7 +84,7 @@ def _other_loads(goal: Goal, decision: Decision) -> None:
         st.markdown(f"At {load:g} {unit}: {order}{more}; {len(there.refused)} refused.")
 
 
-def _all(decision: Decision) -> tuple:
+def _all(decision: Decision) -> tuple[Choice, ...]:
     return (*([decision.winner] if decision.winner else []), *decision.runners_up)
 
 

@@ -117,6 +117,7 @@ class Scene:
     traffic: str
     workload: str
     device: str
+    models: frozenset[str] = frozenset()
     versions: Mapping[str, str] = field(default_factory=dict)
     fidelities: Mapping[str, Mapping[str, float | str | None]] = field(default_factory=dict)
 
@@ -210,6 +211,12 @@ def _ended_how(facts: RunFacts, _scene: Scene) -> Broken:
 
 # In this order; each with what is said when no Run of a configuration passes.
 _SIEVES = (
+    (
+        lambda facts, scene: facts.model in scene.models,
+        lambda facts, scene: Broken(
+            "other model", f"another model: {facts.model}, not {' or '.join(sorted(scene.models))}"
+        ),
+    ),
     (_here, lambda facts, scene: Broken("other hardware", f"measured on {facts.device}, not on {scene.device}")),
     (
         _same_traffic,

@@ -32,6 +32,7 @@ Cause = Literal[
     "not measured",
     "not measured at this load",
     "failed",
+    "other model",
     "other hardware",
     "other workload",
     "stale",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -21,11 +21,21 @@ from mcp_core.hardware import Hardware
 from mcp_core.recipe import Recipe
 from mcp_core.results import Fidelity, Measurement, Quantiles, Run
 
-__all__ = ["VERSION", "RunFacts", "configuration_name", "fidelity_facts", "numerics_of", "versions_of"]
+__all__ = [
+    "VERSION",
+    "RunFacts",
+    "configuration_name",
+    "fidelity_facts",
+    "numerics_of",
+    "versions_of",
+    "with_models",
+]
 
 # Raised whenever the facts of an old Run would come out otherwise.
-VERSION = 3
+VERSION = 4
 
+# What a server elsewhere runs is not known, so that all of them may answer one Goal.
+_ELSEWHERE = "servers elsewhere"
 # Letters of a digest: enough to tell apart what one store holds.
 _KEY = 16
 _STATISTICS = tuple(Quantiles.model_fields)
@@ -100,7 +110,7 @@ class RunFacts:
             status=run.status,
             configuration=key_of(run.recipe, run.hardware)[:_KEY],
             name=configuration_name(run.recipe),
-            model=run.recipe.model.id,
+            model=_ELSEWHERE if run.recipe.model.source == "endpoint" else run.recipe.model.id,
             engine=run.recipe.engine,
             scheme=run.recipe.quantization.scheme,
             dtype=run.recipe.dtype,
@@ -162,9 +172,13 @@ class RunFacts:
     @property
     def kind(self) -> tuple[object, ...]:
         """Equal for repeats: good Runs of one configuration under one load, with the same versions."""
+        return self.kind_under(self)
+
+    def kind_under(self, other: RunFacts) -> tuple[object, ...]:
+        """The ``kind`` of this configuration's Runs under the load of another Run."""
         versions = tuple(sorted(self.versions.items()))
         measured = (self.measured, self.reasons == ())
-        return self.configuration, self.device, self.traffic, self.load_kind, self.load, measured, versions
+        return self.configuration, self.device, other.traffic, other.load_kind, other.load, measured, versions
 
     def figure(self, metric: Metric, statistic: str) -> float | None:
         """A percentile, the mean or the number of requests of a latency, ms."""
@@ -172,6 +186,13 @@ class RunFacts:
 
 
 _NAMES = tuple(each.name for each in fields(RunFacts))
+
+
+def with_models(runs: Sequence[RunFacts]) -> Sequence[RunFacts]:
+    """The same, their names with the model's where there are Runs of several."""
+    if len({run.model for run in runs}) < 2:
+        return runs
+    return [replace(run, name=f"{run.model.rstrip('/').rsplit('/', 1)[-1]} · {run.name}") for run in runs]
 
 
 def configuration_name(recipe: Recipe) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.facts import RunFacts, with_models
 from mcp_core.evaluation.attainment import goodput
 from mcp_core.evaluation.request_samples import RequestSamples
 from mcp_core.goal import Slo
@@ -70,8 +70,8 @@ _RATE = {"concurrency": "", "rate_s": " · by rate"}
 def points_of(runs: Sequence[RunFacts], group: tuple[str, str, str]) -> tuple[OverviewPoint, ...]:
     """One for each configuration and load; a Run that may be compared counts before one that may not."""
     newest: dict[tuple[str, float], RunFacts] = {}
-    for run in runs:
-        if not run.measured or run.load is None or (run.traffic, run.device, run.load_kind) != group:
+    for run in with_models([run for run in runs if (run.traffic, run.device, run.load_kind) == group]):
+        if not run.measured or run.load is None:
             continue
         known = newest.setdefault((run.configuration, run.load), run)
         if not known.comparable and run.comparable:

@@ -17,7 +17,7 @@ from mcp_core.decision.candidates import Candidate, Point, Scene, candidates, fi
 from mcp_core.decision.compare import EQUIVALENT, QUANTITIES, Comparison, Quantity, compare
 from mcp_core.decision.costs import cost_per_million_tokens, cost_per_request
 from mcp_core.decision.decision import Choice, Decision, Evidence, Figures, LoadPoint, Refused
-from mcp_core.decision.facts import RunFacts, fidelity_facts, numerics_of
+from mcp_core.decision.facts import RunFacts, fidelity_facts, numerics_of, with_models
 from mcp_core.decision.missing import Ranked, command_for, missing_runs
 from mcp_core.decision.traffic import traffic_key
 from mcp_core.evaluation.attainment import goodput
@@ -61,7 +61,7 @@ def recommend(
     scene = _scene(goal, facts, hardware, fidelities)
     if scene is None:
         return Decision(goal=goal, answer=answer.NOTHING_MEASURED, notes=(answer.HOW_TO_BEGIN,))
-    found = candidates(facts, scene)
+    found = candidates(with_models(facts), scene)
     ranked = _ranked([each for each in found if not each.broken], goal)
     leader, others, verdicts = _winner_first(ranked, goal, samples, scene)
     refused = [each for each in found if each.broken]
@@ -105,10 +105,11 @@ def _scene(
     name = traffic.name if traffic else next(each.workload for each in under if each.traffic == key)
     device = goal.device or _device(under, goal, hardware)
     newest_first = [each for each in under if each.device == device]
+    models = frozenset(goal.models or ([_commonest(newest_first, lambda each: each.model)] if newest_first else []))
     versions: dict[str, str] = {}
     for each in newest_first:
         versions = dict(each.versions) | versions
-    return Scene(goal, key, name, device, versions, _judged_apart(fidelities, hardware))
+    return Scene(goal, key, name, device, models, versions, _judged_apart(fidelities, hardware))
 
 
 def _serious(measured: Sequence[RunFacts]) -> Sequence[RunFacts]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mcp_core.decision.overview import OverviewPoint, pareto
+from pages._ui import format as fmt
 from pages._ui.charts import PALETTE, SYMBOLS
 
 if TYPE_CHECKING:
@@ -172,4 +173,4 @@ def _share(value: float | None, best: float) -> float | None:
 
 
 def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:,.3g}"
+    return "" if value is None else fmt.number(value)

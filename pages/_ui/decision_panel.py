@@ -44,7 +44,17 @@ def draw_meeting(decision: Decision) -> None:
         return
     st.subheader("Meets the Goal")
     rows = [_row(each, decision) for each in (decision.winner, *decision.runners_up)]
-    st.dataframe(rows, hide_index=True, height=_height(rows), column_config=_columns(decision))
+    columns = {
+        name: each for name, each in _columns(decision).items() if any(row[name] is not None for row in rows)
+    }
+    st.dataframe(
+        rows,
+        hide_index=True,
+        height=_height(rows),
+        column_config=columns,
+        column_order=list(columns),
+        placeholder=fmt.NOT_MEASURED,
+    )
 
 
 def draw_refused(decision: Decision) -> None:
@@ -230,7 +240,7 @@ def _columns(decision: Decision) -> dict[str, Any]:
     return {
         "name": column.TextColumn("Configuration", width=190),
         "against": column.TextColumn(
-            "Against the winner", width=96, help="By the paired ratio of fresh starts; equivalent is within 3 %."
+            "Against winner", width=110, help="By the paired ratio of fresh starts; equivalent is within 3 %."
         ),
         "load": number(fmt.sentence(unit), 62, "%g", "The measured load that the figures are of."),
         "capacity": number("Capacity", 70, "%g", f"Largest measured load that meets every limit, {unit}."),

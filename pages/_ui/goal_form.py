@@ -5,11 +5,12 @@ This file does not know how a Goal is decided.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
-from mcp_core.goal import METRICS, Goal, Metric
+from mcp_core.goal import Goal, Metric
 from mcp_core.goal_presets import GOALS, goal_preset
 from mcp_core.workload import WORKLOADS, Workload
 from pages._ui import format as fmt
@@ -48,19 +49,26 @@ def keep_link(goal: Goal) -> None:
     st.query_params["goal"] = text
 
 
-def goal_form() -> Goal:
-    """Draw every field and return the Goal. Raises GoalError naming what contradicts itself."""
+def goal_form(models: Sequence[str]) -> Goal:
+    """Draw every field and return the Goal; ``models`` are those that were measured. Raises GoalError."""
     now = session.goal()
     _presets()
     left, middle, right = st.columns(3)
-    document: dict[str, Any] = {}
     with left:
-        document |= _workload(now) | _load(now)
+        document = _models(now, models) | _workload(now)
     with middle:
-        document |= _fidelity(now) | _objective(now)
+        document |= _load(now)
     with right:
-        document |= _means(now)
-    document |= {"slo": _slo(now), "failures_max": _failures(now)}
+        document |= _objective(now)
+    usual = _slo(now, ("ttft_ms", "tpot_ms"))
+    with st.expander("More limits", expanded=_has_more(now)):
+        rare = _slo(now, ("itl_ms", "e2e_ms"))
+        left, right = st.columns(2)
+        with left:
+            document |= _fidelity(now) | {"failures_max": _failures(now)}
+        with right:
+            document |= _means(now)
+    document |= {"slo": usual | rare}
     goal = Goal.from_dict({name: value for name, value in document.items() if value is not None})
     session.set_goal(goal)
     return goal
@@ -78,6 +86,29 @@ def _presets() -> None:
 
 def _key(name: str) -> str:
     return f"goal-{name}-{session.goal_revision()}"
+
+
+def _has_more(now: Goal) -> bool:
+    """Whether one of the limits that are folded away is set."""
+    slo, usual = now.slo, Goal()
+    folded = (slo.itl_ms != usual.slo.itl_ms, slo.e2e_ms != usual.slo.e2e_ms, now.fidelity != usual.fidelity)
+    means = (now.gpus, now.memory_bytes, now.energy_price)
+    return any(folded) or any(each is not None for each in means) or now.failures_max != usual.failures_max
+
+
+def _models(now: Goal, models: Sequence[str]) -> dict[str, Any]:
+    """Which models may answer; there is nothing to choose from one."""
+    if len(models) < 2:
+        return {}
+    chosen = st.multiselect(
+        "Models",
+        models,
+        default=[each for each in now.models if each in models],
+        key=_key("models"),
+        placeholder=_MOST_MEASURED,
+        help="Checkpoints that may answer. One model's, unless a smaller model is an answer for you.",
+    )
+    return {"models": chosen}
 
 
 def _workload(now: Goal) -> dict[str, Any]:
@@ -142,14 +173,6 @@ def _objective(now: Goal) -> dict[str, Any]:
         key=_key("objective"),
         help="What orders configurations that meet every limit.",
     )
-    return {"objective": chosen}
-
-
-def _means(now: Goal) -> dict[str, Any]:
-    gpus = _number("GPUs", "gpus", now.gpus, 0, step=1, help_text="At most; 0 allows CPU configurations only.")
-    memory_gb = _number(
-        "Memory (GB)", "memory", (now.memory_bytes or 0) / 1e9 or None, 0.01, help_text="A worker's peak, at most."
-    )
     price = _number(
         "Price per hour",
         "price",
@@ -157,19 +180,26 @@ def _means(now: Goal) -> dict[str, Any]:
         0.0,
         help_text="Of one GPU, or of the machine where there is none; any currency.",
     )
+    return {"objective": chosen, "price_per_hour": price}
+
+
+def _means(now: Goal) -> dict[str, Any]:
+    gpus = _number("GPUs", "gpus", now.gpus, 0, step=1, help_text="At most; 0 allows CPU configurations only.")
+    memory_gb = _number(
+        "Memory (GB)", "memory", (now.memory_bytes or 0) / 1e9 or None, 0.01, help_text="A worker's peak, at most."
+    )
     energy = _number("Price per kWh", "energy", now.energy_price, 0.0, help_text="Added where energy was measured.")
     return {
         "gpus": None if gpus is None else int(gpus),
         "memory_bytes": None if memory_gb is None else memory_gb * 1e9,
-        "price_per_hour": price,
         "energy_price": energy,
     }
 
 
-def _slo(now: Goal) -> dict[str, Any]:
+def _slo(now: Goal, metrics: Sequence[Metric]) -> dict[str, Any]:
     """One limit a latency here; a Goal with several keeps those that this form has no place for."""
     found: dict[str, Any] = {}
-    for column, metric in zip(st.columns(4), METRICS, strict=True):
+    for column, metric in zip(st.columns(len(metrics)), metrics, strict=True):
         given = getattr(now.slo, metric).model_dump(exclude_none=True)
         statistic, limit = next(reversed(given.items()), ("p95", None))
         with column:

@@ -63,7 +63,7 @@ def pinned_baseline(runs: Sequence[RunFacts]) -> RunFacts | None:
         index=ids.index(asked) if asked in good else None,
         format_func=lambda each: run_table.label(good[each]),
         placeholder="Pin a Run to see the others as ratios to it",
-        help="Compared are configurations: all repeats of the pinned one with all repeats of the other, in pairs.",
+        help="Compared are configurations at the same load, all repeats of the one with all of the other, in pairs.",
     )
     if chosen is None:
         st.query_params.pop("baseline", None)
@@ -75,7 +75,10 @@ def pinned_baseline(runs: Sequence[RunFacts]) -> RunFacts | None:
 def against_baseline(shown: Sequence[RunFacts], baseline: RunFacts, runs: Sequence[RunFacts]) -> dict[str, str]:
     """By Run, how its configuration compares with the baseline's; what cannot be compared says why."""
     found = workbench.get_workbench().decisions.speeds(baseline, shown, runs)
-    return {run.id: "baseline" if run.kind == baseline.kind else _words(found[run.id]) for run in shown}
+    return {
+        run.id: "baseline" if run.configuration == baseline.configuration else _words(found[run.id])
+        for run in shown
+    }
 
 
 def _words(found: Comparison) -> str:

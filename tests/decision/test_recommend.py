@@ -315,6 +315,20 @@ def test_nan_is_not_measured_and_percentiles_of_few_requests_are_said_to_be():
     assert decide({"users": 8}, pairs).winner is not None
 
 
+def test_another_model_answers_only_when_it_is_named():
+    """A smaller model would win every time."""
+    small = {"changes": {"model": {"source": "hub", "id": "org/small"}}}
+    pairs = runs(law(1), (8,), 1) + runs(law(2), (8,), 1) + runs(Law(tpot_ms=1, **small), (8,), 1)
+    found = decide({"users": 8}, pairs)
+    assert found.winner is not None
+    assert found.winner.recipe.model == bundled().model
+    other = found.refused[-1]
+    assert (other.cause, other.name.split(" · ")[0]) == ("other model", "small")
+    both = decide({"users": 8, "models": ["org/small", bundled().model.id]}, pairs)
+    assert both.winner is not None
+    assert both.winner.name.startswith("small · ")
+
+
 def test_gpus_none_leaves_only_the_cpu():
     on_cpu = Law(tpot_ms=200, changes={"device": "cpu"})
     pairs = runs(law(1), (8,), 1) + runs(on_cpu, (8,), 1)
@@ -331,12 +345,17 @@ def test_smoke_tests_are_no_evidence():
 
 
 def test_endpoints_are_compared_with_one_another():
+    def endpoint(port: int, **rest) -> Law:
+        model = {"source": "endpoint", "id": f"http://127.0.0.1:{port}"}
+        return Law(changes={"model": model, "engine": "endpoint"}, **rest)
+
     reason = ("endpoint: the settings and the machine behind it are not known here",)
-    found = decide(
-        {"users": 8}, runs(law(1), (8,), 1, reasons=reason) + runs(law(2, tpot_ms=40), (8,), 1, reasons=reason)
-    )
+    fast, slow = endpoint(1), endpoint(2, tpot_ms=40)
+    found = decide({"users": 8}, runs(fast, (8,), 1, reasons=reason) + runs(slow, (8,), 1, reasons=reason))
     assert found.winner is not None
-    assert found.winner.recipe == law(1).recipe
+    assert found.winner.recipe == fast.recipe
+    assert found.winner.name == "http://127.0.0.1:1"
+    assert [each.recipe for each in found.runners_up] == [slow.recipe]
 
 
 def test_a_decision_survives_json(six):

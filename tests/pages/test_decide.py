@@ -78,7 +78,7 @@ def test_a_change_of_the_form_decides_anew_and_the_link_carries_it(
     next(each for each in at.number_input if each.label == "TPOT (ms)").set_value(100.0).run()
     assert not at.exception
     assert len(at.dataframe[0].value) == 2
-    assert Goal.from_json(at.query_params["goal"][0]).slo.tpot_ms.p95 == 100
+    assert Goal.from_json(at.query_params["goal"]).slo.tpot_ms.p95 == 100
     assert "Runner-up: **fp32" in _texts(at)
 
 

@@ -207,7 +207,8 @@ def test_a_pinned_baseline_makes_ratios_with_verdicts(page: OpenPage, wb: fakes.
     assert table.loc[ids[0], "against"] == "baseline"
     assert table.loc[ids[6], "against"].startswith("2.00× (")
     assert table.loc[ids[6], "against"].endswith("better")
-    assert table.loc[ids[3], "against"] == "other load"
+    assert table.loc[ids[3], "against"] == "baseline"
+    assert table.loc[ids[9], "against"].startswith("2.00× (")  # at its own load
 
 
 def test_filters_leave_what_they_name(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
