@@ -63,7 +63,7 @@ def pinned_baseline(runs: Sequence[RunFacts]) -> RunFacts | None:
         index=ids.index(asked) if asked in good else None,
         format_func=lambda each: run_table.label(good[each]),
         placeholder="Pin a Run to see the others as ratios to it",
-        help="Compared are configurations at the same load, all repeats of the one with all of the other, in pairs.",
+        help="Compared are configurations at the same load: all repeats of one with all of the other, in pairs.",
     )
     if chosen is None:
         st.query_params.pop("baseline", None)
