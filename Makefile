@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 STAMP := .venv/.installed-$(TORCH)
 
-.PHONY: install run test test-slow lint format bench screenshots clean
+.PHONY: install run test test-slow lint format bench bench-decide screenshots clean
 
 install: $(STAMP)
 
@@ -49,6 +49,10 @@ bench: install
 	$(BIN)/python tests/bench/llama_cpp.py
 	$(BIN)/python tests/bench/monitor.py
 	$(BIN)/python tests/bench/profiling.py
+
+# A sweep of the bundled model that is killed halfway, and the decision that it comes to; up to 40 min.
+bench-decide: install
+	$(BIN)/python tests/bench/decide.py
 
 screenshots: install
 	$(BIN)/python tests/browser/screenshots.py screenshots

@@ -33,10 +33,12 @@ from mcp_core.recipe import (
 )
 from mcp_core.workload import Workload
 
-__all__ = ["AXES", "MOST_CELLS", "Axes", "BatchingChoice", "Cell", "Stage", "SweepPlan"]
+__all__ = ["AXES", "MOST_CELLS", "RACED", "Axes", "BatchingChoice", "Cell", "Stage", "SweepPlan"]
 
 # probe: a short look at every cell. measure: those that the probes left. confirm: the best, each freshly started.
 Stage = Literal["probe", "measure", "confirm"]
+# How the evidence of a Run ends by which a sweep chose whom to confirm.
+RACED = ", in a race"
 MOST_CELLS = 2000
 _HELP = "mcp-core schema lists every field; mcp-core sweep --help names the presets."
 

@@ -1,4 +1,4 @@
-"""``mcp-core schema [recipe|workload|run|goal|decision]``: JSON Schema of the documents, every field described."""
+"""``mcp-core schema [recipe|workload|run|goal|decision|sweep]``: JSON Schema of documents, every field described."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mcp_core.decision.decision import Decision
 from mcp_core.goal import Goal
 from mcp_core.recipe import Recipe
 from mcp_core.results import Run
+from mcp_core.sweep_plan import SweepPlan
 from mcp_core.workload import Workload
 
 __all__ = ["add_arguments", "run"]
@@ -21,6 +22,7 @@ VALUES: dict[str, type[BaseModel]] = {
     "run": Run,
     "goal": Goal,
     "decision": Decision,
+    "sweep": SweepPlan,
 }
 
 

@@ -165,16 +165,10 @@ def _tell(store: Store, record: SweepRecord, options: argparse.Namespace) -> int
 
 
 def _tell_rows(rows: Sequence[SweepRow], record: SweepRecord) -> None:
-    heading = (
-        "CONFIGURATION",
-        "HOW FAR",
-        "OUTPUT tok/s",
-        "TTFT p50 ms",
-        "TPOT p50 ms",
-        "PEAK",
-        unit(record.plan.goal),
-    )
-    _note_table([heading, *(_cells(row) for row in rows if row.stage is not None)])
+    heading = ("CONFIGURATION", "HOW FAR", "OUTPUT tok/s", "TTFT p50 ms", "TPOT p50 ms", "PEAK")
+    lines = [(heading, unit(record.plan.goal)), *((_cells(row), _ranked_by(row)) for row in rows if row.stage)]
+    told = lines[0][1] != "output tok/s"  # else it stands there already
+    _note_table([(*cells, last) if told else cells for cells, last in lines])
     for message, count in reasons(cell for cell in record.cells):
         note(f"{count} refused or failed: {message}")
     if rows and rows[0].stage == "confirm":
@@ -191,8 +185,11 @@ def _cells(row: SweepRow) -> tuple[str, ...]:
         _figure(measured.ttft_ms.p50 if measured else None),
         _figure(measured.tpot_ms.p50 if measured else None),
         size(memory.peak_bytes if memory else None),
-        _figure(abs(row.score[0]) if row.score else None),
     )
+
+
+def _ranked_by(row: SweepRow) -> str:
+    return _figure(abs(row.score[0]) if row.score else None)
 
 
 def _tell_article(rows: Sequence[SweepRow]) -> None:

@@ -29,7 +29,7 @@ from mcp_core.goal import Goal
 from mcp_core.hardware import Hardware
 from mcp_core.results import Failure, RequestRecord, Run
 from mcp_core.serving.supervisor import WORKER_COMMAND, Supervisor, Worker
-from mcp_core.sweep_plan import Cell, Stage, SweepPlan
+from mcp_core.sweep_plan import RACED, Cell, Stage, SweepPlan
 from mcp_core.views import Progress
 from mcp_core.workload import Workload
 
@@ -267,7 +267,7 @@ class _Race:
             if run.status != "cancelled":
                 taken[run.id] = (run, self._records, self._telemetry)
                 self._sweeps.link(self._id, cell.position, SweepRun(run.id, "measure", final=False))
-                self._store.add(_worded(run, "measure"), self._records, self._telemetry)
+                self._store.add(self._worded(run, "measure"), self._records, self._telemetry)
             return run, self._records
 
         found = await measure_capacity(
@@ -307,7 +307,7 @@ class _Race:
 
     def _keep(self, run: Run, cell: Cell, stage: Stage, start: int) -> None:
         """Store the Run as the answer of this step, and what it means for the cell."""
-        run = _worded(run, stage)
+        run = self._worded(run, stage)
         self._sweeps.link(self._id, cell.position, SweepRun(run.id, stage, start))
         self._store.add(run, self._records, self._telemetry)
         if run.status == "ok":
@@ -316,6 +316,11 @@ class _Race:
             state: CellState = "refused" if run.status == "refused" else "failed"
             self._sweeps.set_cell(self._id, cell.position, state, stage, run.failure or _unknown())
         self._host.on_run(run)
+
+    def _worded(self, run: Run, stage: Stage) -> Run:
+        """With its evidence level: a probe is shorter than a measurement, and one that chooses confirms nothing."""
+        raced = RACED if stage == "measure" and self._plan.confirm else ""
+        return run.model_copy(update={"evidence": f"{_WORDS[stage]} on {run.recipe.engine}{raced}"})
 
     async def _end(self, worker: Worker | None) -> None:
         """Its memory is free before the next one loads."""
@@ -351,11 +356,6 @@ def _get(sweeps: Sweeps, sweep_id: str) -> SweepRecord:
     if record is None:
         raise error_from({"kind": "not_found", "message": f'There is no sweep "{sweep_id}".'})
     return record
-
-
-def _worded(run: Run, stage: Stage) -> Run:
-    """With its evidence level: a probe is shorter than a measurement."""
-    return run.model_copy(update={"evidence": f"{_WORDS[stage]} on {run.recipe.engine}"})
 
 
 def _answer(found: Capacity, run_ids: Sequence[str]) -> str:
