@@ -106,7 +106,7 @@ def test_nothing_to_verify_is_said() -> None:
 
 
 TRAFFIC = Workload(
-    name="small", requests=6, prompt_tokens={"min": 8, "max": 8}, output_tokens={"min": 6, "max": 6}, concurrency=2
+    name="small", requests=12, prompt_tokens={"min": 8, "max": 8}, output_tokens={"min": 4, "max": 4}, concurrency=2
 )
 
 
@@ -139,7 +139,7 @@ def test_the_command_over_servers_that_changed_since(
         assert main(["verify", str(file), "--starts", "2", "--json"]) == 0
         document = json.loads(capsys.readouterr().out)
         assert document["holds"] is True
-        first.law = LatencyLaw(ttft_ms=5, tpot_ms=60.0)
+        first.law = LatencyLaw(ttft_ms=5, tpot_ms=80.0)
         assert main(["verify", str(file), "--starts", "2", "--json"]) == 1
     said = capsys.readouterr()
     document = json.loads(said.out)
