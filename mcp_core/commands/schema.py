@@ -1,4 +1,4 @@
-"""``mcp-core schema [recipe|workload|run|goal|decision|sweep]``: JSON Schema of documents, every field described."""
+"""``mcp-core schema [recipe|workload|run|goal|decision|sweep]``: JSON Schema, every field described."""
 
 from __future__ import annotations
 
