@@ -21,6 +21,8 @@ __all__ = [
     "AlphaLoss",
     "Calibrated",
     "Comparable",
+    "Conditions",
+    "DeviceConditions",
     "Divergence",
     "Effective",
     "EngineWork",
@@ -214,6 +216,9 @@ class Effective(_Value):
     attention_backend: str | None = Field(
         default=None, description="The kernel that sdpa settled on: flash, mem-efficient, cudnn or math."
     )
+    gemm_backend: str | None = Field(
+        default=None, description="The library of dense products: cublas, cublaslt, mkl, onednn, native."
+    )
     switches: tuple[str, ...] = Field(default=(), description="Those of torch in force while the model computes.")
     compile_s: float | None = Field(
         default=None, description="What making decode steps ahead took at this start, s; part of load_s."
@@ -374,6 +379,32 @@ class Comparable(_Value):
     reasons: tuple[str, ...] = ()
 
 
+class DeviceConditions(_Value):
+    """One NVIDIA device while a Run was measured; None where it has no such counter."""
+
+    sm_clock_mhz: float | None = Field(default=None, description="Mean.")
+    memory_clock_mhz: float | None = Field(default=None, description="Mean.")
+    power_w: float | None = Field(default=None, description="Mean.")
+    power_limit_w: float | None = Field(default=None, description="The cap that was enforced, at its lowest.")
+    temperature_c: float | None = Field(default=None, description="Highest.")
+    throttled: float | None = Field(default=None, description="Share of time for power or heat, 0..1.")
+    throttle_reasons: tuple[str, ...] = Field(default=(), description="Every reason that NVML gave.")
+    others_memory_bytes: int | None = Field(
+        default=None, description="Highest of processes that are not ours; null where a container hides them."
+    )
+
+
+class Conditions(_Value):
+    """What the machine was like meanwhile; point by point it is in the Run's telemetry."""
+
+    load_average: float | None = Field(default=None, description="Over one minute, mean.")
+    others_cores: float | None = Field(default=None, description="Cores' worth of CPU that others used, mean.")
+    launch_us: float | None = Field(
+        default=None, description="The host's time for one tiny operation, by the device's ceilings; us."
+    )
+    device: DeviceConditions | None = Field(default=None, description="Null on a CPU.")
+
+
 class Run(_Value):
     """Recipe x Workload x Hardware -> Measurement or Failure."""
 
@@ -395,6 +426,7 @@ class Run(_Value):
     predicted: Prediction | None = Field(default=None, description="The footprint's estimate for this load.")
     timeline: MemoryTimeline | None = Field(default=None, description="The worker's memory up to its end.")
     engine_work: EngineWork | None = None
+    conditions: Conditions | None = Field(default=None, description="The machine while it was measured.")
     trace_id: str | None = Field(default=None, description="The profile that was recorded of this configuration.")
     comparable: Comparable = Comparable()
     evidence: str = Field(default="measured on transformers", description="predicted, probed, measured on ENGINE.")

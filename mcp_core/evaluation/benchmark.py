@@ -29,6 +29,7 @@ from mcp_core.errors import (
     WorkloadError,
     error_from,
 )
+from mcp_core.evaluation.conditions import conditions, incomparable
 from mcp_core.evaluation.cores import OthersLoad, pinned, usable_cores
 from mcp_core.evaluation.loadgen import LoadResult, OnProgress, run_load, run_warmup
 from mcp_core.evaluation.metrics import output_tokens, summarize
@@ -323,7 +324,8 @@ class _Benchmark:
             error = _stopped()
         saturated = over_saturation(self.records) if self._workload.is_open else None
         measurement = _measurement(found, bool(saturated) if self._workload.is_open else None)
-        reasons = (*found.reasons, *_reasons(found, measurement, self._workload))
+        meanwhile = conditions(found.telemetry, self._hardware, found.effective)
+        reasons = (*found.reasons, *_reasons(found, measurement, self._workload), *incomparable(meanwhile))
         reasons += (saturated,) if saturated else ()
         return _run(
             found.recipe,
@@ -338,6 +340,7 @@ class _Benchmark:
             predicted=found.predicted,
             timeline=found.timeline,
             engine_work=engine_work(found.before, found.after),
+            conditions=meanwhile,
             energy_j_per_token=_energy_per_token(found.energy_j, measurement),
             comparable=Comparable(ok=not reasons, reasons=reasons),
         )

@@ -76,12 +76,15 @@ class Capacity(_Value):
             least = min((point.load for point in self.points), default=0)
             return f"No load that was measured meets every limit, down to {self._words(least)}."
         above = "nothing above was measured" if self.broken_at is None else f"{self.broken_at:.4g} do not"
-        return f"{self._words(self.best)} meet every limit, {above}."
+        return f"{self._words(self.best)} meet{'s' if self._is_one(self.best) else ''} every limit, {above}."
+
+    def _is_one(self, load: float) -> bool:
+        return self.kind == "concurrency" and load == 1
 
     def _words(self, load: float) -> str:
         if self.kind == "rate_s":
             return f"{load:.4g} requests/s"
-        return f"{load:g} client{'' if load == 1 else 's'}"
+        return f"{load:g} client{'' if self._is_one(load) else 's'}"
 
 
 def requests_for(slo: Slo, workload: Workload) -> int:

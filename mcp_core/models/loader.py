@@ -27,6 +27,7 @@ from mcp_core import hardware
 from mcp_core.errors import InvalidModel
 from mcp_core.memory import quantization
 from mcp_core.memory.attention import require_attention, running_attention
+from mcp_core.memory.gemm import gemm_backend
 from mcp_core.memory.host_allocator import return_large_blocks
 from mcp_core.memory.storage import weights_bytes
 from mcp_core.memory.switches import apply_switches
@@ -276,6 +277,7 @@ def _effective(
         threads=torch.get_num_threads(),
         batching_mode=recipe.batching.mode,
         engine_version=transformers.__version__,
+        gemm_backend=gemm_backend(embedding.device, embedding.dtype),
         quantized_modules=len(quantized_loading.packed_modules(model) if resolved.quantized else packed),
         skipped_modules=tuple(skipped),
         skip_reasons=skipped,

@@ -220,9 +220,24 @@ def _draw_settings(run: Run) -> None:
             st.table(_setting_rows(run.effective), border="horizontal", hide_index=True)
     with st.expander("Machine and versions"):
         rows = {"host": run.hardware.host, "cpu": run.hardware.cpu, "os": run.hardware.os} | run.versions
+        rows |= _conditions(run)
         st.table(
             [{"what": name, "value": value} for name, value in rows.items()], border="horizontal", hide_index=True
         )
+
+
+def _conditions(run: Run) -> dict[str, str]:
+    """The machine meanwhile, by name with its unit."""
+    found = run.conditions
+    if found is None:
+        return {}
+    values = found.model_dump(exclude_none=True, exclude={"device"})
+    values |= found.device.model_dump(exclude_none=True) if found.device else {}
+    words = {
+        name: ", ".join(value) or "none" if isinstance(value, tuple) else f"{value:,.4g}"
+        for name, value in values.items()
+    }
+    return {f"{name.replace('_', ' ')} while measured": value for name, value in words.items()}
 
 
 def _setting_rows(effective: Effective) -> list[dict[str, str]]:

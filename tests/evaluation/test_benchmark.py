@@ -61,6 +61,8 @@ def test_a_run_of_a_worker(worker_state):
     assert measured.prefill_ms.p50 == pytest.approx(30)
     assert (measured.queue_ms.n, measured.decode_ms.n) == (8, 8)
     assert run.energy_j_per_token is None
+    assert run.conditions.load_average > 0
+    assert run.conditions.device is None
     assert run.evidence == "measured on transformers"
     assert run.versions["mcp-core"]
     assert [len(records) for _, records, _ in kept] == [8]

@@ -97,8 +97,8 @@ def test_clients_are_found_to_the_neighbour_or_within_five_percent(record, each_
     assert planted.repeats == list(range(len(planted.asked)))  # new prompts at each point
     assert all(point.meets == (point.load <= best) for point in found.points)
     assert all(point.broken == () or "p95 TPOT" in point.broken[0] for point in found.points)
-    plural = "s" if found.best > 1 else ""
-    assert found.in_words == f"{found.best:g} client{plural} meet every limit, {found.broken_at:g} do not."
+    words = f"{found.best:g} clients meet" if found.best > 1 else "1 client meets"
+    assert found.in_words == f"{words} every limit, {found.broken_at:g} do not."
 
 
 @pytest.mark.parametrize(("slots", "service_s", "start"), [(1, 0.05, 5), (4, 0.1, 300), (8, 0.4, 1.5)])
