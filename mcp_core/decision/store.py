@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from mcp_core import paths
-from mcp_core.decision.facts import VERSION, RunFacts
+from mcp_core.decision import fact_tables
+from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.migrations import WRITING, migrate
 from mcp_core.errors import StoreError
 from mcp_core.evaluation.request_samples import RequestSamples
@@ -71,27 +72,6 @@ _fidelities = sa.Table(
     sa.Column("recipe_fingerprint", sa.String(64)),
     sa.Column("recipe", sa.Text),
     sa.Column("document", sa.Text),
-)
-_facts = sa.Table(
-    "run_facts",
-    _metadata,
-    sa.Column("run_id", sa.String(64), primary_key=True),
-    sa.Column("version", sa.Integer),
-    sa.Column("written", sa.String(40)),
-    sa.Column("created", sa.String(40)),
-    sa.Column("document", sa.Text),
-)
-_fact_texts = sa.Table(
-    "fact_texts",
-    _metadata,
-    sa.Column("key", sa.String(64), primary_key=True),
-    sa.Column("text", sa.Text),
-)
-_samples = sa.Table(
-    "request_samples",
-    _metadata,
-    sa.Column("run_id", sa.String(64), primary_key=True),
-    sa.Column("document", sa.LargeBinary),
 )
 _token_maps = sa.Table(
     "token_maps",
@@ -149,7 +129,7 @@ class Store:
             with self._border(), self._writer.begin() as connection:
                 _forget(connection, run.id)
                 connection.execute(_runs.insert().values(_row(run)))
-                _keep_facts(connection, run, records)
+                fact_tables.keep(connection, run, records)
                 if records:
                     connection.execute(_records.insert(), _record_rows(run.id, records))
                 if telemetry is not None:
@@ -176,31 +156,23 @@ class Store:
 
         Facts of Runs that an older MCP wrote are made first. A Run that cannot be read has none.
         """
-        self._make_facts()
+        with contextlib.suppress(StoreError):  # what cannot be written can still be read
+            self._make_facts()
         with self._reading() as connection:
-            state = connection.execute(sa.select(sa.func.count(), sa.func.max(_facts.c.written))).one()
-            if self._kept_facts is None or self._kept_facts[0] != tuple(state):
-                newest = sa.select(_facts.c.document).order_by(_facts.c.created.desc(), _facts.c.run_id.desc())
-                documents = connection.scalars(newest.where(_facts.c.document.is_not(None))).all()
-                texts = {row.key: row.text for row in connection.execute(sa.select(_fact_texts))}
-                self._kept_facts = (tuple(state), tuple(RunFacts.unpack(each, texts) for each in documents))
+            state = fact_tables.state(connection)
+            if self._kept_facts is None or self._kept_facts[0] != state:
+                self._kept_facts = (state, fact_tables.read_facts(connection))
             return self._kept_facts[1]
 
     def samples(self, run_ids: Sequence[str]) -> dict[str, RequestSamples]:
         """Request samples by Run; one that has no request records is left out."""
-        query = sa.select(_samples.c.run_id, _samples.c.document).where(_samples.c.run_id.in_(run_ids))
         with self._reading() as connection:
-            rows = connection.execute(query).all()
-        return {run_id: RequestSamples.unpack(document) for run_id, document in rows}
+            return fact_tables.read_samples(connection, run_ids)
 
     def _make_facts(self) -> None:
         """Facts and samples of Runs that have none, or those of an older version."""
-        lacking = (
-            sa.select(_runs.c.id)  # without documents, so that the index alone is read
-            .outerjoin(_facts, _facts.c.run_id == _runs.c.id)
-            .where(sa.or_(_facts.c.version.is_(None), _facts.c.version != VERSION))
-            .limit(_FACTS_AT_ONCE)
-        )
+        # Without documents, so that the index alone is read.
+        lacking = sa.select(_runs.c.id).where(~fact_tables.is_current(_runs.c.id)).limit(_FACTS_AT_ONCE)
         while True:
             with self._reading() as connection:
                 ids = connection.scalars(lacking).all()
@@ -210,12 +182,11 @@ class Store:
             found = [(run_id, _readable(run_id, document), self.records(run_id)) for run_id, document in rows]
             with self._border(), self._writer.begin() as connection:
                 for run_id, run, records in found:
-                    _forget_facts(connection, run_id)
+                    fact_tables.forget(connection, run_id)
                     if run is None:
-                        row = {"run_id": run_id, "version": VERSION, "written": _stamp(), "created": ""}
-                        connection.execute(_facts.insert().values(row))
+                        fact_tables.keep_unreadable(connection, run_id)
                     else:
-                        _keep_facts(connection, run, records)
+                        fact_tables.keep(connection, run, records)
 
     def count(self) -> int:
         """How many Runs there are."""
@@ -353,18 +324,6 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-def _keep_facts(connection: sa.Connection, run: Run, records: Sequence[RequestRecord]) -> None:
-    row = {"run_id": run.id, "version": VERSION, "written": _stamp(), "created": _created(run)}
-    packed_facts, texts = RunFacts.of(run).pack()
-    connection.execute(_facts.insert().values(row | {"document": packed_facts}))
-    known = set(connection.scalars(sa.select(_fact_texts.c.key).where(_fact_texts.c.key.in_(texts))))
-    if fresh := [{"key": key, "text": text} for key, text in texts.items() if key not in known]:
-        connection.execute(_fact_texts.insert(), fresh)
-    if records:
-        packed = RequestSamples.of(records).pack()
-        connection.execute(_samples.insert().values(run_id=run.id, document=packed))
-
-
 def _readable(run_id: str, document: str) -> Run | None:
     """None for a Run of a newer MCP or a damaged one, which lists then leave out."""
     try:
@@ -373,21 +332,8 @@ def _readable(run_id: str, document: str) -> Run | None:
         return None
 
 
-def _forget_facts(connection: sa.Connection, run_id: str) -> None:
-    for table in (_facts, _samples):
-        connection.execute(table.delete().where(table.c.run_id == run_id))
-
-
-def _stamp() -> str:
-    return now().isoformat(timespec="microseconds")
-
-
-def _created(run: Run) -> str:
-    return run.created.astimezone(UTC).isoformat(timespec="microseconds")
-
-
 def _forget(connection: sa.Connection, run_id: str) -> bool:
-    for table in (_records, _telemetry, _facts, _samples):
+    for table in (_records, _telemetry, *fact_tables.DERIVED):
         connection.execute(table.delete().where(table.c.run_id == run_id))
     return connection.execute(_runs.delete().where(_runs.c.id == run_id)).rowcount > 0
 
@@ -395,7 +341,7 @@ def _forget(connection: sa.Connection, run_id: str) -> bool:
 def _row(run: Run) -> dict[str, str]:
     return {
         "id": run.id,
-        "created": _created(run),
+        "created": run.created.astimezone(UTC).isoformat(timespec="microseconds"),
         "status": run.status,
         "recipe_fingerprint": run.recipe.fingerprint,
         "load_key": run.recipe.load_key,

@@ -39,7 +39,7 @@ def draw(runs: Sequence[RunFacts], chosen: str | None, against: Mapping[str, str
     """
     ids = [run.id for run in runs]
     listed = chosen in ids
-    columns = _columns(pinned=against is not None)
+    columns = _columns(pinned=against is not None, models=len({run.model for run in runs}))
     event = st.dataframe(
         [_shown(run) | ({"against": against.get(run.id)} if against is not None else {}) for run in runs],
         hide_index=True,
@@ -129,13 +129,13 @@ def _shown(run: RunFacts) -> dict[str, Any]:
     return values | {"status": STATUS_WORDS[run.status] + star, "served": served_as(run)}
 
 
-def _columns(*, pinned: bool) -> dict[str, Any]:
+def _columns(*, pinned: bool, models: int) -> dict[str, Any]:
     """Headings with units, and what each figure means."""
     column = st.column_config
     against = {
         "against": column.TextColumn(
             "Against the baseline",
-            width=150,
+            width=200,
             help="Output tokens/s over the baseline's, by the paired ratio of fresh process starts: better, worse, "
             "equivalent within 3 %, or undecided.",
         )
@@ -145,7 +145,7 @@ def _columns(*, pinned: bool) -> dict[str, Any]:
             "Status", width=72, help="How the measurement ended. * = something limits what it is worth: see Note."
         ),
         "created": column.DatetimeColumn("Created", width=84, format="MM-DD HH:mm", help="In your browser's time."),
-        "model": column.TextColumn("Model", width=124),
+        **({"model": column.TextColumn("Model", width=124)} if models > 1 or not pinned else {}),
         "served": column.TextColumn(
             "Served as",
             width=128,

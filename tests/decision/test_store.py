@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.store import Store
 from mcp_core.errors import StoreError
 from mcp_core.results import Run
@@ -221,3 +222,36 @@ def test_the_default_store_lies_in_the_home_folder(home, run_number):
     with Store() as store:
         store.add(run_number(1))
     assert (home / "runs.sqlite").exists()
+
+
+def test_facts_are_those_of_the_runs_newest_first(tmp_path, run_number, records):
+    with Store(f"sqlite:///{tmp_path / 'runs.sqlite'}") as store:
+        for number in (1, 3, 2):
+            store.add(run_number(number), records)
+        assert [facts.id for facts in store.facts()] == ["run-003", "run-002", "run-001"]
+        assert store.facts() is store.facts()
+        assert store.facts()[0] == RunFacts.of(run_number(3))
+        assert len(store.samples(["run-001", "none"])["run-001"]) == len(records)
+        store.delete("run-002")
+        assert [facts.id for facts in store.facts()] == ["run-003", "run-001"]
+        assert store.samples(["run-002"]) == {}
+
+
+def test_facts_of_an_older_version_are_made_anew_and_a_run_that_cannot_be_read_has_none(
+    tmp_path, run_number, records
+):
+    url = f"sqlite:///{tmp_path / 'runs.sqlite'}"
+    with Store(url) as store:
+        for number in range(3):
+            store.add(run_number(number), records)
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM run_facts WHERE run_id = 'run-000'"))
+        connection.execute(sa.text("UPDATE run_facts SET version = 0, document = '[]' WHERE run_id = 'run-001'"))
+        connection.execute(sa.text("UPDATE run_facts SET version = 0 WHERE run_id = 'run-002'"))
+        connection.execute(sa.text("UPDATE runs SET document = '{}' WHERE id = 'run-002'"))
+    engine.dispose()
+    with Store(url) as store:
+        assert [facts.id for facts in store.facts()] == ["run-001", "run-000"]
+        assert store.facts() is store.facts()
+        assert len(store.samples(["run-001"])["run-001"]) == len(records)
