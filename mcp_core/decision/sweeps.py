@@ -91,8 +91,8 @@ class Sweeps:
     def claim(self, sweep_id: str, hardware: Hardware) -> SweepRecord:
         """Go on with a sweep: this process works on it from now on.
 
-        Raises InputError for an unknown one, or one of another machine whose figures would be mixed with ours;
-        Busy while another process works on it.
+        Raises InputError for an unknown one, one that is done, or one of another machine whose figures would be
+        mixed with ours; Busy while another process works on it.
         """
         record = self.get(sweep_id)
         if record is None:
@@ -102,6 +102,8 @@ class Sweeps:
                 f"Sweep {sweep_id} was begun on {record.host}; this is {hardware.host}.",
                 "Resume it there, or start it anew here.",
             )
+        if record.state == "done":
+            raise InputError(f"Sweep {sweep_id} has come to its end.", "Start it anew to measure once more.")
         if record.state == "running":
             raise Busy(f"Sweep {sweep_id} is running already.", "Wait until it ends, or cancel it.")
         change = {"state": "running", "owner": _owner(), "message": ""}

@@ -10,7 +10,7 @@ import os
 from mcp_core import devices
 from mcp_core.decision.store import Store
 from mcp_core.decision.sweeps import Sweeps
-from mcp_core.errors import InputError
+from mcp_core.errors import Cancelled, InputError
 from mcp_core.evaluation.sweep import Host, begin, race
 from mcp_core.hardware import detect
 from mcp_core.jobs import Job, Outcome
@@ -36,5 +36,8 @@ async def run(job: Job) -> Outcome:
             sweep_id = begin(store, SweepPlan.from_dict(job.request["plan"]), hardware)
         else:
             raise InputError("A sweep job needs a plan, or the sweep that it resumes.")
-        await race(store, sweep_id, host)
+        try:
+            await race(store, sweep_id, host)
+        except Cancelled as error:
+            return Outcome("cancelled", error.as_dict(), {"sweep_id": sweep_id})
     return Outcome("done", None, {"sweep_id": sweep_id})

@@ -69,7 +69,7 @@ def _row(store: Store, cell: CellRecord, scores: dict[Stage, dict[int, Score]]) 
 
 def _level(stage: Stage, runs: list[Run]) -> str:
     if stage == "confirm":
-        return f"measured anew, {len(runs)} fresh start{'s' if len(runs) > 1 else ''}"
+        return f"{len(runs)} fresh start{'s' if len(runs) > 1 else ''}"
     return {"measure": "measured", "probe": "probed"}[stage]
 
 

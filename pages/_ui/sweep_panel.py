@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["sweep_part"]
 
 _SHOWN = 6
+# Rows beyond which a table scrolls.
+_MANY = 8
 _STATES = {
     "pending": "waits",
     "running": "at work",
@@ -60,6 +62,11 @@ def _plan(active: Sequence[JobView]) -> None:
     except InputError as error:
         st.warning(f"{error.message} {error.hint}", icon=":material/edit:")
         return
+    if plan.workload.smoke_test:
+        st.caption(
+            f":material/warning: {plan.workload.name} is a smoke test: what it measures decides nothing. Choose another "
+            "workload above."
+        )
     st.markdown(preview.budget.in_words())
     _cells_before(preview)
     reason = _not_startable(preview, active)
@@ -91,7 +98,12 @@ def _cells_before(preview: SweepPreview) -> None:
         for each in preview.cells
     ]
     st.dataframe(
-        rows, hide_index=True, height=240, key="sweep-cells", alt="Every configuration and whether it fits."
+        rows,
+        column_config={"Why not": st.column_config.TextColumn(width="large")},
+        hide_index=True,
+        height=320 if len(rows) > _MANY else "content",
+        key="sweep-cells",
+        alt="Every configuration and whether it fits.",
     )
 
 
@@ -152,6 +164,7 @@ def _show(record: SweepRecord) -> None:
         column_config={
             **{name: st.column_config.NumberColumn(format="%.1f", help=_help(name)) for name in _FIGURES},
             "Run": st.column_config.LinkColumn(display_text="open"),
+            "Reason": st.column_config.TextColumn(width="large"),
         },
         hide_index=True,
         placeholder="–",

@@ -53,7 +53,7 @@ def use(page: Page) -> None:
     say(page, "What is the capital of France?")
     say(page, "Name three rivers of that country.")
     visit(page, "Measure")
-    page.get_by_role("button", name="Start").click()
+    page.get_by_role("button", name="Start", exact=True).click()
     page.get_by_role("link", name="Open this Run").first.wait_for(timeout=LOAD_MS)
 
 

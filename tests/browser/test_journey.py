@@ -66,7 +66,7 @@ def test_monitor_shows_this_machine_live(visit):
 
 def test_measure_gives_a_run_with_percentiles(visit):
     page = visit.go("Measure")
-    page.get_by_role("button", name="Start").click()
+    page.get_by_role("button", name="Start", exact=True).click()
     main = page.get_by_test_id("stMain")
     expect(main).to_contain_text(re.compile("too few requests", re.IGNORECASE), timeout=LOAD_S)
     expect(main).to_contain_text("TTFT")

@@ -81,7 +81,7 @@ def test_the_planted_order_comes_out_and_workers_are_shared(log: Path) -> None:
         rows = sweep_rows(store, record)
     assert record.state == "done"
     assert [(row.cell.name, row.level) for row in rows[:4]] == [
-        ("bnb-nf4 · continuous", "measured anew, 2 fresh starts"),
+        ("bnb-nf4 · continuous", "2 fresh starts"),
         ("bnb-nf4 · off", "measured"),
         ("unquantized · continuous", "measured"),
         ("bnb-int8 · continuous", "probed"),
@@ -277,5 +277,8 @@ def test_another_machine_cannot_resume_it() -> None:
         Sweeps(store).end(sweep_id, "cancelled")
         with pytest.raises(InputError, match="was begun on"):
             Sweeps(store).claim(sweep_id, machine.model_copy(update={"host": "elsewhere"}))
+        Sweeps(store).end(sweep_id, "done")
+        with pytest.raises(InputError, match="come to its end"):
+            Sweeps(store).claim(sweep_id, machine)
         with pytest.raises(InputError, match="no sweep"):
             Sweeps(store).claim("none-such", machine)

@@ -40,7 +40,7 @@ def record(wb: fakes.FakeWorkbench) -> SweepRecord:
     run = fakes.ok_run("r0")
     wb.sweeps.records = (made,)
     wb.sweeps.rows_of["s1"] = (
-        SweepRow(cells[0], "confirm", run, (run,), (29.9, 29.9), "measured anew, 1 fresh start"),
+        SweepRow(cells[0], "confirm", run, (run,), (29.9, 29.9), "1 fresh start"),
         SweepRow(cells[1], None, None, (), None, "refused"),
     )
     return made
@@ -52,6 +52,7 @@ def test_axes_make_cells_with_reasons_and_device_time_before_the_start(wb: fakes
     assert not at.exception
     assert "2 configurations, 1 more refused: about" in texts(at)
     assert "Load times are estimated" in texts(at)
+    assert "short-chat is a smoke test: what it measures decides nothing." in texts(at)
     (cells,) = [each.value for each in at.dataframe if "Why not" in each.value]
     assert list(cells["Fits"]) == ["yes", "yes", "refused"]
     assert "no kernel for cpu" in cells["Why not"].iloc[2]
