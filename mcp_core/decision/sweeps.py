@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -220,7 +221,7 @@ def _cell(row: Any, runs: tuple[SweepRun, ...]) -> CellRecord:
 def _state(row: Any) -> SweepState:
     """Of one that is running, whether its process still is. Another machine's cannot be asked."""
     state: SweepState = row["state"]
-    if state != "running":
+    if state != "running" or row["host"] != platform.node():
         return state
     owner = json.loads(row["owner"] or "{}")
     alive = bool(owner) and devices.is_alive(owner["pid"], owner["started_s"] or 0.0)

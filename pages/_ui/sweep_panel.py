@@ -64,8 +64,8 @@ def _plan(active: Sequence[JobView]) -> None:
         return
     if plan.workload.smoke_test:
         st.caption(
-            f":material/warning: {plan.workload.name} is a smoke test: what it measures decides nothing. Choose another "
-            "workload above."
+            f":material/warning: {plan.workload.name} is a smoke test: what it measures decides nothing. "
+            "Choose another workload above."
         )
     st.markdown(preview.budget.in_words())
     _cells_before(preview)
