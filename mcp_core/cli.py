@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from mcp_core.errors import DiskFull, InputError, McpError
 
@@ -39,11 +40,15 @@ VERBS: dict[str, str] = {
     "compare": "two stored Runs' configurations, by the interval of their paired ratio",
     "recommend": "one configuration for a Goal, and why each other one was refused",
     "export": "the files that deploy a Run or Decision: vLLM, SGLang, llama.cpp, containers, scripts",
+    "import": "other tools' result files into the store: vLLM, SGLang, AIPerf, GuideLLM, optimum, llama-bench",
     "verify": "whether a Decision still holds, by measuring winner and runner-up again",
     "confirm": "measure a deployment beside what was predicted of it",
     "models": "list or delete the models kept on this machine",
     "texts": "list, add or delete the texts that calibration and fidelity read",
 }
+
+# Where a verb's name is none that a module can have.
+_MODULES = {"import": "import_runs"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         options = _parser(arguments).parse_args(arguments)
-        code: int = import_module(f"mcp_core.commands.{options.verb}").run(options)
+        code: int = _module_of(options.verb).run(options)
         sys.stdout.flush()  # here, where a reader that has gone is understood
     except SystemExit as stop:  # argparse has said why, or printed its help
         return int(stop.code or 0)
@@ -78,8 +83,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     for verb, about in VERBS.items():
         each = verbs.add_parser(verb, help=about, description=f"{about[0].upper()}{about[1:]}.")
         if verb in arguments:
-            import_module(f"mcp_core.commands.{verb}").add_arguments(each)
+            _module_of(verb).add_arguments(each)
     return parser
+
+
+def _module_of(verb: str) -> ModuleType:
+    return import_module(f"mcp_core.commands.{_MODULES.get(verb, verb)}")
 
 
 def _of_own_folder(error: OSError) -> McpError:

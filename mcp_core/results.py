@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +28,7 @@ __all__ = [
     "EngineWork",
     "Failure",
     "Fidelity",
+    "Imported",
     "Mean",
     "Measurement",
     "Memory",
@@ -405,6 +406,16 @@ class Conditions(_Value):
     device: DeviceConditions | None = Field(default=None, description="Null on a CPU.")
 
 
+class Imported(_Value):
+    """Where a Run comes from that another tool measured, and what of its file has no place in a Run."""
+
+    tool: str
+    file: str = Field(description="Its name.")
+    sha256: str = Field(description="Of its content.")
+    notes: tuple[str, ...] = Field(default=(), description="What its metrics mean where they differ from ours.")
+    fields: dict[str, Any] = Field(default_factory=dict, description="Every field that was not taken over.")
+
+
 class Run(_Value):
     """Recipe x Workload x Hardware -> Measurement or Failure."""
 
@@ -429,7 +440,11 @@ class Run(_Value):
     conditions: Conditions | None = Field(default=None, description="The machine while it was measured.")
     trace_id: str | None = Field(default=None, description="The profile that was recorded of this configuration.")
     comparable: Comparable = Comparable()
-    evidence: str = Field(default="measured on transformers", description="predicted, probed, measured on ENGINE.")
+    evidence: str = Field(
+        default="measured on transformers",
+        description="predicted, probed, measured on ENGINE, confirmed on ENGINE, imported from TOOL.",
+    )
+    imported: Imported | None = Field(default=None, description="Set when another tool measured it.")
 
 
 def new_run_id() -> str:

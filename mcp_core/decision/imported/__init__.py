@@ -1,0 +1,1 @@
+"""Result files of other tools, one file a kind: JSON in, ImportedRow out. Each says how its metrics are defined."""
