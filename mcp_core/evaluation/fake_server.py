@@ -197,7 +197,7 @@ class FakeServer:
         return response
 
     async def _events(self, body: dict[str, Any], *, breaks: bool) -> AsyncIterator[str]:
-        tokens, law, stats = int(body["max_tokens"]), self.law, self.stats
+        tokens, law, stats = int(body.get("max_tokens") or body["max_completion_tokens"]), self.law, self.stats
         due_s = time.perf_counter() + law.ttft_ms / 1e3
         for index in range(tokens):
             await asyncio.sleep(due_s - time.perf_counter())
@@ -248,9 +248,15 @@ class FakeServer:
 
 def _prompt_tokens(body: dict[str, Any]) -> int:
     if "messages" in body:
-        return sum(len(message["content"].split()) for message in body["messages"])
+        return sum(_words(message["content"]) for message in body["messages"])
     prompt = body["prompt"]
     return len(prompt.split()) if isinstance(prompt, str) else len(prompt)
+
+
+def _words(content: str | list[dict[str, Any]]) -> int:
+    """OpenAI's content is a text or a list of parts."""
+    parts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+    return sum(len(part.split()) for part in parts)
 
 
 def _every(period: int, number: int) -> bool:
