@@ -40,6 +40,7 @@ Stage = Literal["probe", "measure", "confirm"]
 # How the evidence of a Run ends by which a sweep chose whom to confirm.
 RACED = ", in a race"
 MOST_CELLS = 2000
+_LEAST_TIMEOUT_S, _TIMEOUT_SHARE = 60.0, 3.0
 _HELP = "mcp-core schema lists every field; mcp-core sweep --help names the presets."
 
 
@@ -203,12 +204,15 @@ class SweepPlan(_Value):
         """What is sent in a stage: prompts of its own, the same for every cell so that cells can be paired.
 
         A prefix cache may have seen another cell's prompts; such a cell gets prompts that nobody else has.
+        A request that takes three times as long as its stage has failed: one slow cell must not hold up all others.
         """
         seconds = {"probe": self.probe_s, "measure": self.capacity_s, "confirm": self.confirm_s}[stage]
         repeat = self.workload.repeat + {"probe": 0, "measure": 1, "confirm": 2}[stage] + start
         if cell.recipe.prefix_cache:
             repeat += 1000 * (1 + cell.position)
-        return self.load().replace({"duration_s": seconds, "repeat": repeat})
+        load = self.load()
+        timeout_s = min(load.timeout_s, max(_LEAST_TIMEOUT_S, _TIMEOUT_SHARE * seconds))
+        return load.replace({"duration_s": seconds, "repeat": repeat, "timeout_s": timeout_s})
 
     def _combinations(self) -> Iterator[dict[str, Any]]:
         varied = [name for name in AXES if getattr(self.axes, name)]

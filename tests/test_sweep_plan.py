@@ -54,6 +54,7 @@ def test_each_stage_has_prompts_of_its_own_and_cells_are_paired() -> None:
     probe, measure = asked.workload_of("probe", one), asked.workload_of("measure", one)
     confirms = [asked.workload_of("confirm", one, start) for start in range(3)]
     assert (probe.duration_s, measure.duration_s, confirms[0].duration_s) == (5, 50, 20)
+    assert (probe.timeout_s, measure.timeout_s) == (60, 150)
     assert len({each.repeat for each in (probe, measure, *confirms)}) == 5
     assert asked.workload_of("probe", other) == probe
     cached = plan(base={"prefix_cache": True, "batching": {"mode": "continuous"}}, axes={"dtype": ["fp32", "bf16"]})
