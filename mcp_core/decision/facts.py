@@ -147,6 +147,7 @@ class RunFacts:
         """What ``pack`` made, with the texts that it named."""
         values = dict(zip(_NAMES, json.loads(packed), strict=True))
         values["reasons"] = tuple(values["reasons"])
+        values["latency"] = tuple(map(tuple, values["latency"]))
         for name in ("recipe", "workload_document"):
             values[name] = texts[values[name]]
         return cls(**values)

@@ -2,8 +2,9 @@
 
     python -m tests.bench.decide_scale [--runs 10000] [--configurations 200] [--records 200]
 
-Each Run is of one of so many configurations, at one of five loads; a tenth have request records. Prints JSON. The
-store is made in a fresh MCP_HOME and deleted.
+Each Run is of one of so many configurations, at one of five loads; a tenth have request records. Prints JSON: wall
+time and, as ``_cpu_s``, this process's own. Streamlit's AppTest draws the pages in this process, once to import and
+once more as a second visitor's first view. The store is made in a fresh MCP_HOME and deleted.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
+
+from mcp_core.goal import Goal
 
 LOADS = (1, 4, 8, 16, 32)
 
@@ -64,47 +67,56 @@ def fill(options: argparse.Namespace) -> float:
 def measure(home: Path) -> dict[str, float]:
     from mcp_core.decision.store import Store
     from mcp_core.decisions import Decisions
-    from mcp_core.goal import Goal
     from tests.decision.planted import TRAFFIC
 
-    goal = Goal.from_dict({
-        "users": 16,
-        "workload": TRAFFIC.model_dump(mode="json"),
-        "slo": {"ttft_ms": {"p95": 500}, "tpot_ms": {"p95": 40}},
-        "price_per_hour": 2.5,
-    })
-    found = dict(_rows(goal, lambda: Decisions(Store)))
-    with Store() as store:
-        begin = time.perf_counter()
-        store.list(100)
-        found["list_100_s"] = time.perf_counter() - begin
+    goal = Goal.from_dict(
+        {
+            "users": 16,
+            "workload": TRAFFIC.model_dump(mode="json"),
+            "slo": {"ttft_ms": {"p95": 500}, "tpot_ms": {"p95": 40}},
+            "price_per_hour": 2.5,
+        }
+    )
+    store, fresh = Store(), Store()
+    decisions = Decisions(lambda: store)
+    found: dict[str, float] = {}
+    with store, fresh:
+        found |= timed("facts_first", decisions.facts)
+        found |= timed("facts_again", decisions.facts)
+        decisions.recommend(goal)  # imports
+        found |= timed("recommend", lambda: decisions.recommend(goal))
+        found |= timed("recommend_fresh_store", lambda: Decisions(lambda: fresh).recommend(goal))
+        found |= timed("list_100", lambda: store.list(100))
+        found |= pages(goal)
         with store._engine.begin() as connection:  # what opening an older store costs once
             connection.execute(sa.text("DELETE FROM run_facts"))
-        begin = time.perf_counter()
-        store.facts()
-        found["facts_made_anew_s"] = time.perf_counter() - begin
-    found["store_mb"] = (home / "runs.sqlite").stat().st_size / 1e6 if (home / "runs.sqlite").exists() else 0.0
-    return {name: round(value, 3) for name, value in found.items()}
+        found |= timed("facts_made_anew", store.facts)
+    found["store_mb"] = round((home / "runs.sqlite").stat().st_size / 1e6, 1)
+    return found
 
 
-def _rows(goal, decisions) -> Iterator[tuple[str, float]]:
-    from mcp_core.decision.store import Store
+def pages(goal: Goal) -> dict[str, float]:
+    from streamlit.testing.v1 import AppTest
 
-    store = Store()
-    mine = type(decisions())(lambda: store)
-    for name, act in (
-        ("facts_first_s", mine.facts),
-        ("facts_again_s", mine.facts),
-        ("recommend_s", lambda: mine.recommend(goal)),
-        ("recommend_again_s", lambda: mine.recommend(goal)),
-    ):
-        begin = time.perf_counter()
-        act()
-        yield name, time.perf_counter() - begin
-    begin = time.perf_counter()
-    fresh = Store()
-    type(decisions())(lambda: fresh).recommend(goal)
-    yield "recommend_fresh_store_s", time.perf_counter() - begin
+    found: dict[str, float] = {}
+    for name in ("runs", "decide"):
+        for visit in ("with_imports", "first_view"):
+            page = AppTest.from_file(str(Path("pages", f"{name}.py").absolute()), default_timeout=120)
+            if name == "decide":
+                page.query_params["goal"] = goal.model_dump_json(exclude_defaults=True)
+            found |= timed(f"{name}_page_{visit}", page.run)
+            assert not page.exception
+            assert page.dataframe
+    return found
+
+
+def timed(name: str, act: Callable[[], object]) -> dict[str, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    act()
+    return {
+        f"{name}_s": round(time.perf_counter() - wall, 3),
+        f"{name}_cpu_s": round(time.process_time() - cpu, 3),
+    }
 
 
 if __name__ == "__main__":
