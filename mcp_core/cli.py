@@ -40,10 +40,12 @@ VERBS: dict[str, str] = {
     "compare": "two stored Runs' configurations, by the interval of their paired ratio",
     "recommend": "one configuration for a Goal, and why each other one was refused",
     "export": "the files that deploy a Run or Decision: vLLM, SGLang, llama.cpp, containers, scripts",
+    "report": "a Decision or a comparison of Runs as one HTML file, as CSV or JSON",
     "import": "other tools' result files into the store: vLLM, SGLang, AIPerf, GuideLLM, optimum, llama-bench",
     "verify": "whether a Decision still holds, by measuring winner and runner-up again",
     "confirm": "measure a deployment beside what was predicted of it",
     "models": "list or delete the models kept on this machine",
+    "recordings": "list or add recorded requests, to be replayed",
     "texts": "list, add or delete the texts that calibration and fidelity read",
 }
 

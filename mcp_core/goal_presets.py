@@ -1,4 +1,4 @@
-"""Goal presets: published latency limits for the Workload of the same name.
+"""Goal presets: published latency limits for Workload presets.
 
 All are MLPerf Inference's limits of its Server scenario, at the 99th percentile, by ``ttft_latency`` and
 ``tpot_latency`` of ``loadgen/mlperf.conf`` in github.com/mlcommons/inference (read on 2026-11-25). The benchmark's
@@ -42,16 +42,16 @@ def reasoning() -> Goal:
 
 def _mlperf(name: str, ttft_ms: float, tpot_ms: float) -> Goal:
     slo = Slo(ttft_ms=LatencyLimits(p99=ttft_ms), tpot_ms=LatencyLimits(p99=tpot_ms))
-    return Goal(name=f"{name}, MLPerf's limits", workload=name, slo=slo)
+    return Goal(name=f"mlperf-{name}", workload=name, slo=slo)
 
 
-# By the Workload's name. None for agents: no published limit was found.
+# None for agents: no published limit was found.
 GOALS: dict[str, Callable[[], Goal]] = {
-    "chat": chat,
-    "rag": rag,
-    "code": code,
-    "summarization": summarization,
-    "reasoning": reasoning,
+    "mlperf-chat": chat,
+    "mlperf-rag": rag,
+    "mlperf-code": code,
+    "mlperf-summarization": summarization,
+    "mlperf-reasoning": reasoning,
 }
 
 

@@ -654,3 +654,27 @@ def test_capacity_without_a_limit_or_of_a_wrong_goal_is_refused(cli_run, quick):
     assert (code, "no latency limit" in err) == (2, True)
     code, _, err = cli_run(*fixed, '{"slo": {"ttft_ms": {"p94": 5}}}')
     assert (code, "p94" in err) == (2, True)
+
+
+def test_recordings_are_added_listed_and_replayed(cli_run, answer, quick, tmp_path):
+    from mcp_core.evaluation.fake_server import FakeServer, LatencyLaw
+
+    rows = tmp_path / "trace.csv"
+    rows.write_text("at_s,prompt_tokens,output_tokens\n0,5,2\n0.2,7,3\n")
+    added = answer("recordings", "--json", "add", str(rows))
+    assert answer("recordings", "--json") == [added]
+    assert (added["name"], added["requests"], added["duration_s"]) == ("trace.csv", 2, 0.2)
+    source = json.dumps({"kind": "recording", "sha256": added["sha256"]})
+    with FakeServer(LatencyLaw(5, 1)) as server:
+        code, out, _ = cli_run(
+            "bench", "bundled", quick, "--url", server.url,
+            "--set", f"workload.prompts={source}", "--set", "workload.arrivals.kind=replay",
+        )  # fmt: skip
+    assert (code, "quick: as recorded" in out) == (0, True)
+    assert stored_run().measurement.output_tokens == 5
+    assert cli_run("recordings", "add", str(tmp_path / "none.csv"))[0] == 2
+
+
+def test_goal_presets_are_listed_and_printed(answer):
+    assert "mlperf-chat" in answer("preset", "--json")["goals"]
+    assert answer("preset", "mlperf-chat")["slo"] == {"ttft_ms": {"p99": 500.0}, "tpot_ms": {"p99": 30.0}}

@@ -10,6 +10,7 @@ from typing import Any
 from mcp_core.commands.arguments import add_json
 from mcp_core.commands.output import emit, say, table
 from mcp_core.errors import ModelNotFound
+from mcp_core.goal_presets import GOALS
 from mcp_core.presets import RECIPES
 from mcp_core.workload import WORKLOADS
 
@@ -27,11 +28,12 @@ def run(options: argparse.Namespace) -> int:
     if options.name:
         emit(_document(options.name))
     elif options.json:
-        emit({"recipes": _about(RECIPES), "workloads": _about(WORKLOADS)})
+        emit({"recipes": _about(RECIPES), "workloads": _about(WORKLOADS), "goals": _about(GOALS)})
     else:
         rows = [("NAME", "KIND", "WHAT")]
         rows += [(name, "recipe", about) for name, about in _about(RECIPES).items()]
         rows += [(name, "workload", about) for name, about in _about(WORKLOADS).items()]
+        rows += [(name, "goal", about) for name, about in _about(GOALS).items()]
         table(rows)
         say("\nPrint one: mcp-core preset NAME")
     return 0
@@ -42,7 +44,9 @@ def _document(name: str) -> Any:
         return RECIPES[name]().model_dump(mode="json")
     if name in WORKLOADS:
         return WORKLOADS[name]().model_dump(mode="json")
-    raise ModelNotFound(f'There is no preset "{name}".', f"There are: {', '.join((*RECIPES, *WORKLOADS))}.")
+    if name in GOALS:
+        return GOALS[name]().model_dump(mode="json", exclude_defaults=True)
+    raise ModelNotFound(f'There is no preset "{name}".', f"There are: {', '.join((*RECIPES, *WORKLOADS, *GOALS))}.")
 
 
 def _about(presets: Mapping[str, Callable[[], object]]) -> dict[str, str]:

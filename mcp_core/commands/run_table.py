@@ -38,6 +38,7 @@ def show(run: Run) -> None:
     recipe = run.recipe
     say(f"Run {run.id}: {run.status}")
     say(f"{recipe.model.id}, {recipe.dtype}, {recipe.quantization.scheme}, {recipe.device}, {recipe.engine}")
+    say(f"{run.workload.name}: {run.workload.load_words}")
     if run.failure:
         say(f"{run.failure.kind}: {run.failure.message}")
     if run.measurement:
@@ -62,6 +63,8 @@ def show(run: Run) -> None:
 
 def _show_measurement(measured: Measurement) -> None:
     latencies = {"TTFT": measured.ttft_ms, "TPOT": measured.tpot_ms, "ITL": measured.itl_ms, "E2E": measured.e2e_ms}
+    if measured.first_answer_ms:
+        latencies["answer"] = measured.first_answer_ms
     table([("ms", "mean", "p50", "p90", "p95", "p99", "max", "n"), *(_cells(*each) for each in latencies.items())])
     say("")
     say(
@@ -72,6 +75,8 @@ def _show_measurement(measured: Measurement) -> None:
         f"throughput: {_figure(measured.output_tok_s, 'output tok/s')}, "
         f"{_figure(measured.total_tok_s, 'tok/s in all')}, {_figure(measured.requests_s, 'requests/s')}"
     )
+    if measured.late_p99_ms is not None:
+        say(f"sent {_figure(measured.late_p99_ms, 'ms')} after they were due (p99)")
 
 
 def _cells(name: str, figures: Quantiles) -> tuple[str, ...]:

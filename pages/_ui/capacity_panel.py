@@ -37,7 +37,7 @@ class Asked:
 
 def capacity_form(workload: Workload) -> Asked:
     """Limits (published ones for this Workload, or one's own) and the time that it may take."""
-    known = [name for name in GOALS if name == workload.name]
+    known = [name for name in GOALS if goal_preset(name).workload == workload.name]
     chosen = st.segmented_control(
         "Limits",
         [*known, _OWN],

@@ -123,13 +123,14 @@ def draw_worth(run: Run) -> None:
 def draw_latencies(speed: Measurement) -> None:
     """Percentiles of every latency with their n, and what they mean."""
     st.subheader("Latency")
+    latencies = _LATENCIES | ({"First answer token": "first_answer_ms"} if speed.first_answer_ms else {})
     st.table(
-        [{"": name} | _cells(getattr(speed, field)) for name, field in _LATENCIES.items()],
+        [{"": name} | _cells(getattr(speed, field)) for name, field in latencies.items()],
         border="horizontal",
         hide_index=True,
     )
     with st.expander("What these mean"):
-        for name, field in {**_LATENCIES, "p95, p99": "p95"}.items():
+        for name, field in {**latencies, "p95, p99": "p95"}.items():
             st.markdown(f"**{name}**: {fmt.definition(field)}")
         st.markdown(_engine_clock(speed))
 
