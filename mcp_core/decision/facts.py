@@ -22,6 +22,7 @@ from mcp_core.recipe import Recipe
 from mcp_core.results import Fidelity, Measurement, Quantiles, Run
 
 __all__ = [
+    "CONFIRMATION",
     "VERSION",
     "RunFacts",
     "configuration_name",
@@ -36,6 +37,8 @@ VERSION = 4
 
 # What a server elsewhere runs is not known, so that all of them may answer one Goal.
 _ELSEWHERE = "servers elsewhere"
+# How a Run's reasons say that it judged a deployment: no configuration to choose among others.
+CONFIRMATION = "confirmation:"
 # Letters of a digest: enough to tell apart what one store holds.
 _KEY = 16
 _STATISTICS = tuple(Quantiles.model_fields)

@@ -17,7 +17,7 @@ from mcp_core.decision.candidates import Candidate, Point, Scene, candidates, fi
 from mcp_core.decision.compare import EQUIVALENT, QUANTITIES, Comparison, Quantity, compare
 from mcp_core.decision.costs import cost_per_million_tokens, cost_per_request
 from mcp_core.decision.decision import Choice, Decision, Evidence, Figures, LoadPoint, Refused
-from mcp_core.decision.facts import RunFacts, fidelity_facts, numerics_of, with_models
+from mcp_core.decision.facts import CONFIRMATION, RunFacts, fidelity_facts, numerics_of, with_models
 from mcp_core.decision.missing import Ranked, command_for, missing_runs
 from mcp_core.decision.traffic import traffic_key
 from mcp_core.evaluation.attainment import goodput
@@ -58,6 +58,7 @@ def recommend(
 
     Raises ModelNotFound for a workload that is no preset's.
     """
+    facts = [each for each in facts if not any(reason.startswith(CONFIRMATION) for reason in each.reasons)]
     scene = _scene(goal, facts, hardware, fidelities)
     if scene is None:
         return Decision(goal=goal, answer=answer.NOTHING_MEASURED, notes=(answer.HOW_TO_BEGIN,))

@@ -5,10 +5,11 @@ This file does not know how a command is made (``decision/targets``) or judged (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
-from mcp_core.decision.confirmation import confirm, confirmed_decision, raise_evidence
+from mcp_core.decision.confirmation import CONFIRMATION, confirm, confirmed_decision, raise_evidence
 from mcp_core.decision.decision import Decision
 from mcp_core.decision.export import export
 from mcp_core.decision.shipment import Shipment, of_decision, of_run
@@ -20,7 +21,7 @@ from mcp_core.evaluation.exported_server import started
 from mcp_core.hardware import detect
 from mcp_core.jobs import Job, Outcome
 from mcp_core.recipe import Recipe
-from mcp_core.results import Run
+from mcp_core.results import Comparable, RequestRecord, Run
 
 __all__ = ["run"]
 
@@ -63,10 +64,19 @@ def _shipment(request: dict[str, Any]) -> Shipment:
 
 
 async def _measure(job: Job, store: Store, shipment: Shipment, engine: str, url: str) -> Run:
-    """With new prompts: those of the Run may be in a cache by now."""
+    """With new prompts: those of the Run may be in a cache by now. It is no configuration to choose."""
+    why = f"{CONFIRMATION} the deployment of Run {shipment.run_id}"
+    marked: list[Run] = []
+
+    def keep(run: Run, records: Sequence[RequestRecord], telemetry: Any) -> None:
+        comparable = Comparable(ok=False, reasons=(why, *run.comparable.reasons))
+        marked.append(run.model_copy(update={"comparable": comparable}))
+        store.add(marked[0], records, telemetry)
+
     workload = shipment.workload.replace({"repeat": shipment.workload.repeat + 1})
     recipe = endpoint_recipe(Recipe.from_dict({"engine": engine if engine != "transformers" else "endpoint"}), url)
-    return await measure(url, None, recipe, workload, detect(), on_progress=job.report, keep=store.add)
+    await measure(url, None, recipe, workload, detect(), on_progress=job.report, keep=keep)
+    return marked[0]
 
 
 def _answer(found: Any, decided: Decision | None, measured: Run) -> dict[str, Any]:

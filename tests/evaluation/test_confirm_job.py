@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 
 from mcp_core.decision.export import export
+from mcp_core.decision.recommend import recommend
 from mcp_core.decision.shipment import of_run
 from mcp_core.decision.store import Store
 from mcp_core.errors import InputError, LoadFailed, RecipeError
 from mcp_core.evaluation.confirm_job import run
 from mcp_core.evaluation.exported_server import command_of, started
 from mcp_core.evaluation.fake_server import FakeServer, LatencyLaw
+from mcp_core.goal import Goal
 from mcp_core.jobs import Job, Outcome
 from mcp_core.presets import bundled
 from mcp_core.results import Run
-from tests.decision.planted import Law, planted_run
+from tests.decision.planted import Law, machine, planted_run
 
 
 @pytest.fixture
@@ -58,6 +60,10 @@ def test_a_running_server_is_measured_with_new_prompts_and_both_runs_are_raised(
         both = {each.id: each for each in store.list()}
     assert {each.evidence for each in both.values()} == {"confirmed on transformers"}
     assert both[found["run"]].workload.repeat == predicted.workload.repeat + 1
+    with Store(f"sqlite:///{home / 'runs.sqlite'}") as store:
+        made = recommend(Goal(), store.facts(), store.samples, machine())
+    assert [each.run for each in (made.winner, *made.runners_up) if each] == [predicted.id]
+    assert not made.refused
 
 
 def test_a_slower_server_leaves_the_answer_a_candidate(home: Path) -> None:

@@ -1,0 +1,293 @@
+"""Report: a Decision or a comparison of Runs as one HTML file that needs no network, as CSV and as JSON.
+
+Everything that came from outside (names, reasons, model ids) is text in it, never markup. This file does not know
+how a Decision is made, or how the HTML looks (``report_page.py``).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mcp_core.decision.compare import Comparison
+from mcp_core.decision.decision import Choice, Decision, Refused
+from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.report_page import Chart, Section, page
+
+__all__ = ["Report", "as_csv", "as_html", "as_json"]
+
+_UNITS = {"concurrency": "users", "rate_s": "requests/s"}
+# A cell that begins so is a formula to a spreadsheet.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a report is about: a Decision, or Runs of which the first is the baseline.
+
+    ``comparisons`` are of each further Run against the first, by its id.
+    """
+
+    decision: Decision | None = None
+    runs: Sequence[RunFacts] = ()
+    comparisons: dict[str, Sequence[Comparison]] | None = None
+
+    @property
+    def title(self) -> str:
+        """Of the page."""
+        if self.decision is None:
+            return f"Comparison of {len(self.runs)} Runs"
+        return self.decision.goal.name or f"Decision for {self.decision.workload or 'a workload'}"
+
+
+def as_html(report: Report) -> str:
+    """One file: styles, figures and the library that draws them are in it."""
+    decision = report.decision
+    summary = decision.answer if decision else "Figures as they were measured; each Run is against the first."
+    badge = decision.winner.evidence_text if decision and decision.winner else ""
+    return page(report.title, summary, badge, list(_sections(report)), list(_charts(report)))
+
+
+def as_json(report: Report) -> str:
+    """The Decision's own document, or Runs in a line each with their comparisons."""
+    if report.decision is not None:
+        return report.decision.to_json()
+    found = {
+        "runs": [asdict(each) for each in report.runs],
+        "comparisons": {
+            run: [each.model_dump(mode="json") for each in made] for run, made in (report.comparisons or {}).items()
+        },
+    }
+    return json.dumps(found, indent=2) + "\n"
+
+
+def as_csv(report: Report) -> str:
+    """A line a configuration: of a Decision what it is (winner, runner-up, refused) and why."""
+    rows = list(_decision_rows(report.decision)) if report.decision else [_run_row(each) for each in report.runs]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return "" if value is None else value
+
+
+def _decision_rows(decision: Decision) -> Iterator[dict[str, Any]]:
+    choices = [*([decision.winner] if decision.winner else []), *decision.runners_up]
+    for choice in choices:
+        yield {"role": _role(choice, decision), **_choice_row(choice), "reason": "; ".join(choice.figures.within)}
+    for each in decision.refused:
+        yield {
+            "role": "refused",
+            "configuration": each.name,
+            "run": each.run,
+            "cause": each.cause,
+            "reason": each.reason,
+        }
+
+
+def _role(choice: Choice, decision: Decision) -> str:
+    if choice is decision.winner:
+        return "winner"
+    if choice.run in decision.equivalent:
+        return "runner-up (equivalent)"
+    return "runner-up (undecided)" if choice.run in decision.undecided else "runner-up"
+
+
+def _choice_row(choice: Choice) -> dict[str, Any]:
+    figures = choice.figures
+    return {
+        "configuration": choice.name,
+        "run": choice.run,
+        "evidence": choice.evidence_text,
+        "load": choice.load,
+        "output_tok_s": figures.output_tok_s,
+        "ttft_p50_ms": figures.ttft_ms,
+        "tpot_p50_ms": figures.tpot_ms,
+        "goodput_s": figures.goodput_s,
+        "attainment": figures.attainment,
+        "peak_bytes": figures.peak_bytes,
+        "kl": figures.kl,
+        "cost_per_million_tokens": figures.cost_per_million_tokens,
+        "energy_j_per_token": figures.energy_j_per_token,
+    }
+
+
+def _run_row(run: RunFacts) -> dict[str, Any]:
+    return {
+        "run": run.id,
+        "created": run.created,
+        "status": run.status,
+        "model": run.model,
+        "configuration": run.name,
+        "engine": run.engine,
+        "device": run.device,
+        "evidence": run.evidence,
+        "workload": run.workload,
+        "load": run.load,
+        "output_tok_s": run.output_tok_s,
+        "requests_s": run.requests_s,
+        **{
+            f"{name}_{each}": run.figure(name, each)
+            for name in ("ttft_ms", "tpot_ms", "e2e_ms")
+            for each in ("p50", "p95")
+        },
+        "completed": run.completed,
+        "failed": run.failed,
+        "peak_bytes": run.peak_bytes,
+        "kl": run.fidelity.get("kl") if run.fidelity else None,
+        "not_comparable": "; ".join(run.reasons),
+    }
+
+
+def _sections(report: Report) -> Iterator[Section]:
+    if report.decision is not None:
+        yield from _decision_sections(report.decision)
+    else:
+        rows = [_shown_run(each) for each in report.runs]
+        yield Section("Runs", _RUN_HEADING, rows)
+        for run, made in (report.comparisons or {}).items():
+            yield Section(f"{run} against {report.runs[0].id}", _COMPARED, [_compared(each) for each in made])
+
+
+_RUN_HEADING = (
+    "Run",
+    "Configuration",
+    "Evidence",
+    "Load",
+    "tok/s",
+    "p50 TTFT ms",
+    "p50 TPOT ms",
+    "Failed",
+    "Not comparable",
+)
+_COMPARED = ("Quantity", "First", "This", "Ratio", "95 % interval", "Starts", "This is", "Why")
+
+
+def _shown_run(run: RunFacts) -> tuple[str, ...]:
+    unit = _UNITS.get(run.load_kind, "")
+    figures = (run.output_tok_s, run.figure("ttft_ms", "p50"), run.figure("tpot_ms", "p50"))
+    load = "–" if run.load is None else f"{run.load:g} {unit}"
+    return (
+        *(run.id, f"{run.model} · {run.name}", run.evidence, load),
+        *map(_number, figures),
+        *(f"{run.failed} of {run.failed + run.completed}", "; ".join(run.reasons) or "–"),
+    )
+
+
+def _compared(each: Comparison) -> tuple[str, ...]:
+    ratio = each.ratio
+    low = ratio.low if ratio else None
+    between = f"{low:.3f} to {ratio.high:.3f}" if ratio and low is not None and ratio.high is not None else "–"
+    return (
+        *(each.quantity, _number(each.a), _number(each.b), f"{ratio.value:.3f}" if ratio else "–"),
+        *(between, str(each.pairs), each.verdict, each.why or "–"),
+    )
+
+
+def _decision_sections(decision: Decision) -> Iterator[Section]:
+    choices = [*([decision.winner] if decision.winner else []), *decision.runners_up]
+    if choices:
+        yield Section("Meets the Goal", _MEETS, [_shown_choice(each, decision) for each in choices])
+    if decision.refused:
+        yield Section(
+            "Refused, and why",
+            ("Configuration", "Cause", "Figure and limit", "Run"),
+            [*map(_shown, decision.refused)],
+        )
+    if decision.missing:
+        rows = [
+            (each.name, each.why, str(each.repeats), _number(each.seconds), each.command)
+            for each in decision.missing
+        ]
+        yield Section("Runs that would tell more", ("Configuration", "Why", "Starts", "Seconds", "Command"), rows)
+    goal = decision.goal.model_dump(mode="json", exclude_defaults=True)
+    asked = [(name, json.dumps(value)) for name, value in goal.items()]
+    about = [
+        ("device", decision.device),
+        ("workload", decision.workload),
+        ("decided", f"{decision.created:%Y-%m-%d %H:%M} UTC"),
+    ]
+    yield Section("What was asked", ("", ""), [*asked, *about])
+    if decision.notes:
+        yield Section("Notes", ("",), [(note,) for note in decision.notes])
+
+
+_MEETS = (
+    "",
+    "Configuration",
+    "Evidence",
+    "Load",
+    "tok/s",
+    "p50 TTFT ms",
+    "p50 TPOT ms",
+    "Goodput/s",
+    "Cost/1M",
+    "Within",
+    "Run",
+)
+
+
+def _shown_choice(choice: Choice, decision: Decision) -> tuple[str, ...]:
+    figures = choice.figures
+    numbers = (
+        figures.output_tok_s,
+        figures.ttft_ms,
+        figures.tpot_ms,
+        figures.goodput_s,
+        figures.cost_per_million_tokens,
+    )
+    load = f"{choice.load:g} {_UNITS[decision.load_kind]}"
+    within = "; ".join(figures.within) or "–"
+    return (
+        _role(choice, decision),
+        choice.name,
+        choice.evidence_text,
+        load,
+        *map(_number, numbers),
+        within,
+        choice.run,
+    )
+
+
+def _shown(each: Refused) -> tuple[str, ...]:
+    return each.name, each.cause, each.reason, each.run or "–"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.4g}"
+
+
+def _charts(report: Report) -> Iterator[Chart]:
+    if report.decision is not None:
+        yield from _decision_charts(report.decision)
+        return
+    drawn = [(each.name, each.output_tok_s, each.figure("ttft_ms", "p50")) for each in report.runs]
+    points = [(name, ttft, rate) for name, rate, ttft in drawn if rate is not None and ttft is not None]
+    if points:
+        series = [(name, [ttft], [rate]) for name, ttft, rate in points]
+        yield Chart("Throughput against first token", "median TTFT, ms", "output tokens/s", series, lines=False)
+
+
+def _decision_charts(decision: Decision) -> Iterator[Chart]:
+    choices = [*([decision.winner] if decision.winner else []), *decision.runners_up][:8]
+    unit = _UNITS[decision.load_kind]
+    for label, name in (("output tokens/s", "output_tok_s"), ("requests/s within every limit", "goodput_s")):
+        series = []
+        for choice in choices:
+            points = [(point.load, getattr(point, name)) for point in choice.points]
+            known = [(load, value) for load, value in points if value is not None]
+            if known:
+                series.append((choice.name, [load for load, _ in known], [value for _, value in known]))
+        if series:
+            yield Chart(f"{label[:1].upper()}{label[1:]} by load", unit, label, series)
