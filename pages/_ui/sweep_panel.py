@@ -173,6 +173,8 @@ def _show(record: SweepRecord) -> None:
     )
     if any(row.stage == "confirm" for row in rows):
         st.caption("Figures of the confirmed ones are those of their fresh starts alone, the median of them.")
+    if any(row.score is not None for row in rows):
+        frame.link("decide", "Decide from these Runs", icon=":material/arrow_forward:")
 
 
 def _resume(record: SweepRecord) -> None:

@@ -81,7 +81,10 @@ def swept(plan: SweepPlan, folder: Path) -> dict[str, Any]:
     _, alive = psutil.wait_procs(workers, timeout=10)
     killed = record_of(plan)
     assert killed is not None
-    print(f"killed with {len(killed.run_ids)} Runs stored, state {killed.state}, workers left: {len(alive)}")
+    print(
+        f"killed with {len(killed.run_ids)} Runs stored, state {killed.state}, workers left: {len(alive)}",
+        flush=True,
+    )
     subprocess.run([*command, "--resume"], stdout=subprocess.DEVNULL, check=True)
     return {"before": set(killed.run_ids), "orphans": len(alive)}
 
