@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mcp_core import conflicts, hardware
 from mcp_core.calibration_report import require_calibrated
 from mcp_core.checkpoint_formats import CheckpointFormat, require_new_folder, require_savable
+from mcp_core.errors import InputError
 from mcp_core.evaluation import experiment_results
 from mcp_core.evaluation.endpoint_recipe import require_url
 from mcp_core.evaluation.experiment_values import ExperimentResult
@@ -25,6 +26,7 @@ from mcp_core.token_map import TokenMap
 from mcp_core.views import JobView
 
 if TYPE_CHECKING:
+    from mcp_core.decision.shipment import Shipment
     from mcp_core.decision.store import Store
     from mcp_core.evaluation.task_check import TaskItem
 
@@ -198,6 +200,38 @@ class Studies:
         request = {"device": resolved.device, "threads": resolved.threads}
         device = Recipe(device=resolved.device, threads=resolved.threads)
         return self._submit("ceilings", f"ceilings of {resolved.device}", request, device)
+
+    def start_confirmation(
+        self,
+        shipment: Shipment,
+        target: str,
+        engine: str | None = None,
+        url: str | None = None,
+        hub_token: str | None = None,
+    ) -> str:
+        """Start what is exported there, or ask the server at ``url``, and measure it beside what was predicted.
+
+        The answer is {confirmation, decision, run}; where it holds, the evidence of stored Runs is raised. Raises
+        InputError where nothing can be started, RecipeError where it cannot run here, Busy.
+        """
+        from mcp_core.decision.export import export, recipe_served
+
+        made = export(shipment, target, engine)
+        if url is not None:
+            require_url(url)
+        elif made.command is None:
+            raise InputError(f"{made.title} is not started from here.", "Start it, and give its URL.")
+        request = {
+            "target": target,
+            "engine": engine,
+            "url": url,
+            "run": shipment.run.model_dump(mode="json") if shipment.run else None,
+            "decision": shipment.decision.model_dump(mode="json") if shipment.decision else None,
+        }
+        # A server elsewhere holds no device here; one that is started runs the Recipe on its own engine.
+        recipe = Recipe() if url else recipe_served(shipment.recipe, target)
+        title = f"confirm {made.title}, {shipment.recipe.model.id}"
+        return self._submit("confirm", title, request, recipe, hub_token, alone=url is None)
 
     def experiments(self) -> dict[str, ExperimentResult]:
         """The latest result of each experiment on this machine's devices, by its name."""

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 import streamlit as st
 
 from mcp_core.decision.facts import RunFacts
-from pages._ui import frame, run_charts, run_detail, run_filters, run_table, workbench
+from mcp_core.decision.report import Report
+from pages._ui import frame, report_downloads, run_charts, run_detail, run_filters, run_table, workbench
 
 frame.require("runs")
 
 PAGE_SIZE = 100
+# Comparisons in a report resample request records: a second or so for all of them.
+_MOST_COMPARED = 10
 
 
 def _draw() -> None:
@@ -78,6 +81,15 @@ def _draw_under_table(shown: Sequence[RunFacts], offset: int, total: int) -> Non
             icon=":material/download:",
             help="The table as it is shown, one line a Run.",
         )
+    with st.expander("Report of these Runs", icon=":material/description:"):
+        st.caption("The Runs above as one file, each against the first.")
+        report_downloads.draw(lambda: _report(shown), "runs", "runs-report")
+
+
+def _report(shown: Sequence[RunFacts]) -> Report:
+    decisions, first = workbench.get_workbench().decisions, shown[0]
+    others = [each for each in shown[1:_MOST_COMPARED] if first.measured and each.measured]
+    return Report(runs=shown, comparisons={each.id: decisions.compare(first.id, each.id) for each in others})
 
 
 def _offset() -> int:

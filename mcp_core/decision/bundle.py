@@ -5,15 +5,17 @@ This file does not know what is in them (``targets/``).
 
 from __future__ import annotations
 
+import io
 import shlex
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mcp_core.errors import DiskFull, InputError
 
-__all__ = ["Bundle", "Command", "shell_script", "write"]
+__all__ = ["Bundle", "Command", "shell_script", "write", "zipped"]
 
 _LEAST_LEFT_BYTES = 100_000_000
 
@@ -72,6 +74,17 @@ def write(bundle: Bundle, folder: Path) -> tuple[Path, ...]:
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}.", "Choose another folder.") from error
     return tuple(written)
+
+
+def zipped(bundle: Bundle, name: str) -> bytes:
+    """Its texts as a zip file, in a folder of that name; what is copied, a model, is not in it."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file, text in bundle.files.items():
+            entry = zipfile.ZipInfo(f"{name}/{file}", date_time=(2026, 1, 1, 0, 0, 0))
+            entry.external_attr = (0o755 if file in bundle.executable else 0o644) << 16
+            packed.writestr(entry, text, zipfile.ZIP_DEFLATED)
+    return out.getvalue()
 
 
 def _require_empty(folder: Path) -> None:

@@ -14,8 +14,10 @@ from mcp_core.decision.shipment import Shipment
 from mcp_core.decision.targets import containers, foreign, llama_cpp, transformers_script, worker
 from mcp_core.decision.targets.readme import readme
 from mcp_core.errors import InputError
+from mcp_core.llama_cpp import with_engine
+from mcp_core.recipe import Recipe
 
-__all__ = ["BUNDLE_FILE", "TARGETS", "Target", "export", "why_not"]
+__all__ = ["BUNDLE_FILE", "TARGETS", "Target", "export", "recipe_served", "why_not"]
 
 BUNDLE_FILE = "bundle.json"
 
@@ -85,6 +87,13 @@ def why_not(shipment: Shipment, target: str, engine: str | None = None) -> Input
     except InputError as error:
         return error
     return None
+
+
+def recipe_served(recipe: Recipe, target: str) -> Recipe:
+    """What runs when the target's command is started here. Raises RecipeError as the target does."""
+    if target in foreign.PORTS:
+        return foreign.to_engine(recipe, target)
+    return with_engine(recipe, "llama.cpp") if target == "llama.cpp" else recipe
 
 
 def _papers(made: Bundle, shipment: Shipment) -> Mapping[str, str]:

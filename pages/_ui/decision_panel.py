@@ -11,8 +11,9 @@ from typing import Any
 import streamlit as st
 
 from mcp_core.decision.decision import Choice, Decision, Missing
+from mcp_core.decision.report import Report
 from pages._ui import format as fmt
-from pages._ui import frame, session, workbench
+from pages._ui import frame, report_downloads, session, workbench
 from pages._ui.hub_token import current_token
 
 __all__ = ["draw_answer", "draw_meeting", "draw_missing", "draw_refused"]
@@ -197,15 +198,9 @@ def _next_steps(winner: Choice, decision: Decision) -> None:
             session.use_recipe(winner.recipe)
             frame.go_to("recipe")
         frame.link("runs", "See its Run", icon=":material/table_rows:", run=winner.run)
-        st.download_button(
-            "Decision as JSON",
-            data=decision.to_json(),
-            file_name="decision.json",
-            mime="application/json",
-            on_click="ignore",
-            icon=":material/download:",
-            help="What mcp-core verify reads.",
-        )
+        goal = decision.goal.model_dump_json(exclude_defaults=True)
+        frame.link("ship", "Ship it", icon=":material/rocket_launch:", goal=goal)
+    report_downloads.draw(lambda: Report(decision), "decision", "decide-report")
 
 
 def _row(each: Choice, decision: Decision) -> dict[str, Any]:

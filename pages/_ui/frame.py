@@ -38,6 +38,7 @@ PAGES: tuple[PageSpec, ...] = (
     PageSpec("why", "Why", "Why a Run is as slow as it is, and what would help."),
     PageSpec("monitor", "Monitor", "Live memory, load and speed."),
     PageSpec("decide", "Decide", "One configuration for what you need, and why not the others."),
+    PageSpec("ship", "Ship", "Files that deploy a configuration, and a check of the deployment."),
     PageSpec("runs", "Runs", "Every measurement so far."),
     PageSpec("handbook", "Handbook", "The article's advice, tried on this machine."),
 )

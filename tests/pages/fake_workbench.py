@@ -524,6 +524,9 @@ class FakeStudies:
     def start_endpoint_fidelity(self, *arguments: Any) -> str:
         return self._start("endpoint-fidelity", *arguments)
 
+    def start_confirmation(self, *arguments: Any) -> str:
+        return self._start("confirm", *arguments)
+
     def start_length_drift(self, *arguments: Any) -> str:
         return self._start("length-drift", *arguments)
 

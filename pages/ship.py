@@ -1,0 +1,121 @@
+"""Ship: a decision or a Run as files that deploy it, and the deployment measured beside what was predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from mcp_core.decision.decision import Decision
+from mcp_core.decision.facts import CONFIRMATION, RunFacts
+from mcp_core.decision.report import Report
+from mcp_core.decision.shipment import Shipment, of_decision, of_run
+from mcp_core.decision.targets.readme import standing
+from mcp_core.errors import ModelNotFound
+from pages._ui import format as fmt
+from pages._ui import frame, report_downloads, session, workbench
+from pages._ui.confirm_panel import draw_confirm
+from pages._ui.goal_form import goal_of_link
+from pages._ui.ship_files import choose_target, draw_files
+
+frame.require("ship")
+
+_DECISION = "decision"
+_MOST_RUNS = 200
+
+
+def draw() -> None:
+    """What is shipped, what speaks for it, the target's files, the check."""
+    st.title("Ship")
+    with frame.errors_shown():
+        goal_of_link()
+        runs = [each for each in workbench.get_workbench().decisions.facts() if _can_ship(each)][:_MOST_RUNS]
+        if not runs:
+            _nothing_yet()
+            return
+        decision = workbench.get_workbench().decisions.recommend(session.goal())
+        shipment = _choose(runs, decision)
+        _evidence(shipment)
+        target = choose_target(shipment)
+        if target is not None:
+            bundle = draw_files(shipment, *target)
+            draw_confirm(shipment, bundle, target[1])
+
+
+def _can_ship(run: RunFacts) -> bool:
+    """Something was measured of a model that MCP itself loaded."""
+    judged = any(reason.startswith(CONFIRMATION) for reason in run.reasons)
+    return run.measured and '"source":"endpoint"' not in run.recipe and not judged
+
+
+def _nothing_yet() -> None:
+    with st.container(border=True):
+        st.header("There is nothing to ship yet")
+        st.markdown("Files are made of a Run: one configuration whose speed was measured here.")
+        frame.link("measure", "Measure a model", icon=":material/timer:")
+
+
+def _choose(runs: Sequence[RunFacts], decision: Decision) -> Shipment:
+    """The Run of the link, else the winner of the Goal that Decide holds, else the newest Run."""
+    by_id = {each.id: each for each in runs}
+    winner = decision.winner if decision.winner and decision.winner.run in by_id else None
+    options = [*([_DECISION] if winner else []), *by_id]
+    asked = st.query_params.get("run")
+    chosen = st.selectbox(
+        "What is shipped",
+        options,
+        index=options.index(asked) if asked in options else 0,
+        format_func=lambda each: _label(each, by_id, decision),
+        help="The winner of the Goal on the Decide page, or any Run of a model that was loaded here.",
+    )
+    if chosen == _DECISION:
+        st.query_params.pop("run", None)
+        return of_decision(decision, workbench.get_workbench().run)
+    st.query_params["run"] = chosen
+    run = workbench.get_workbench().run(chosen)
+    if run is None:
+        raise ModelNotFound(f"There is no Run {chosen}.", "It may have been deleted.")
+    return of_run(run)
+
+
+def _label(chosen: str, by_id: dict[str, RunFacts], decision: Decision) -> str:
+    if chosen == _DECISION:
+        assert decision.winner is not None
+        return f"The decision's winner: {decision.winner.name}"
+    run = by_id[chosen]
+    load = (
+        "" if run.load is None else f", {run.load:g} {'users' if run.load_kind == 'concurrency' else 'requests/s'}"
+    )
+    return f"{run.model} · {run.name} · {run.workload}{load} · {run.created[:16].replace('T', ' ')}"
+
+
+def _evidence(shipment: Shipment) -> None:
+    with st.container(border=True):
+        level = shipment.evidence[:1].upper() + shipment.evidence[1:]
+        st.badge(level, color="green" if shipment.is_confirmed else "blue")
+        st.markdown(f"**{frame.plain(standing(shipment))}**")
+        if shipment.decision is not None:
+            st.markdown(frame.plain(shipment.decision.answer))
+        _figures(shipment)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            frame.link("runs", "See its Run", icon=":material/table_rows:", run=shipment.run_id)
+            frame.link("decide", "Change the decision", icon=":material/rule:")
+        if shipment.decision is not None:
+            decision = shipment.decision
+            report_downloads.draw(lambda: Report(decision), "decision", "ship-report")
+
+
+def _figures(shipment: Shipment) -> None:
+    measured, memory = shipment.measurement, shipment.run.memory if shipment.run else None
+    if measured is None:
+        return
+    columns = st.columns(4)
+    columns[0].metric("Throughput", fmt.rate(measured.output_tok_s), help=fmt.definition("output_tok_s"))
+    columns[1].metric("TTFT, median", fmt.ms(measured.ttft_ms.p50), help=fmt.definition("ttft_ms"))
+    columns[2].metric("TPOT, median", fmt.ms(measured.tpot_ms.p50), help=fmt.definition("tpot_ms"))
+    columns[3].metric(
+        "Peak memory", fmt.size(memory.peak_bytes if memory else None), help=fmt.definition("peak_bytes")
+    )
+
+
+draw()
