@@ -1,7 +1,7 @@
 """What the load generator itself adds: receive time less the stamp that the fake server puts on each chunk.
 
 Run on a quiet machine: .venv/bin/python tests/bench/loadgen.py [--rate 200] [--requests 2000]; on a busy one put
-``nice -n -15`` before it. Aim: 1 ms at the 99th percentile at 200 requests/s of 16 tokens. The fake server and the
+``chrt -r 10`` before it. Aim: 1 ms at the 99th percentile at 200 requests/s of 16 tokens. The fake server and the
 load generator each have a process; what other programs used meanwhile stands beside the figures, which it adds to.
 """
 

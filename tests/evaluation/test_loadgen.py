@@ -321,7 +321,7 @@ def test_receive_times_follow_the_servers_stamps():
     delays_ms, result = receive_delays(workload)
     assert len(delays_ms) == sum(record.output_tokens for record in result.records)
     assert delays_ms[0] > 0  # nothing is received before it was sent: one clock
-    assert delays_ms[len(delays_ms) // 2] < 20
+    assert delays_ms[len(delays_ms) // 4] < 1.0  # others on this machine only ever add
 
 
 @pytest.mark.slow
