@@ -23,8 +23,10 @@ _STAGES: tuple[Stage, ...] = ("confirm", "measure", "probe")
 
 @dataclass(frozen=True, slots=True)
 class SweepRow:
-    """One cell. ``run`` is the median one of its furthest stage; ``runs`` all of that stage; ``score`` the median
-    of what they are ranked by, None for what cannot win; ``level`` says how far it came."""
+    """One cell. ``run`` is the median one (of two the slower) of its furthest stage, ``runs`` all of that stage.
+
+    ``score`` is the median of what they are ranked by, None for what cannot win; ``level`` says how far it came.
+    """
 
     cell: CellRecord
     stage: Stage | None
@@ -63,7 +65,7 @@ def _row(store: Store, cell: CellRecord, scores: dict[Stage, dict[int, Score]]) 
     ids = [run.run_id for run in cell.runs if run.stage == stage and run.final]
     runs = sorted(filter(None, map(store.get, ids)), key=_speed)
     return SweepRow(
-        cell, stage, runs[len(runs) // 2], tuple(runs), scores[stage][cell.position], _level(stage, runs)
+        cell, stage, runs[(len(runs) - 1) // 2], tuple(runs), scores[stage][cell.position], _level(stage, runs)
     )
 
 
