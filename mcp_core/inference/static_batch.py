@@ -17,7 +17,7 @@ import torch
 from mcp_core.generation import GenerationRequest
 from mcp_core.inference.choosing import Choice, Chooser, Row
 from mcp_core.inference.finish import finish_of
-from mcp_core.inference.kv_cache import CacheFactory
+from mcp_core.inference.kv_cache import CacheFactory, last_of
 from mcp_core.inference.mode import ModeFigures, Outcome, StepOutcome
 from mcp_core.inference.scoring import PromptScorer
 from mcp_core.models.kv_pool import MOST_RUNNING
@@ -182,7 +182,7 @@ class StaticBatch:
             position_ids=positions,
             past_key_values=batch.cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=last_of(tokens.shape[1], 1, tokens.device),
         ).logits[:, -1]
         live = [index for index, member in enumerate(batch.members) if not member.ended]
         rows = [Row(batch.members[index].request, batch.members[index].tokens) for index in live]

@@ -28,7 +28,7 @@ from mcp_core.errors import InvalidModel
 from mcp_core.memory import quantization
 from mcp_core.memory.attention import require_attention, running_attention
 from mcp_core.memory.gemm import gemm_backend
-from mcp_core.memory.host_allocator import return_large_blocks
+from mcp_core.memory.host_allocator import return_large_blocks, reuse_large_blocks
 from mcp_core.memory.storage import weights_bytes
 from mcp_core.memory.switches import apply_switches
 from mcp_core.models import checkpoint, footprint, headers, hub, quantized_loading, shapes
@@ -69,6 +69,7 @@ def load(resolved: ResolvedModel, recipe: Recipe, report: Report, hub_token: str
     doing = f"loading {resolved.title} on {recipe.device}"
     with foreign_errors(resolved.title, doing):
         model, packing = _load_model(resolved, recipe, report, codec)
+    reuse_large_blocks(recipe.quantization.scheme)
     in_force = apply_switches(model, recipe.switches, torch.device(recipe.device))
     loaded = _describe(model, codec, resolved, recipe, packing)
     return replace(loaded, effective=loaded.effective.model_copy(update={"switches": in_force}))

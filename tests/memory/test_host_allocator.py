@@ -80,3 +80,29 @@ def test_kernels_of_past_shapes_are_forgotten_only_once_asked(found_mib: dict[st
     """A hundred prompt lengths through one bf16 layer: the kernels of all of them, or of the last few."""
     assert found_mib["not asked"]["grown"] > 20
     assert found_mib["asked"]["grown"] < 10
+
+
+_STEPS = """
+import resource, sys
+from mcp_core.memory.host_allocator import return_large_blocks, reuse_large_blocks
+import torch
+return_large_blocks()
+reuse_large_blocks(sys.argv[1])
+packed = torch.ones(2**20, dtype=torch.int8)
+for _ in range(40):
+    packed.bfloat16()  # 2 MiB, freed at once; the first ones find their places
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    packed.bfloat16()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_what_a_scheme_unpacks_at_every_step_is_no_new_memory_each_time() -> None:
+    def faults(scheme: str) -> int:
+        command = [sys.executable, "-c", _STEPS, scheme]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert faults("none") > 20 * 400  # a page each 4 KiB
+    assert faults("torchao-int8-weight-only") < 400
