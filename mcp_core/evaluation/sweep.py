@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -125,21 +125,27 @@ async def race(store: Store, sweep_id: str, host: Host) -> SweepRecord:
     return _get(sweeps, sweep_id)
 
 
-def ranked(store: Store, record: SweepRecord, stage: Stage) -> tuple[tuple[CellRecord, Score], ...]:
-    """Cells with all their Runs of a stage, best first; those that cannot win are left out."""
+def ranked(
+    store: Store, record: SweepRecord, stage: Stage, runs: Mapping[str, Run] | None = None
+) -> tuple[tuple[CellRecord, Score], ...]:
+    """Cells with all their Runs of a stage, best first; those that cannot win are left out. ``runs`` are the
+    record's, where they were read before."""
     starts = record.plan.starts if stage == "confirm" else 1
     found = []
     for cell in record.cells:
         ids = [cell.run_of(stage, start) for start in range(starts)]
-        middle = median_score([_score(store, run_id, record.plan) for run_id in ids])
+        read = [None if run_id is None else runs.get(run_id) if runs else store.get(run_id) for run_id in ids]
+        middle = median_score([_score(store, run, record.plan) for run in read])
         if middle is not None:
             found.append((cell, middle))
     return tuple(sorted(found, key=lambda pair: pair[1], reverse=True))
 
 
-def _score(store: Store, run_id: str | None, plan: SweepPlan) -> Score | None:
-    run = None if run_id is None else store.get(run_id)
-    return None if run is None else score(run, store.records(run.id), plan.goal)
+def _score(store: Store, run: Run | None, plan: SweepPlan) -> Score | None:
+    if run is None:
+        return None
+    limited = plan.goal is not None and plan.goal.slo.limits()  # only limits are judged request by request
+    return score(run, store.records(run.id) if limited else (), plan.goal)
 
 
 class _Race:

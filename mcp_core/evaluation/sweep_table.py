@@ -6,7 +6,7 @@ This file does not know how rows are drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mcp_core.decision.store import Store
@@ -43,8 +43,11 @@ class SweepRow:
 
 def sweep_rows(store: Store, record: SweepRecord) -> tuple[SweepRow, ...]:
     """Every cell: by the furthest stage that it came to and there the best first, then what cannot run."""
-    scores = {stage: {cell.position: each for cell, each in ranked(store, record, stage)} for stage in _STAGES}
-    rows = [_row(store, cell, scores) for cell in record.cells]
+    runs = {run.id: run for run in map(store.get, record.run_ids) if run is not None}
+    scores = {
+        stage: {cell.position: each for cell, each in ranked(store, record, stage, runs)} for stage in _STAGES
+    }
+    rows = [_row(cell, runs, scores) for cell in record.cells]
     return tuple(sorted(rows, key=_place))
 
 
@@ -57,16 +60,15 @@ def reasons(cells: Iterable[CellRecord]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def _row(store: Store, cell: CellRecord, scores: dict[Stage, dict[int, Score]]) -> SweepRow:
+def _row(cell: CellRecord, runs: Mapping[str, Run], scores: Mapping[Stage, Mapping[int, Score]]) -> SweepRow:
     stage = next((each for each in _STAGES if cell.position in scores[each]), None)
     if stage is None:
-        last = store.get(cell.runs[-1].run_id) if cell.runs else None
+        last = runs.get(cell.runs[-1].run_id) if cell.runs else None
         return SweepRow(cell, None, last, (last,) if last else (), None, cell.state)
     ids = [run.run_id for run in cell.runs if run.stage == stage and run.final]
-    runs = sorted(filter(None, map(store.get, ids)), key=_speed)
-    return SweepRow(
-        cell, stage, runs[(len(runs) - 1) // 2], tuple(runs), scores[stage][cell.position], _level(stage, runs)
-    )
+    found = sorted((runs[run_id] for run_id in ids if run_id in runs), key=_speed)
+    middle = found[(len(found) - 1) // 2]
+    return SweepRow(cell, stage, middle, tuple(found), scores[stage][cell.position], _level(stage, found))
 
 
 def _level(stage: Stage, runs: list[Run]) -> str:
