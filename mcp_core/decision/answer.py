@@ -6,6 +6,7 @@ not decide anything.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from mcp_core.decision.candidates import UNITS, Broken, Candidate, Scene
@@ -58,8 +59,9 @@ def _not_told(decision: Decision) -> str:
 
 def _nobody(decision: Decision, found: Sequence[Candidate]) -> str:
     if not any(each.point for each in found):
-        causes = sorted({each.broken[0].cause for each in found})
-        return f"No configuration has a figure that counts here: {', '.join(causes)}."
+        why, times = Counter(each.broken[0].text for each in found).most_common(1)[0]
+        of = "all" if times == len(found) else f"{times} of {len(found)}"
+        return f"No configuration has a figure that counts here. Of {of}: {why}."
     name, least = _nearest(found)
     if least is None:
         return "No measured configuration is known to meet the Goal: the figures that its limits need are lacking."

@@ -44,13 +44,23 @@ def _nearest(recipe: Recipe, presets: Mapping[str, Recipe]) -> tuple[str, dict[s
 
 
 def _nearest_workload(workload: Workload) -> tuple[str, dict[str, Any]]:
-    wanted = workload.model_dump(mode="json")
+    wanted = _short(workload)
     differing = {}
     for name, preset in WORKLOADS.items():
-        document = preset().model_dump(mode="json")
+        document = _short(preset())
         differing[name] = {key: value for key, value in wanted.items() if document[key] != value}
     name = workload.name if workload.name in WORKLOADS else min(differing, key=lambda each: len(differing[each]))
     return name, differing[name]
+
+
+def _short(workload: Workload) -> dict[str, Any]:
+    """Its document, lengths in their shortest form."""
+    document = workload.model_dump(mode="json")
+    for name in ("prompt_tokens", "output_tokens"):
+        lengths = getattr(workload, name)
+        given = lengths.model_dump(mode="json", exclude_defaults=True)
+        document[name] = given["min"] if given == {"min": lengths.max, "max": lengths.max} else given
+    return document
 
 
 def _without(changes: dict[str, Any]) -> dict[str, Any]:

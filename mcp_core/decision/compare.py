@@ -142,10 +142,21 @@ def obstacles(a: Sequence[RunFacts], b: Sequence[RunFacts]) -> Iterator[str]:
     for what, values in _circumstances(both):
         if len(values) > 1:
             yield f"{what}: {' and '.join(sorted(values))}"
+    yield from _clocks(a, b)
     for name in sorted({name for facts in both for name in facts.versions}):
         values = {facts.versions.get(name, "none") for facts in both if _uses(facts, name)}
         if len(values) > 1:
             yield f"stale: {name} {' and '.join(sorted(values))}"
+
+
+def _clocks(a: Sequence[RunFacts], b: Sequence[RunFacts]) -> Iterator[str]:
+    """A device that ran slower for one side than for the other makes that side look worse than it is."""
+    sides = [[each.clock_mhz for each in side if each.clock_mhz] for side in (a, b)]
+    if not all(sides):
+        return
+    one, other = (sum(side) / len(side) for side in sides)
+    if abs(math.log(other / one)) > math.log(1 + EQUIVALENT):
+        yield f"clocks: {one:,.0f} and {other:,.0f} MHz"
 
 
 def starts_of(runs: Sequence[RunFacts], quantity: Quantity) -> list[list[RunFacts]]:

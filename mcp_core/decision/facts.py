@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 # Raised whenever the facts of an old Run would come out otherwise.
-VERSION = 4
+VERSION = 5
 
 # What a server elsewhere runs is not known, so that all of them may answer one Goal.
 _ELSEWHERE = "servers elsewhere"
@@ -100,6 +100,7 @@ class RunFacts:
     peak_bytes: int | None = None
     kv_tokens: int | None = None
     energy_j_per_token: float | None = None
+    clock_mhz: float | None = None
     numerics: str = ""
     fidelity: dict[str, float | str | None] | None = None
 
@@ -140,6 +141,7 @@ class RunFacts:
             numerics=numerics_of(run.recipe, run.hardware),
             load_s=_finite(run.load_s),
             energy_j_per_token=_finite(run.energy_j_per_token),
+            clock_mhz=_clock(run),
             fidelity=fidelity_facts(run.fidelity),
             **_speed(run.measurement),
             **_memory(run),
@@ -247,6 +249,11 @@ def numerics_of(recipe: Recipe, hardware: Hardware) -> str:
 def _start(run: Run) -> str:
     """Which start of a process it was measured on: Runs of one start took exactly as long to load."""
     return f"{run.load_s!r}" if run.load_s is not None else run.id
+
+
+def _clock(run: Run) -> float | None:
+    device = run.conditions.device if run.conditions else None
+    return _finite(device.sm_clock_mhz) if device else None
 
 
 def _speed(measured: Measurement | None) -> dict[str, Any]:

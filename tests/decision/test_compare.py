@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mcp_core.decision.compare import QUANTITIES, compare, obstacles
+from mcp_core.results import Conditions, DeviceConditions
 from tests.decision.planted import Law, Planted, machine, planted_run
 
 TPOT = QUANTITIES["tpot_ms"]
@@ -94,10 +95,11 @@ def test_runs_of_the_same_start_are_no_repetition():
         ({"hardware": machine(driver="999")}, 8, "stale: driver"),
         ({"versions": {"torch": "2.11.0"}}, 8, "stale: torch"),
         ({}, 16, "other load"),
+        ({"conditions": Conditions(device=DeviceConditions(sm_clock_mhz=1410))}, 8, "clocks: 1,980 and 1,410 MHz"),
     ],
 )
 def test_what_keeps_two_sides_apart_is_named(rest, users, cause):
-    usual = _planted(Law(), 3)
+    usual = _planted(Law(), 3, conditions=Conditions(device=DeviceConditions(sm_clock_mhz=1980)))
     other = _planted(Law(changes={"dtype": "fp16"}), 3, users, **rest)
     found = _compare(usual, other)
     assert found.verdict == "undecided"

@@ -342,6 +342,7 @@ def test_smoke_tests_are_no_evidence():
     found = decide({"users": 8}, pairs)
     assert found.winner is None
     assert found.refused[0].reason == "not comparable: smoke test: too small to decide anything"
+    assert found.answer.endswith("Of all: not comparable: smoke test: too small to decide anything.")
 
 
 def test_endpoints_are_compared_with_one_another():
