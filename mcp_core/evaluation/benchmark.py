@@ -29,12 +29,12 @@ from mcp_core.errors import (
     WorkloadError,
     error_from,
 )
+from mcp_core.evaluation.comparability import incomparable_load, incomparable_requests
 from mcp_core.evaluation.conditions import conditions, incomparable
 from mcp_core.evaluation.cores import OthersLoad, pinned, usable_cores
 from mcp_core.evaluation.loadgen import LoadResult, OnProgress, run_load, run_warmup
 from mcp_core.evaluation.metrics import output_tokens, summarize
 from mcp_core.evaluation.prompts import Prompts, prompts_of
-from mcp_core.evaluation.random_weights import data_dependent_costs
 from mcp_core.evaluation.run_recorder import RunRecorder
 from mcp_core.evaluation.saturation import over_saturation
 from mcp_core.generation import EngineStats
@@ -65,12 +65,7 @@ __all__ = ["Keep", "engine_work", "measure", "unmeasured"]
 # Takes a Run, its request records and its telemetry as a JSON document; ``Store.add`` is one.
 Keep = Callable[[Run, Sequence[RequestRecord], Any], None]
 
-MAX_CLIENT_LAG_MS = 2.0
 MAX_OTHERS_LOAD = 0.5
-# A tenth of what a first token takes at a very fast server; ticks of the loop alone make one late by 1 ms.
-MAX_LATE_MS = 10.0
-# What chat templates put before every first message, at most: the same in each prompt.
-_TEMPLATE_TOKENS = 64
 # Of loading and of serving, each.
 _TIMELINE_POINTS = 60
 # The request was understood and turned down before anything was tried.
@@ -322,11 +317,15 @@ class _Benchmark:
         found = self._found
         if error is None and found.load is not None and found.load.cancelled:
             error = _stopped()
-        saturated = over_saturation(self.records) if self._workload.is_open else None
-        measurement = _measurement(found, bool(saturated) if self._workload.is_open else None)
+        over_saturated = over_saturation(self.records) is not None if self._workload.is_open else None
+        measurement = _measurement(found, over_saturated)
         meanwhile = conditions(found.telemetry, self._hardware, found.effective)
-        reasons = (*found.reasons, *_reasons(found, measurement, self._workload), *incomparable(meanwhile))
-        reasons += (saturated,) if saturated else ()
+        work = engine_work(found.before, found.after)
+        reasons = [*found.reasons, *incomparable_load(found.recipe, self._workload)]
+        if measurement is not None:
+            cached = work.cached_prompt_tokens if work else None
+            reasons += incomparable_requests(measurement, self.records, self._workload, cached)
+        reasons += incomparable(meanwhile)
         return _run(
             found.recipe,
             self._workload,
@@ -339,10 +338,10 @@ class _Benchmark:
             load_s=found.load_s,
             predicted=found.predicted,
             timeline=found.timeline,
-            engine_work=engine_work(found.before, found.after),
+            engine_work=work,
             conditions=meanwhile,
             energy_j_per_token=_energy_per_token(found.energy_j, measurement),
-            comparable=Comparable(ok=not reasons, reasons=reasons),
+            comparable=Comparable(ok=not reasons, reasons=tuple(reasons)),
         )
 
 
@@ -438,35 +437,3 @@ def _energy_per_token(energy_j: float | None, measurement: Measurement | None) -
     if energy_j is None or measurement is None or not measurement.output_tokens:
         return None
     return energy_j / measurement.output_tokens
-
-
-def _reasons(found: _Findings, measurement: Measurement | None, workload: Workload) -> Iterator[str]:
-    """Why figures of this Run may not be set beside another's."""
-    if workload.smoke_test:
-        yield "smoke test: too small to decide anything"
-    if found.recipe.model.source == "endpoint":
-        yield "endpoint: the settings and the machine behind it are not known here"
-    yield from data_dependent_costs(found.recipe)
-    if measurement is None or found.load is None:
-        return
-    lag_ms = measurement.client_lag_p99_ms
-    if lag_ms is not None and lag_ms > MAX_CLIENT_LAG_MS:
-        yield f"client-limited: the load generator's own loop was {lag_ms:.1f} ms late (p99)"
-    if measurement.late_p99_ms is not None and measurement.late_p99_ms > MAX_LATE_MS:
-        yield f"client-limited: requests were sent {measurement.late_p99_ms:.1f} ms after they were due (p99)"
-    cached = _cached_tokens(found) - _shared_tokens(found.load.records, workload)
-    if cached > 0:
-        yield f"warm cache: {cached} prompt tokens were not computed"
-
-
-def _shared_tokens(records: Sequence[RequestRecord], workload: Workload) -> int:
-    """Prompt tokens that a server may have had from earlier requests of this very workload."""
-    template = _TEMPLATE_TOKENS if workload.prompts.as_chat or workload.prompts.kind == "file" else 0
-    return sum(record.shared_tokens + template for record in records)
-
-
-def _cached_tokens(found: _Findings) -> int:
-    """Prompt tokens that came from a cache, by the server's counters, else by the replies."""
-    if found.before is not None and found.after is not None:
-        return found.after.cached_prompt_tokens_total - found.before.cached_prompt_tokens_total
-    return sum(record.cached_tokens or 0 for record in (found.load.records if found.load else ()))
