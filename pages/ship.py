@@ -10,7 +10,6 @@ from mcp_core.decision.decision import Decision
 from mcp_core.decision.facts import CONFIRMATION, RunFacts
 from mcp_core.decision.report import Report
 from mcp_core.decision.shipment import Shipment, of_decision, of_run
-from mcp_core.decision.targets.readme import standing
 from mcp_core.errors import ModelNotFound
 from pages._ui import format as fmt
 from pages._ui import frame, report_downloads, session, workbench
@@ -92,8 +91,7 @@ def _label(chosen: str, by_id: dict[str, RunFacts], decision: Decision) -> str:
 def _evidence(shipment: Shipment) -> None:
     with st.container(border=True):
         level = shipment.evidence[:1].upper() + shipment.evidence[1:]
-        st.badge(level, color="green" if shipment.is_confirmed else "blue")
-        st.markdown(f"**{frame.plain(standing(shipment))}**")
+        st.badge(level, color="green" if shipment.evidence.startswith("confirmed") else "blue")
         if shipment.decision is not None:
             st.markdown(frame.plain(shipment.decision.answer))
         _figures(shipment)

@@ -12,9 +12,13 @@ from mcp_core.commands.arguments import add_json, add_progress
 from mcp_core.commands.job_run import run_job
 from mcp_core.commands.output import emit, note, say, table
 from mcp_core.decision.confirmation import Beside, Confirmation
-from mcp_core.decision.export import BUNDLE_FILE
+from mcp_core.decision.decision import Decision
+from mcp_core.decision.export import BUNDLE_FILE, export
+from mcp_core.decision.shipment import of_decision, of_run
 from mcp_core.errors import InputError, McpError, ModelNotFound
 from mcp_core.evaluation.endpoint_recipe import require_url
+from mcp_core.recipe import Recipe
+from mcp_core.results import Run
 
 __all__ = ["add_arguments", "run"]
 
@@ -28,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and print; decision.json in DIR is raised where it holds. Exits 1 when it is not confirmed.
+    """Measure and print; the papers in DIR are raised where it holds. Exits 1 when it is not confirmed.
 
     Raises InputError for a folder that is no bundle, and what starting the command raises.
     """
@@ -37,8 +41,8 @@ def run(options: argparse.Namespace) -> int:
     title = f"confirm {options.folder.name}"
     answer = run_job("confirm", title, request, device=device, progress_as_json=options.progress == "json")
     found = Confirmation.model_validate(answer["confirmation"])
-    if answer["decision"] is not None and found.holds:
-        (options.folder / "decision.json").write_text(json.dumps(answer["decision"], indent=2) + "\n")
+    if found.holds:
+        _raise(options.folder, request, answer, found)
     if options.json:
         emit(answer["confirmation"])
     else:
@@ -61,9 +65,22 @@ def _request(folder: Path, url: str | None) -> dict[str, Any]:
     }
 
 
-def _recipe_of(request: dict[str, Any]) -> Any:
-    from mcp_core.recipe import Recipe
+def _raise(folder: Path, request: dict[str, Any], answer: dict[str, Any], found: Confirmation) -> None:
+    """README, Run and Decision of the bundle say what is known now."""
+    run = Run.model_validate(request["run"]) if request["run"] else None
+    run = run.model_copy(update={"evidence": found.evidence}) if run else None
+    decision = answer["decision"]
+    shipment = of_decision(Decision.from_dict(decision), lambda _: run) if decision else None
+    if shipment is None:
+        assert run is not None, "a bundle holds one of the two"
+        shipment = of_run(run)
+    files = export(shipment, request["target"], request["engine"]).files
+    for name in ("README.md", "run.json", "decision.json"):
+        if name in files:
+            (folder / name).write_text(files[name], encoding="utf-8")
 
+
+def _recipe_of(request: dict[str, Any]) -> Recipe:
     document = request["run"] or request["decision"]["winner"]
     return Recipe.from_dict(document["recipe"])
 

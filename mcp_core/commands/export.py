@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         shipment = read_shipment(options.what, store.get)
     bundle = export(shipment, options.target, options.engine)
     paths = write(bundle, options.out)
-    stands, command = standing(shipment), confirm_command(bundle, str(options.out))
+    stands, command = standing(shipment, bundle.engine), confirm_command(bundle, str(options.out))
     if options.json:
         emit(_document(bundle, paths, options.out) | {"standing": stands, "verify": command})
         return 0

@@ -36,11 +36,11 @@ class Target:
 TARGETS: dict[str, Target] = {
     each.name: each
     for each in (
-        Target("vllm", "vLLM", "vllm serve with the same flags", lambda what, _: foreign.bundle(what, "vllm")),
+        Target("vllm", "vLLM", "its own server with the same flags", lambda what, _: foreign.bundle(what, "vllm")),
         Target(
             "sglang",
             "SGLang",
-            "SGLang's server with the same flags",
+            "its own server with the same flags",
             lambda what, _: foreign.bundle(what, "sglang"),
         ),
         Target("llama.cpp", "llama.cpp", "the GGUF with llama-server", lambda what, _: llama_cpp.bundle(what)),

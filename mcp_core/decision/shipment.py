@@ -51,10 +51,9 @@ class Shipment:
         """What was measured of it."""
         return self.run.measurement if self.run else None
 
-    @property
-    def is_confirmed(self) -> bool:
-        """Whether it was measured on the engine that it is exported to: only then it is a recommendation."""
-        return self.evidence.startswith("confirmed")
+    def is_confirmed_on(self, engine: str) -> bool:
+        """Whether a deployment on this engine was measured: only then it is a recommendation."""
+        return self.evidence == f"confirmed on {engine}"
 
     @property
     def max_context(self) -> int:

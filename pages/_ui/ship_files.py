@@ -13,7 +13,7 @@ import streamlit as st
 from mcp_core.decision.bundle import Bundle, zipped
 from mcp_core.decision.export import BUNDLE_FILE, TARGETS, export, why_not
 from mcp_core.decision.shipment import Shipment
-from mcp_core.decision.targets.readme import confirm_command
+from mcp_core.decision.targets.readme import confirm_command, standing
 from pages._ui import format as fmt
 from pages._ui import frame
 
@@ -52,6 +52,7 @@ def choose_target(shipment: Shipment) -> tuple[str, str | None] | None:
 def draw_files(shipment: Shipment, target: str, engine: str | None) -> Bundle:
     """What did not carry over, every file, the zip, the commands."""
     bundle = export(shipment, target, engine)
+    st.markdown(f"**{frame.plain(standing(shipment, bundle.engine))}**")
     if bundle.not_carried:
         with st.expander(
             f"{fmt.count(len(bundle.not_carried), 'thing')} did not carry over", icon=":material/info:"

@@ -99,6 +99,7 @@ def test_what_did_not_carry_over_is_in_the_readme() -> None:
     assert "vLLM chooses its own kernel; it has no sdpa" in text
     confirmed = replace(shipment(HUB), evidence="confirmed on vllm")
     assert "Confirmed on vllm: a recommendation." in export(confirmed, "vllm").files["README.md"]
+    assert "a candidate, not yet a recommendation" in export(confirmed, "sglang").files["README.md"]
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "llama.cpp"])

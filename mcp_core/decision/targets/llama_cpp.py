@@ -79,7 +79,7 @@ def bundle(shipment: Shipment) -> Bundle:
     _require(recipe)
     sizes = sizes_of(shipment)
     before = f'MODEL=${{MODEL:-$(dirname "$0")/{MODEL_FILE}}}\n'
-    command = " ".join(["llama-server", "--model", '"$MODEL"', *map(shlex.quote, flags(sizes)), '"$@"'])
+    command = " \\\n  ".join(["llama-server", '--model "$MODEL"', *_paired(flags(sizes)), '"$@"'])
     return Bundle(
         target="llama.cpp",
         title="llama.cpp",
@@ -98,6 +98,17 @@ def bundle(shipment: Shipment) -> Bundle:
             "or pip install xllamacpp (serve.py)",
         ),
     )
+
+
+def _paired(words: tuple[str, ...]) -> Iterator[str]:
+    """A flag with its value on one line."""
+    line: list[str] = []
+    for word in words:
+        if word.startswith("--") and line:
+            yield " ".join(line)
+            line = []
+        line.append(shlex.quote(word))
+    yield " ".join(line)
 
 
 def python_script(sizes: Sizes) -> str:

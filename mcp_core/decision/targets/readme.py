@@ -20,14 +20,11 @@ _CARRIES = (
 _NEVER = "Latency, throughput, capacity and energy never do"
 
 
-def standing(shipment: Shipment) -> str:
-    """Recommendation or candidate, with its evidence."""
+def standing(shipment: Shipment, engine: str) -> str:
+    """Recommendation or candidate on this engine, with its evidence: confirmed elsewhere is not confirmed here."""
     level = shipment.evidence[:1].upper() + shipment.evidence[1:]
-    return (
-        f"{level}: a recommendation."
-        if shipment.is_confirmed
-        else f"{level}: a candidate, not yet a recommendation."
-    )
+    confirmed = shipment.is_confirmed_on(engine)
+    return f"{level}: {'a recommendation' if confirmed else 'a candidate, not yet a recommendation'}."
 
 
 def confirm_command(bundle: Bundle, folder: str = ".") -> str:
@@ -43,7 +40,7 @@ def readme(bundle: Bundle, shipment: Shipment) -> str:
 def _lines(bundle: Bundle, shipment: Shipment) -> Iterator[str]:
     yield f"# {shipment.recipe.model.id} on {bundle.title}"
     yield ""
-    yield f"**{standing(shipment)}**"
+    yield f"**{standing(shipment, bundle.engine)}**"
     yield ""
     about = f"Run {shipment.run_id}, workload {shipment.workload.name}"
     yield f"Configuration: {configuration_name(shipment.recipe)}. {about}."
@@ -63,7 +60,7 @@ def _lines(bundle: Bundle, shipment: Shipment) -> Iterator[str]:
 
 
 def _evidence(bundle: Bundle, shipment: Shipment) -> Iterator[str]:
-    if bundle.engine != shipment.recipe.engine and not shipment.is_confirmed:
+    if bundle.engine != shipment.recipe.engine and not shipment.is_confirmed_on(bundle.engine):
         yield ""
         yield f"{_CARRIES} {_NEVER}: those below were measured on {shipment.recipe.engine}, not on {bundle.engine}."
     figures = dict(_figures(shipment))
