@@ -126,7 +126,7 @@ def test_the_command_over_servers_that_changed_since(
 ) -> None:
     monkeypatch.setenv("MCP_HOME", str(tmp_path))
     # What a busy machine adds to the client's own loop is not what is tested here.
-    monkeypatch.setattr("mcp_core.evaluation.benchmark.MAX_CLIENT_LAG_MS", 1e9)
+    monkeypatch.setattr("mcp_core.evaluation.comparability.MAX_CLIENT_LAG_MS", 1e9)
     with ExitStack() as stack:
         first, second = (
             stack.enter_context(FakeServer(LatencyLaw(ttft_ms=5, tpot_ms=each))) for each in (4.0, 30.0)
