@@ -51,6 +51,7 @@ def test_recommend_for_people(planted, capsys):
     ("goal", "code", "words"),
     [
         ('{"users": 8, "rate_s": 2}', 2, "users and rate_s"),
+        ("mlperf-rag", 1, "under chat-like only, not under rag"),
         ("nowhere.json", 2, "nowhere.json cannot be read"),
         ('{"users": 0}', 2, "users"),
         (json.dumps(GOAL | {"slo": {"tpot_ms": {"p50": 0.1}}}), 1, "p50 TPOT alone excludes every configuration"),

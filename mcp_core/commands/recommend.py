@@ -13,10 +13,12 @@ from mcp_core.decision.store import Store
 from mcp_core.decisions import Decisions
 from mcp_core.errors import GoalError, McpError
 from mcp_core.goal import Goal
+from mcp_core.goal_presets import GOALS, goal_preset
 
 __all__ = ["add_arguments", "run"]
 
 _MOST_REFUSED = 30
+_EXAMPLE = '{"users": 40, "slo": {"ttft_ms": {"p95": 500}}}'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "goal",
         metavar="GOAL",
-        help='JSON file, or the JSON itself: \'{"users": 40, "slo": {"ttft_ms": {"p95": 500}}}\'',
+        help=f"JSON file, the JSON itself: '{_EXAMPLE}', or one of: {', '.join(GOALS)}",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the Decision there, as verify reads it")
     add_json(parser)
@@ -48,14 +50,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read_goal(text: str) -> Goal:
-    """The Goal in a file, or written out. Raises GoalError."""
+    """The Goal of a preset, in a file, or written out. Raises GoalError."""
+    if text in GOALS:
+        return goal_preset(text)
     if text.lstrip().startswith("{"):
         return Goal.from_json(text)
     try:
         return Goal.from_json(Path(text).read_bytes())
     except OSError as error:
         raise GoalError(
-            f"{text} cannot be read: {error.strerror}.", "Give a JSON file or the JSON itself."
+            f"{text} cannot be read: {error.strerror}.", "Give a JSON file, the JSON itself or a preset's name."
         ) from error
 
 

@@ -18,6 +18,9 @@ from mcp_core.results import RequestRecord, Run
 
 __all__ = ["DERIVED", "forget", "is_current", "keep", "keep_unreadable", "read_facts", "read_samples", "state"]
 
+# Databases take so many values in one statement, and not many more.
+_IDS_AT_ONCE = 10_000
+
 _metadata = sa.MetaData()
 
 _facts = sa.Table(
@@ -86,8 +89,12 @@ def read_facts(connection: sa.Connection) -> tuple[RunFacts, ...]:
 
 def read_samples(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str, RequestSamples]:
     """By Run; one without request records is left out."""
-    query = sa.select(_samples.c.run_id, _samples.c.document).where(_samples.c.run_id.in_(run_ids))
-    return {row.run_id: RequestSamples.unpack(row.document) for row in connection.execute(query)}
+    found: dict[str, RequestSamples] = {}
+    for first in range(0, len(run_ids), _IDS_AT_ONCE):
+        some = _samples.c.run_id.in_(run_ids[first : first + _IDS_AT_ONCE])
+        for row in connection.execute(sa.select(_samples.c.run_id, _samples.c.document).where(some)):
+            found[row.run_id] = RequestSamples.unpack(row.document)
+    return found
 
 
 def _row(run_id: str, created: str) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_an_impossible_limit_is_named(page: OpenPage, planted: fakes.FakeWorkben
 
 def test_published_limits_fill_the_form(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
     at = _open(page, GOAL)
-    at.button(key="goal-preset-chat").click().run()
+    at.button(key="goal-preset-mlperf-chat").click().run()
     assert not at.exception
     limits = {each.label: each.value for each in at.number_input}
     assert limits["TTFT (ms)"] == 500
