@@ -138,14 +138,9 @@ class Workload(BaseModel):
         """Whether requests are sent whatever becomes of earlier ones."""
         return self.arrivals.kind != "closed"
 
-    @property
-    def most_at_once(self) -> int | None:
-        """Requests that can be running at once; None where nothing bounds them."""
-        return None if self.is_open else self.concurrency
-
     def at_once(self, let_in: int) -> int:
         """Requests that can be running at once on a server that lets in so many."""
-        return min(self.most_at_once or let_in, let_in)
+        return let_in if self.is_open else min(self.concurrency, let_in)
 
     @property
     def load_kind(self) -> LoadKind:
