@@ -304,7 +304,7 @@ def test_live_fields_change_and_others_are_named(start: Start) -> None:
     with pytest.raises(RecipeError, match="dtype"):
         bench.apply_live(worker_id, RECIPE.replace({"dtype": "bf16"}))
     with pytest.raises(RecipeError, match="compile"):
-        bench.apply_live(worker_id, RECIPE.replace({"compile": "compiled"}))
+        bench.apply_live(worker_id, RECIPE.replace({"compile": "graphs"}))
 
 
 def test_a_bench_leaves_a_run_that_survives_a_restart(start: Start, tmp_path: Path) -> None:
