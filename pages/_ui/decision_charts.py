@@ -96,7 +96,7 @@ def crossover_figure(points: Sequence[OverviewPoint], unit: str) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             x=[f"{load:g}" for load in loads],
-            y=rows,
+            y=[name.replace(" · ", "<br>") for name in rows],  # narrow, so that a phone has room for the loads
             z=shares,
             text=texts,
             texttemplate="%{text}",
@@ -106,12 +106,12 @@ def crossover_figure(points: Sequence[OverviewPoint], unit: str) -> go.Figure:
             zmax=1,
             xgap=2,
             ygap=2,
-            colorbar={"title": "of the fastest", "tickformat": ".0%", "thickness": 12},
+            showscale=False,
             hovertemplate="%{y} at %{x}: %{text} tok/s, %{z:.0%} of the fastest<extra></extra>",
         )
     )
     return figure.update_layout(
-        height=min(760, 110 + 34 * len(rows)),
+        height=min(900, 110 + 40 * len(rows)),
         margin=_MARGIN,
         xaxis={"title": unit, "type": "category"},
         yaxis={"type": "category", "autorange": "reversed", "automargin": True},

@@ -68,20 +68,15 @@ def draw_refused(decision: Decision) -> None:
         for each in decision.refused
     ]
     column = st.column_config
-    st.dataframe(
-        rows,
-        hide_index=True,
-        height=_height(rows),
-        column_config={
-            "name": column.TextColumn("Configuration", width=190),
-            "cause": column.TextColumn(
-                "Cause", width=110, help="Which kind of limit, or what makes it no evidence."
-            ),
-            "reason": column.TextColumn("Figure and limit", width=330),
-            "command": column.TextColumn("What would measure it", width=200),
-            "run": column.TextColumn("Run"),
-        },
-    )
+    command = {"command": column.TextColumn("What would measure it", width=200)}
+    columns = {
+        "name": column.TextColumn("Configuration", width=190),
+        "cause": column.TextColumn("Cause", width=110, help="Which kind of limit, or what makes it no evidence."),
+        "reason": column.TextColumn("Figure and limit", width=330),
+        **(command if any(each.command for each in decision.refused) else {}),
+        "run": column.TextColumn("Run"),
+    }
+    st.dataframe(rows, hide_index=True, height=_height(rows), column_config=columns, column_order=list(columns))
 
 
 def draw_missing(decision: Decision) -> None:

@@ -18,7 +18,7 @@ from mcp_core.decision.facts import RunFacts
 from mcp_core.recipe import Recipe
 from pages._ui import format as fmt
 
-__all__ = ["STATUS_WORDS", "csv_text", "draw", "label", "model_of", "row", "served_as"]
+__all__ = ["STATUS_WORDS", "csv_text", "draw", "label", "model_of", "row"]
 
 STATUS_WORDS = {
     "ok": "✓ ok",
@@ -84,11 +84,6 @@ def model_of(run: RunFacts) -> str:
     return fmt.model_name(_recipe(run.recipe))
 
 
-def served_as(run: RunFacts) -> str:
-    """ "fp32 · not quantized": as elsewhere."""
-    return fmt.recipe_line(_recipe(run.recipe))
-
-
 def label(run: RunFacts) -> str:
     """One Run in a list to choose from."""
     load = "" if run.load is None else f" at {run.load:g}"
@@ -126,7 +121,7 @@ def _shown(run: RunFacts) -> dict[str, Any]:
     """The row as people read it: the status in words, starred where a note limits the figures."""
     values = row(run)
     star = " *" if run.latency and values["note"] else ""
-    return values | {"status": STATUS_WORDS[run.status] + star, "served": served_as(run)}
+    return values | {"status": STATUS_WORDS[run.status] + star, "served": run.name}
 
 
 def _columns(*, pinned: bool, models: int) -> dict[str, Any]:
@@ -148,8 +143,8 @@ def _columns(*, pinned: bool, models: int) -> dict[str, Any]:
         **({"model": column.TextColumn("Model", width=124)} if models > 1 or not pinned else {}),
         "served": column.TextColumn(
             "Served as",
-            width=128,
-            help="Engine if not transformers · dtype of dense weights · quantization scheme.",
+            width=150,
+            help="Dtype of dense weights, then every setting that is not at its default.",
         ),
         "workload": column.TextColumn("Workload", width=72, help="What was asked of the server."),
         "load": column.NumberColumn(
