@@ -66,7 +66,7 @@ def confirm(shipment: Shipment, measured: Run, target: str, engine: str, url: st
     """Judge a Run of the deployment.
 
     It is confirmed when it ended well, failed at most 1 % of its requests (or what the Goal allows), and holds
-    every limit of the Goal; without a Goal, when its throughput is at most 10 % lower.
+    every limit of the Goal; without limits, when its throughput is at most 10 % lower.
     """
     problems = list(_problems(shipment, measured))
     holds = not problems
@@ -124,12 +124,12 @@ def _problems(shipment: Shipment, measured: Run) -> Iterator[str]:
     if shipment.decision is not None:
         yield from (each.text for each in attain(shipment.decision.goal.slo, found).broken)
         yield from _slower_than_the_next(shipment.decision, found)
-    else:
+    if shipment.decision is None or not shipment.decision.goal.slo.limits():
         yield from _slower(shipment, found)
 
 
 def _slower(shipment: Shipment, found: Measurement) -> Iterator[str]:
-    before = shipment.measurement.output_tok_s if shipment.measurement else None
+    before = _predicted(shipment).get("output tokens/s")
     if before and found.output_tok_s is not None and found.output_tok_s < before * (1 - TOLERANCE):
         lower = 1 - found.output_tok_s / before
         yield f"{found.output_tok_s:,.1f} output tokens/s are {lower:.0%} below the predicted"

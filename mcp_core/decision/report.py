@@ -289,5 +289,5 @@ def _decision_charts(decision: Decision) -> Iterator[Chart]:
             known = [(load, value) for load, value in points if value is not None]
             if known:
                 series.append((choice.name, [load for load, _ in known], [value for _, value in known]))
-        if series:
+        if sum(len(loads) for _, loads, _ in series) > 1:
             yield Chart(f"{label[:1].upper()}{label[1:]} by load", unit, label, series)

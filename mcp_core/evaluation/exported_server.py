@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import socket
 import sys
@@ -15,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from mcp_core import paths
+from mcp_core import devices, paths
 from mcp_core.child_process import ChildProcess, signal_name
 from mcp_core.decision.bundle import Bundle, Command, write
 from mcp_core.engines import FOREIGN
@@ -23,6 +24,7 @@ from mcp_core.engines.interpreters import VARIABLES, interpreter, why_none
 from mcp_core.errors import InputError, LoadFailed, McpError, RecipeError
 from mcp_core.recipe import Recipe
 from mcp_core.serving.client import ServerClient
+from mcp_core.serving.supervisor import Supervisor
 
 __all__ = ["command_of", "started"]
 
@@ -39,8 +41,14 @@ async def started(
 ) -> AsyncIterator[str]:
     """Its URL, for as long as the block lasts; all that it started is ended afterwards.
 
+    MCP's own worker is started as ``mcp-core serve`` starts it, but under the lease that this job's parent holds.
+
     Raises InputError where the target is no server or its engine is not here, LoadFailed with its last words.
     """
+    if bundle.command is not None and bundle.command.interpreter == "mcp-core":
+        async with _worker(bundle, tell, hub_token) as url:
+            yield url
+        return
     folder = Path(tempfile.mkdtemp(dir=paths.home("engines")))
     try:
         write(bundle, folder / "bundle")
@@ -54,6 +62,19 @@ async def started(
             yield url
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def _worker(bundle: Bundle, tell: Callable[[str], None], hub_token: str | None) -> AsyncIterator[str]:
+    supervisor = Supervisor(within=devices.leases_of(os.getppid()))
+    try:
+        recipe = Recipe.from_json(bundle.files["recipe.json"])
+        tell(f"starting {bundle.title}")
+        worker = await supervisor.start(recipe, hub_token=hub_token)
+        assert worker.url is not None
+        yield worker.url
+    finally:
+        await supervisor.close()
 
 
 def command_of(bundle: Bundle, recipe: Recipe, folder: Path, port: int) -> tuple[str, ...]:
@@ -80,7 +101,7 @@ def _program(command: Command, recipe: Recipe) -> tuple[str, ...]:
                 f"Set {VARIABLES[command.interpreter]} to the Python that has it, or give a running server's URL.",
             )
         return (str(python),)
-    return (sys.executable, *(("-m", "mcp_core.cli") if command.interpreter == "mcp-core" else ()))
+    return (sys.executable,)
 
 
 def _is_ours(word: str, bundle: Bundle) -> bool:
@@ -95,8 +116,7 @@ async def _running(
     empty = folder / "empty"  # Python would import from the folder it is started in
     empty.mkdir()
     secrets = {"HF_TOKEN": hub_token} if hub_token else {}
-    ours = {"MCP_HOME": str(paths.home())} if bundle.command.interpreter == "mcp-core" else {}
-    environment = {**bundle.command.environment, **secrets, **ours}
+    environment = {**bundle.command.environment, **secrets}
     order = {"command": command, "environment": environment, "folder": str(empty)}
     with log.open("wb") as output:
         shim = (sys.executable, "-m", "mcp_core.serving.kept_server")

@@ -53,7 +53,7 @@ class Verification(BaseModel):
 
     schema_version: Literal[1] = 1
     created: datetime = Field(default_factory=now)
-    holds: bool
+    holds: bool = Field(description="False also where it cannot be told; ``why`` says which.")
     why: str = Field(description="One sentence.")
     changes: tuple[Change, ...] = ()
     seed: int = Field(description="Of the prompts.")
@@ -111,7 +111,7 @@ def _judge(
         changes.insert(0, Change(name=winner.choice.name, text=broken, breaks=True))
     return Verification(
         holds=not broken,
-        why=f"The choice no longer holds: {broken}." if broken else _still(anew, winner),
+        why=_ended(broken, anew, winner) if broken else _still(anew, winner),
         changes=tuple(changes),
         seed=seed,
         winner_runs=winner.ids,
@@ -146,9 +146,16 @@ def _is(choice: Choice, side: _Measured) -> bool:
 
 
 def _words(refused: Refused) -> str:
-    return (
-        refused.reason if refused.cause in ("slo", "failures", "memory") else f"{refused.cause}: {refused.reason}"
-    )
+    named = refused.cause in ("slo", "failures", "memory") or refused.reason.startswith(refused.cause)
+    return refused.reason if named else f"{refused.cause}: {refused.reason}"
+
+
+def _ended(broken: str, anew: Decision, winner: _Measured) -> str:
+    """A limit that broke ends the choice; Runs that count for nothing leave it open, which is no yes either."""
+    refused = next((each for each in anew.refused if each.run in winner.ids), None)
+    if refused is not None and refused.cause in ("not comparable", "stale", "other hardware"):
+        return f"It cannot be told whether the choice holds: {broken}. Verify it on a quiet machine."
+    return f"The choice no longer holds: {broken}."
 
 
 def _failures(side: _Measured) -> str:

@@ -75,6 +75,14 @@ def test_a_deployment_that_falls_behind_the_runner_up_is_not_confirmed() -> None
     assert "fewer than the runner-up's" in found.why
 
 
+def test_a_decision_without_limits_is_held_to_its_throughput() -> None:
+    with Store("sqlite://") as opened:
+        opened.add(*planted_run(FAST, 4))
+        made = recommend(Goal(users=4), opened.facts(), opened.samples, machine())
+    assert judged(of_decision(made), FAST).holds
+    assert "below the predicted" in judged(of_decision(made), SLOW).why
+
+
 def test_a_smoke_test_confirms_nothing() -> None:
     run, _ = planted_run(SLOW, 4)
     smoke = run.model_copy(update={"workload": run.workload.replace({"smoke_test": True})})

@@ -93,15 +93,14 @@ def test_what_is_no_server_needs_a_url(home: Path) -> None:
 
 def test_a_command_that_ends_says_its_last_words(home: Path) -> None:
     what = of_run(small(2.0))
-    made = export(what, "worker")
-    broken = made.files["recipe.json"].replace('"bundled"', '"folder"')
-    files = {**made.files, "recipe.json": broken}
+    made = export(what, "llama.cpp")
+    files = {**made.files, "serve.py": "import sys\nsys.exit('no such model')\n"}
 
     async def start() -> None:
         async with started(type(made)(**{**_fields(made), "files": files}), what.recipe, lambda words: None):
             pass
 
-    with pytest.raises(LoadFailed, match="ended while loading"):
+    with pytest.raises(LoadFailed, match=r"ended while loading \(exit code 1\). It said: no such model"):
         asyncio.run(start())
 
 

@@ -100,6 +100,14 @@ def test_a_winner_without_a_runner_up_is_judged_by_its_limits() -> None:
     assert "p50 TPOT" in slower.why
 
 
+def test_a_noisy_machine_leaves_it_open_and_says_so() -> None:
+    found, _ = verified(
+        decided(FAST, SLOW), FAST, SLOW, reasons=("noisy: other processes used 0.9 cores meanwhile",)
+    )
+    assert not found.holds
+    assert found.why.startswith("It cannot be told whether the choice holds: not comparable: noisy")
+
+
 def test_nothing_to_verify_is_said() -> None:
     with pytest.raises(InputError, match="no winner"):
         verified(decided(FAST, slo={"tpot_ms": {"p50": 1}}))
