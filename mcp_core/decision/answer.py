@@ -75,7 +75,7 @@ def _nearest(found: Sequence[Candidate]) -> tuple[str, Broken | None]:
         measured = [(one.ratio or float("inf"), one) for one in each.broken if one.is_measured]
         if measured and each.point is not None:
             ratio, broken = max(measured, key=lambda pair: pair[0])
-            worst.append((ratio, each.facts.name, broken))
+            worst.append((ratio, each.name, broken))
     if not worst:
         return "", None
     _, name, broken = min(worst, key=lambda one: one[0])

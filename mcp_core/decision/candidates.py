@@ -13,7 +13,7 @@ from functools import cached_property
 from statistics import fmean
 
 from mcp_core.decision.decision import Cause
-from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.facts import RunFacts, short_names
 from mcp_core.evaluation.attainment import judge
 from mcp_core.goal import Goal
 from mcp_core.recipe import Recipe
@@ -77,6 +77,7 @@ class Candidate:
     """One configuration. ``point`` is the load that it is judged by; ``broken`` empty means that it may win."""
 
     runs: tuple[RunFacts, ...]
+    name: str = ""
     points: tuple[Point, ...] = ()
     point: Point | None = None
     broken: tuple[Broken, ...] = ()
@@ -142,7 +143,9 @@ def candidates(facts: Sequence[RunFacts], scene: Scene) -> tuple[Candidate, ...]
     groups: dict[str, list[RunFacts]] = {}
     for each in facts:
         groups.setdefault(each.configuration, []).append(each)
-    return tuple(_candidate(tuple(runs), scene) for runs in groups.values())
+    names = {key: f"{runs[0].model} · {runs[0].name}" for key, runs in groups.items()}
+    names |= short_names([each for runs in groups.values() for each in runs if _is_about(each, scene)])
+    return tuple(_candidate(tuple(runs), names[key], scene) for key, runs in groups.items())
 
 
 def broken_versions(facts: RunFacts, current: Mapping[str, str]) -> str:
@@ -155,18 +158,15 @@ def broken_versions(facts: RunFacts, current: Mapping[str, str]) -> str:
     return "; ".join(changed)
 
 
-def _candidate(runs: tuple[RunFacts, ...], scene: Scene) -> Candidate:
+def _candidate(runs: tuple[RunFacts, ...], name: str, scene: Scene) -> Candidate:
     usable, refusal = _usable(runs, scene)
     if refusal is not None:
-        return Candidate(usable or runs, broken=(refusal,))
-    whole = replace(_NOTHING, runs=usable, points=_points(usable, scene))
+        return Candidate(usable or runs, name, broken=(refusal,))
+    whole = Candidate(usable, name, _points(usable, scene))
     point, beside = _decided_point(whole, scene)
     if point is None:
         return replace(whole, broken=beside)
     return replace(whole, point=point, broken=(*point.broken, *beside))
-
-
-_NOTHING = Candidate(())
 
 
 def _usable(runs: tuple[RunFacts, ...], scene: Scene) -> tuple[tuple[RunFacts, ...], Broken | None]:
@@ -177,6 +177,10 @@ def _usable(runs: tuple[RunFacts, ...], scene: Scene) -> tuple[tuple[RunFacts, .
             return runs, why(runs[0], scene)
         runs = kept
     return runs, None
+
+
+def _is_about(facts: RunFacts, scene: Scene) -> bool:
+    return facts.model in scene.models and _here(facts, scene) and _same_traffic(facts, scene)
 
 
 def _here(facts: RunFacts, scene: Scene) -> bool:

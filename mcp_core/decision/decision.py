@@ -29,14 +29,14 @@ Cause = Literal[
     "fidelity",
     "memory",
     "gpus",
-    "not measured",
-    "not measured at this load",
     "failed",
-    "other model",
-    "other hardware",
-    "other workload",
-    "stale",
+    "not measured at this load",
+    "not measured",
     "not comparable",
+    "stale",
+    "other workload",
+    "other hardware",
+    "other model",
 ]
 
 

@@ -28,17 +28,18 @@ __all__ = [
     "configuration_name",
     "fidelity_facts",
     "numerics_of",
+    "short_names",
     "versions_of",
-    "with_models",
 ]
 
 # Raised whenever the facts of an old Run would come out otherwise.
-VERSION = 5
+VERSION = 6
 
 # What a server elsewhere runs is not known, so that all of them may answer one Goal.
 _ELSEWHERE = "servers elsewhere"
 # How a Run's reasons say that it judged a deployment: no configuration to choose among others.
 CONFIRMATION = "confirmation:"
+_DOT = " · "
 # Letters of a digest: enough to tell apart what one store holds.
 _KEY = 16
 _STATISTICS = tuple(Quantiles.model_fields)
@@ -194,11 +195,22 @@ class RunFacts:
 _NAMES = tuple(each.name for each in fields(RunFacts))
 
 
-def with_models(runs: Sequence[RunFacts]) -> Sequence[RunFacts]:
-    """The same, their names with the model's where there are Runs of several."""
-    if len({run.model for run in runs}) < 2:
-        return runs
-    return [replace(run, name=f"{run.model.rstrip('/').rsplit('/', 1)[-1]} · {run.name}") for run in runs]
+def short_names(runs: Sequence[RunFacts]) -> dict[str, str]:
+    """By configuration: its name without what all of its model share; the model first where there are several."""
+    names = {run.configuration: (run.model, run.name.split(_DOT)) for run in runs}
+    models = {model for model, _ in names.values()}
+    shared = {model: _shared([words for each, words in names.values() if each == model]) for model in models}
+    short: dict[str, str] = {}
+    for configuration, (model, words) in names.items():
+        first = [model.rstrip("/").rsplit("/", 1)[-1]] if len(models) > 1 and model != _ELSEWHERE else []
+        kept = [word for word in words[1:] if word not in shared[model]]
+        short[configuration] = _DOT.join([*first, words[0], *kept])
+    return short
+
+
+def _shared(names: Sequence[Sequence[str]]) -> frozenset[str]:
+    """Words in every name; of a single one nothing is left out."""
+    return frozenset.intersection(*map(frozenset, names)) if len(names) > 1 else frozenset()
 
 
 def configuration_name(recipe: Recipe) -> str:
@@ -207,7 +219,9 @@ def configuration_name(recipe: Recipe) -> str:
         return recipe.model.id
     document = recipe.model_dump(mode="json", exclude_defaults=True)
     told = [words for path, value in _leaves("", document) if (words := _words(path, value))]
-    return " · ".join([recipe.dtype, *told])
+    if recipe.engine == "llama.cpp":  # computes in the types that the file's weights have
+        return _DOT.join(["llama.cpp", *(word for word in told if word not in ("llama.cpp", "gguf"))])
+    return _DOT.join([recipe.dtype, *told])
 
 
 def versions_of(run: Run) -> dict[str, str]:

@@ -117,12 +117,12 @@ def _repeats(
     if leader is None or not undecided:
         return
     most = max(found.more for _, found in undecided)
-    rivals = " and ".join(each.candidate.facts.name for each, _ in undecided[:2])
+    rivals = " and ".join(each.candidate.name for each, _ in undecided[:2])
     if most:
         yield _repeat(leader.candidate, most, f"the data cannot tell it from {rivals}")
     for each, found in undecided:
         if found.more:
-            yield _repeat(each.candidate, found.more, f"against {leader.candidate.facts.name}: {found.why}")
+            yield _repeat(each.candidate, found.more, f"against {leader.candidate.name}: {found.why}")
         else:
             yield _at_same_load(each.candidate, leader, found.why)
 
@@ -146,7 +146,7 @@ def _lacking(refused: Sequence[Candidate], scene: Scene) -> Iterator[Missing]:
 
 def _missing(candidate: Candidate, workload: Workload, why: str, repeats: int) -> Missing:
     return Missing(
-        name=candidate.facts.name,
+        name=candidate.name,
         recipe=candidate.recipe,
         workload=workload,
         why=why,

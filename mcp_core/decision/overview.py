@@ -6,10 +6,10 @@ Only measured loads are points. This file does not know how they are drawn (``pa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from mcp_core.decision.facts import RunFacts, with_models
+from mcp_core.decision.facts import RunFacts, short_names
 from mcp_core.evaluation.attainment import goodput
 from mcp_core.evaluation.request_samples import RequestSamples
 from mcp_core.goal import Slo
@@ -70,13 +70,15 @@ _RATE = {"concurrency": "", "rate_s": " · by rate"}
 def points_of(runs: Sequence[RunFacts], group: tuple[str, str, str]) -> tuple[OverviewPoint, ...]:
     """One for each configuration and load; a Run that may be compared counts before one that may not."""
     newest: dict[tuple[str, float], RunFacts] = {}
-    for run in with_models([run for run in runs if (run.traffic, run.device, run.load_kind) == group]):
+    for run in (run for run in runs if (run.traffic, run.device, run.load_kind) == group):
         if not run.measured or run.load is None:
             continue
         known = newest.setdefault((run.configuration, run.load), run)
         if not known.comparable and run.comparable:
             newest[run.configuration, run.load] = run
-    return tuple(OverviewPoint(run, load) for (_, load), run in sorted(newest.items(), key=lambda each: each[0][1]))
+    names = short_names(list(newest.values()))
+    found = sorted(newest.items(), key=lambda each: each[0][1])
+    return tuple(OverviewPoint(replace(run, name=names[run.configuration]), load) for (_, load), run in found)
 
 
 def pareto(points: Sequence[OverviewPoint]) -> tuple[OverviewPoint, ...]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Protocol
+from typing import Protocol, get_args
 
 from mcp_core.decision import answer
 from mcp_core.decision.candidates import Candidate, Point, Scene, candidates, fidelity_of
 from mcp_core.decision.compare import EQUIVALENT, QUANTITIES, Comparison, Quantity, compare
 from mcp_core.decision.costs import cost_per_million_tokens, cost_per_request
-from mcp_core.decision.decision import Choice, Decision, Evidence, Figures, LoadPoint, Refused
-from mcp_core.decision.facts import CONFIRMATION, RunFacts, fidelity_facts, numerics_of, with_models
+from mcp_core.decision.decision import Cause, Choice, Decision, Evidence, Figures, LoadPoint, Refused
+from mcp_core.decision.facts import CONFIRMATION, RunFacts, fidelity_facts, numerics_of
 from mcp_core.decision.missing import Ranked, command_for, missing_runs
 from mcp_core.decision.traffic import traffic_key
 from mcp_core.evaluation.attainment import goodput
@@ -37,6 +37,8 @@ _QUANTITY: dict[Objective, Quantity] = {
     "throughput": QUANTITIES["output_tok_s"],
     "latency": QUANTITIES["e2e_ms"],
 }
+# Refusals by a figure first, then what is not known, then what is about something else.
+_CAUSES: tuple[Cause, ...] = get_args(Cause)
 _LEVELS: tuple[Evidence, ...] = ("none", "predicted", "probed", "measured", "confirmed")
 
 
@@ -62,10 +64,10 @@ def recommend(
     scene = _scene(goal, facts, hardware, fidelities)
     if scene is None:
         return Decision(goal=goal, answer=answer.NOTHING_MEASURED, notes=(answer.HOW_TO_BEGIN,))
-    found = candidates(with_models(facts), scene)
+    found = candidates(facts, scene)
     ranked = _ranked([each for each in found if not each.broken], goal)
     leader, others, verdicts = _winner_first(ranked, goal, samples, scene)
-    refused = [each for each in found if each.broken]
+    refused = sorted((each for each in found if each.broken), key=lambda each: _CAUSES.index(each.broken[0].cause))
     missing = missing_runs(leader, others, verdicts, refused, scene)
     choices = _choices([*([leader] if leader else []), *others], scene, samples)
     winner, runners_up = (choices[0], tuple(choices[1:])) if choices else (None, ())
@@ -233,7 +235,7 @@ def _choice(each: Ranked, scene: Scene, known: Mapping[str, RequestSamples]) -> 
     return Choice(
         run=facts.id,
         runs=tuple(run.id for run in point.runs),
-        name=facts.name,
+        name=candidate.name,
         recipe=candidate.recipe,
         workload=candidate.workload,
         load=point.load,
@@ -303,7 +305,7 @@ def _refused(candidate: Candidate, scene: Scene) -> Refused:
     first = candidate.broken[0]
     return Refused(
         run=candidate.facts.id,
-        name=candidate.facts.name,
+        name=candidate.name,
         recipe=candidate.recipe,
         cause=first.cause,
         reason="; ".join(dict.fromkeys(each.text for each in candidate.broken)),

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from mcp_core.decision.decision import Decision
+from mcp_core.decision.facts import configuration_name
 from mcp_core.decision.recommend import evidence_of, recommend
 from mcp_core.goal import Goal
 from mcp_core.presets import bundled
@@ -323,7 +324,7 @@ def test_another_model_answers_only_when_it_is_named():
     assert found.winner is not None
     assert found.winner.recipe.model == bundled().model
     other = found.refused[-1]
-    assert (other.cause, other.name.split(" · ")[0]) == ("other model", "small")
+    assert (other.cause, other.name.split(" · ")[0]) == ("other model", "org/small")
     both = decide({"users": 8, "models": ["org/small", bundled().model.id]}, pairs)
     assert both.winner is not None
     assert both.winner.name.startswith("small · ")
@@ -362,6 +363,14 @@ def test_endpoints_are_compared_with_one_another():
 def test_a_decision_survives_json(six):
     found = decide(GOAL, six)
     assert Decision.from_json(found.to_json()) == found
+
+
+def test_a_name_says_only_what_sets_a_configuration_apart():
+    shared = {"kv.max_context": 512, "batching.max_requests": 8}
+    plain, packed = Law(changes=shared), Law(changes=shared | {"quantization.scheme": "bnb-nf4"})
+    found = decide({"users": 8}, runs(plain, (8,), 1) + runs(packed, (8,), 1, seed=1))
+    assert {each.name for each in (found.winner, *found.runners_up)} == {"fp32", "fp32 · bnb-nf4"}
+    assert configuration_name(packed.recipe) == "fp32 · bnb-nf4 · kv.max_context 512 · max_requests 8"
 
 
 def test_evidence_levels_by_their_words():
