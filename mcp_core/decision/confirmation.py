@@ -12,13 +12,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_core.decision.decision import Decision
-from mcp_core.decision.facts import CONFIRMATION
 from mcp_core.decision.shipment import Shipment
 from mcp_core.decision.store import Store
 from mcp_core.evaluation.attainment import attain
 from mcp_core.results import Measurement, Run, now
 
-__all__ = ["CONFIRMATION", "TOLERANCE", "Beside", "Confirmation", "confirm", "confirmed_decision", "raise_evidence"]
+__all__ = ["TOLERANCE", "Beside", "Confirmation", "confirm", "confirmed_decision", "raise_evidence"]
 
 # Without limits to hold, a deployment is what was predicted when its throughput is not lower by more than this.
 TOLERANCE = 0.10

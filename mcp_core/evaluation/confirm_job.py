@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
-from mcp_core.decision.confirmation import CONFIRMATION, confirm, confirmed_decision, raise_evidence
+from mcp_core.decision.confirmation import confirm, confirmed_decision, raise_evidence
 from mcp_core.decision.decision import Decision
 from mcp_core.decision.export import export
+from mcp_core.decision.facts import CONFIRMATION
 from mcp_core.decision.shipment import Shipment, of_decision, of_run
 from mcp_core.decision.store import Store
 from mcp_core.errors import error_from
