@@ -110,16 +110,16 @@ def _download(bundle: Bundle, shipment: Shipment) -> None:
 
 
 def _commands(bundle: Bundle, shipment: Shipment, engine: str | None) -> None:
-    words = [
-        "mcp-core",
-        "export",
-        shipment.run_id,
-        "--target",
-        bundle.target,
-        *(["--engine", engine] if engine else []),
-    ]
+    decision = shipment.decision
+    lines = []
+    if decision is not None:
+        goal = decision.goal.model_dump_json(exclude_defaults=True)
+        lines.append(["mcp-core", "recommend", goal, "--out", "decision.json"])
+    what = "decision.json" if decision else shipment.run_id
+    chosen = ["--engine", engine] if engine else []
+    lines.append(["mcp-core", "export", what, "--target", bundle.target, *chosen, "--out", "DIR"])
     st.caption("Write the files from a shell, and check the deployment")
-    st.code(f"{shlex.join([*words, '--out', 'DIR'])}\n{confirm_command(bundle, 'DIR')}", "bash")
-    if shipment.decision is not None:
+    st.code("\n".join([*map(shlex.join, lines), confirm_command(bundle, "DIR")]), "bash")
+    if decision is not None:
         st.caption("Later: does the choice still hold?")
         st.code("mcp-core verify DIR/decision.json", "bash")

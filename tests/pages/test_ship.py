@@ -66,6 +66,10 @@ def test_the_decision_comes_first_and_brings_verify(page: OpenPage, wb: fakes.Fa
     assert not at.exception
     assert at.selectbox[0].value == "decision"
     assert any("mcp-core verify" in each.value for each in at.code)
+    assert any(
+        "mcp-core recommend '{}' --out decision.json\nmcp-core export decision.json" in each.value
+        for each in at.code
+    )
     assert {each.label for each in at.get("download_button")} >= {"Report", "CSV", "JSON", "Download all files"}
 
 
