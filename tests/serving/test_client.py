@@ -259,14 +259,23 @@ def test_a_connection_that_was_closed_without_a_word_is_not_a_lost_request() -> 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             nonlocal connections
             connections += 1
-            await reader.readuntil(b"\r\n\r\n")
+            task = asyncio.current_task()
+            assert task is not None
+            answering.append(task)
+            try:
+                await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:  # a connection that was opened and given up
+                writer.close()
+                    return
             body = token("a", 1) + b"data: [DONE]\n\n"
             head = f"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
             await writer.drain()
             await asyncio.sleep(0.002)  # the client's next request is on its way by now
             writer.close()
+            await writer.wait_closed()
 
+        answering: list[asyncio.Task[Any]] = []
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         answered = 0
@@ -274,6 +283,8 @@ def test_a_connection_that_was_closed_without_a_word_is_not_a_lost_request() -> 
             for _ in range(20):
                 chunks = [each async for each in client.stream("/v1/completions", {"prompt": "a"})]
                 answered += chunks[-1].error is None
+        async with asyncio.timeout(5):
+            await asyncio.gather(*answering)
         server.close()
         return answered, connections
 
