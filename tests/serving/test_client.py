@@ -266,7 +266,7 @@ def test_a_connection_that_was_closed_without_a_word_is_not_a_lost_request() -> 
                 await reader.readuntil(b"\r\n\r\n")
             except asyncio.IncompleteReadError:  # a connection that was opened and given up
                 writer.close()
-                    return
+                return
             body = token("a", 1) + b"data: [DONE]\n\n"
             head = f"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
