@@ -107,7 +107,12 @@ async def count_and_clock(worker: Worker, recipe: Recipe, report: Report) -> Non
     )
     kept = []
     run = await measure(
-        worker.url, worker.token, recipe, workload, detect(), keep=lambda run, records, telemetry: kept.extend(records)
+        worker.url,
+        worker.token,
+        recipe,
+        workload,
+        detect(),
+        keep=lambda run, records, telemetry: kept.extend(records),
     )
     assert run.measurement is not None, run.failure
     streamed = sum(sum(record.chunk_tokens) for record in kept)

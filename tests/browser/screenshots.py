@@ -16,7 +16,19 @@ from playwright.sync_api import Browser, Page
 
 from tests.browser.app_process import chromium, running_app, settled
 
-PAGES = ("Home", "Recipe", "Playground", "Measure", "Quality", "Why", "Monitor", "Decide", "Ship", "Runs", "Handbook")
+PAGES = (
+    "Home",
+    "Recipe",
+    "Playground",
+    "Measure",
+    "Quality",
+    "Why",
+    "Monitor",
+    "Decide",
+    "Ship",
+    "Runs",
+    "Handbook",
+)
 WIDTHS = {"desk": 1280, "phone": 390}
 LOAD_MS = 180_000
 
