@@ -18,7 +18,7 @@ __all__ = ["over_saturation"]
 LEAST_REQUESTS = 50
 # A queue that grows makes TTFT rise with the time of sending, all the while (rank correlation near 1) and far
 # (several times its beginning). Chance makes either: queues near their capacity are slow to forget. Of 400
-# simulated single servers with 200 Poisson arrivals, these say so of 1.5 % at 80 % load, 9 % at 90 %, 96 % at 120 %.
+# simulated single servers with 200 Poisson arrivals, these say so of 1.5 % at 80 % load, 9 % at 90, 96 % at 120 %.
 MIN_RISING = 0.7
 MIN_GROWTH = 2.0
 # Share of requests that a full queue turns away from which it was too much whatever the rest took.
