@@ -216,7 +216,7 @@ def test_presets_are_listed_for_people(cli_run):
 
 def test_schemas_describe_every_field(answer):
     schemas = answer("schema")
-    assert set(schemas) == {"recipe", "workload", "run", "goal", "decision"}
+    assert set(schemas) == {"recipe", "workload", "run", "goal", "decision", "sweep"}
     assert answer("schema", "recipe") == schemas["recipe"]
     for name in ("recipe", "workload"):
         assert all("description" in field for field in schemas[name]["properties"].values())

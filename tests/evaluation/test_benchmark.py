@@ -216,7 +216,8 @@ def test_cancelling_gives_a_run_of_what_was_measured(worker_state, after_s, meas
         task.cancel()
         return await asyncio.wait_for(task, 5)
 
-    with FakeServer(LatencyLaw(100 if not measured else 20, 5), state=worker_state) as server:
+    # A reply takes 0.22 to 0.26 s: after 0.6 s the warm-up and one reply each are over, and no next one has ended.
+    with FakeServer(LatencyLaw(200, 5), state=worker_state) as server:
         run = asyncio.run(main(server.url))
     assert run.status == "cancelled"
     assert run.failure.kind == "cancelled"
