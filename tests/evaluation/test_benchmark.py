@@ -216,15 +216,15 @@ def test_cancelling_gives_a_run_of_what_was_measured(worker_state, after_s, meas
         task.cancel()
         return await asyncio.wait_for(task, 5)
 
-    # A reply takes 0.22 to 0.26 s: after 0.6 s the warm-up and one reply each are over, and no next one has ended.
-    with FakeServer(LatencyLaw(200, 5), state=worker_state) as server:
+    with FakeServer(LatencyLaw(100 if not measured else 20, 5), state=worker_state) as server:
         run = asyncio.run(main(server.url))
     assert run.status == "cancelled"
     assert run.failure.kind == "cancelled"
     assert (run.measurement is not None) is measured
     if measured:
         assert run.measurement.completed > 0
-        assert run.measurement.cancelled == 2
+        assert run.measurement.cancelled in (1, 2)  # a client may have been between two replies
+        assert [record.index for record in kept[0][1]] == list(range(len(kept[0][1])))  # each that was sent is there
     assert kept[0][0] == run
 
 
