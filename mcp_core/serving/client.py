@@ -27,8 +27,8 @@ __all__ = ["Chunk", "Look", "ServerClient", "open_session"]
 CONNECT_TIMEOUT_S = 5.0
 CONTROL_TIMEOUT_S = 10.0
 DRAIN_TIMEOUT_S = 30.0
-# Kept connections that may have been closed meanwhile, tried before a fresh one.
-_STALE_CONNECTIONS = 3
+# A kept connection that was closed meanwhile breaks at once; one that breaks later had taken the request.
+_STALE_WITHIN_S = 1.0
 
 _STATS_FIELDS = frozenset(each.name for each in fields(EngineStats))
 
@@ -64,9 +64,24 @@ class Look:
     latency: RecentLatency | None = None
 
 
+@dataclass(slots=True)
+class _Connection:
+    """Which connection a request went out on: one kept from an earlier request, or its own."""
+
+    kept: bool = False
+
+
+async def _note_kept(_session: aiohttp.ClientSession, context: Any, _params: Any) -> None:
+    if context.trace_request_ctx is not None:
+        context.trace_request_ctx.kept = True
+
+
 def open_session() -> aiohttp.ClientSession:
     """A session for any number of streams at once: only connecting has a time limit."""
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_note_kept)
     return aiohttp.ClientSession(
+        trace_configs=[trace],
         # Below uvicorn's 5 s, so that no request goes out on a connection that the server is closing.
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3.0),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
@@ -209,16 +224,17 @@ class ServerClient:
         return document if isinstance(document, dict) else {}
 
     async def _send(self, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:
-        """Once more where a kept connection was closed before a byte of the reply: llama.cpp's server closes one
-        after every stream without saying so."""
-        for _ in range(_STALE_CONNECTIONS):
+        """Once more where a kept connection turns out to be closed: llama.cpp's server closes one after every
+        stream without saying so. A request that a server may have taken is never sent twice."""
+        while True:
+            connection, begun_s = _Connection(), time.perf_counter()
             try:
-                return await self._open().post(self.url + path, json=body, headers=self._headers)
-            except aiohttp.ClientConnectorError:
-                raise
+                return await self._open().post(
+                    self.url + path, json=body, headers=self._headers, trace_request_ctx=connection
+                )
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                continue
-        return await self._open().post(self.url + path, json=body, headers=self._headers)
+                if not connection.kept or time.perf_counter() - begun_s > _STALE_WITHIN_S:
+                    raise
 
     async def _post(self, path: str, body: dict[str, Any]) -> aiohttp.ClientResponse:
         try:
@@ -287,16 +303,28 @@ def _chunk(received_s: float, payload: bytes) -> Chunk:
         return Chunk(received_s, error=failure)
     if document.get("error"):
         return Chunk(received_s, error=_failure(document["error"]))
+    try:
+        return _event(received_s, document)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        failure = Failure(kind="error", message="The server sent an event in a form that is not understood.")
+        return Chunk(received_s, error=failure)
+
+
+def _event(received_s: float, document: dict[str, Any]) -> Chunk:
+    """Raises what reading another form raises."""
     choices = document.get("choices")
     choice = choices[0] if choices else {}
     delta = choice.get("delta") or {}
-    text = choice.get("text") if "text" in choice else delta.get("content")
+    text = (choice.get("text") if "text" in choice else delta.get("content")) or ""
+    usage = document.get("usage")
+    if not isinstance(text, str) or not isinstance(usage or {}, dict):
+        raise TypeError
     return Chunk(
         received_s,
-        text or "",
+        text,
         tuple(choice.get("token_ids") or ()),
         choice.get("finish_reason"),
-        document.get("usage"),
+        usage,
         reasoning=delta.get("reasoning_content") or delta.get("reasoning") or "",  # vLLM's older name, its newer
     )
 
@@ -344,7 +372,14 @@ def _error_document(text: str) -> dict[str, Any]:
     error = document.get("error") or document.get("detail") if isinstance(document, dict) else document
     if isinstance(error, dict):
         return error
+    if isinstance(error, list):  # of FastAPI, a row a field: each repeats what was sent, which is not to be kept
+        error = "; ".join(_field_error(row) for row in error if isinstance(row, dict))
     return {"message": str(error)} if error else {}
+
+
+def _field_error(row: dict[str, Any]) -> str:
+    """As "body.prompt: Input should be a valid string"."""
+    return f"{'.'.join(map(str, row.get('loc') or ()))}: {row.get('msg')}"
 
 
 def _retry_hint(response: aiohttp.ClientResponse) -> str:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from mcp_core.errors import Busy, ContextTooLong, McpError, QueueFull, RequestRejected, WorkerDied
 from mcp_core.recipe import Recipe
+from mcp_core.serving import client as client_module
 from mcp_core.serving.client import Chunk, ServerClient
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -134,6 +135,23 @@ def test_an_event_that_is_not_json_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
+    "document",
+    [
+        {"choices": [None]},
+        {"choices": {"text": "a"}},
+        {"choices": [{"text": ["a"]}]},
+        {"choices": [{"delta": "a"}]},
+        {"choices": [{"text": "a", "token_ids": 7}]},
+        {"choices": [], "usage": [1]},
+    ],
+)
+def test_an_event_of_another_form_is_an_error_and_ends_nothing_else(document: dict[str, Any]) -> None:
+    last = chunks_of(sending(event(**document)))[-1]
+    assert last.error is not None
+    assert "form that is not understood" in last.error.message
+
+
+@pytest.mark.parametrize(
     ("status", "document", "expected", "words"),
     [
         (400, {"error": {"message": "bad top_p", "param": "top_p"}}, RequestRejected, "bad top_p"),
@@ -158,6 +176,17 @@ def test_refusals_are_errors_with_the_servers_words(
         assert "7 s" in caught.value.hint
     if isinstance(caught.value, RequestRejected) and status == 400 and words == "bad top_p":
         assert caught.value.param == "top_p"
+
+
+def test_what_was_sent_is_not_repeated_by_a_refusal() -> None:
+    row = {
+        "type": "string_type",
+        "loc": ["body", "prompt"],
+        "msg": "Input should be a string",
+        "input": "my secret",
+    }
+    with pytest.raises(RequestRejected, match=r"^body\.prompt: Input should be a string$"):
+        chunks_of(answering(422, {"detail": [row]}))
 
 
 def test_nobody_at_the_port_is_a_dead_worker() -> None:
@@ -290,3 +319,31 @@ def test_a_connection_that_was_closed_without_a_word_is_not_a_lost_request() -> 
     answered, connections = asyncio.run(run())
     assert answered == 20
     assert connections == 20
+
+
+@pytest.mark.parametrize(("keeps", "sent"), [(False, 1), (True, 2)], ids=["its-own", "kept"])
+def test_a_request_that_a_server_took_is_never_sent_twice(
+    monkeypatch: pytest.MonkeyPatch, keeps: bool, sent: int
+) -> None:
+    """A server that works on a request and then breaks the connection: the request has failed, once."""
+    monkeypatch.setattr(client_module, "_STALE_WITHIN_S", 0.05)
+    requests = 0
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        nonlocal requests
+        requests += 1
+        if keeps and requests == 1:
+            return web.Response(body=token("a", 1) + b"data: [DONE]\n\n")
+        await asyncio.sleep(0.1 if keeps else 0)
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async def use(client: ServerClient) -> None:
+        for _ in range(sent):
+            async for _ in client.stream("/v1/completions", {"prompt": "x"}):
+                pass
+
+    with pytest.raises(WorkerDied):
+        with_server(handle, use)
+    assert requests == sent
