@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,6 +42,7 @@ __all__ = [
     "Quantiles",
     "RequestRecord",
     "Run",
+    "RunId",
     "RunStatus",
     "StoredFidelity",
     "StratumFidelity",
@@ -416,11 +417,15 @@ class Imported(_Value):
     fields: dict[str, Any] = Field(default_factory=dict, description="Every field that was not taken over.")
 
 
+# It names files and stands in scripts: a Run that came from elsewhere must not choose where, or what runs.
+RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
 class Run(_Value):
     """Recipe x Workload x Hardware -> Measurement or Failure."""
 
     schema_version: Literal[1] = 1
-    id: str
+    id: RunId
     created: datetime
     recipe: Recipe
     workload: Workload

@@ -28,7 +28,7 @@ from mcp_core.evaluation.capacity import Capacity
 from mcp_core.evaluation.capacity_job import Served, search
 from mcp_core.evaluation.endpoint_recipe import endpoint_recipe
 from mcp_core.goal import Goal
-from mcp_core.goal_presets import GOALS, goal_preset
+from mcp_core.goal_presets import GOALS
 from mcp_core.recipe import Recipe
 from mcp_core.serving.supervisor import Supervisor
 from mcp_core.workload import Workload
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     Raises InputError for what is malformed, and what went wrong in loading.
     """
     recipe, workload, machine = read_recipe(options), read_workload(options), hardware.detect()
-    goal = goal_preset(options.goal) if options.goal in GOALS else read_goal(options.goal)
+    goal = read_goal(options.goal)
     if options.url:
         recipe = endpoint_recipe(recipe, options.url)
     else:

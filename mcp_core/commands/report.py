@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from mcp_core.commands.arguments import require_place
 from mcp_core.commands.output import note
 from mcp_core.decision.compare import Comparison
-from mcp_core.decision.decision import Decision
 from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.report import Report, as_csv, as_html, as_json
+from mcp_core.decision.shipment import read_decision
 from mcp_core.decision.store import Store
 from mcp_core.decisions import Decisions
 from mcp_core.errors import InputError, ModelNotFound
@@ -52,23 +51,13 @@ def run(options: argparse.Namespace) -> int:
 
 def _report(what: Sequence[str], store: Store) -> Report:
     if len(what) == 1 and Path(what[0]).is_file():
-        return Report(decision=_decision(Path(what[0])))
+        return Report(decision=read_decision(Path(what[0])))
     decisions = Decisions(lambda: store)
     runs = [_known(each, decisions.facts()) for each in what]
     compared: dict[str, Sequence[Comparison]] = {
         each.id: decisions.compare(runs[0].id, each.id) for each in runs[1:] if each.measured and runs[0].measured
     }
     return Report(runs=runs, comparisons=compared)
-
-
-def _decision(path: Path) -> Decision:
-    try:
-        document = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(
-            f"{path} is not valid JSON.", "mcp-core recommend GOAL --out FILE writes a Decision."
-        ) from error
-    return Decision.from_dict(document)
 
 
 def _known(run_id: str, facts: Sequence[RunFacts]) -> RunFacts:

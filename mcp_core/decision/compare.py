@@ -284,4 +284,4 @@ def _needed(deviation: float, centre: float, starts: int) -> int:
     for total in range(max(starts, LEAST_STARTS) + 1, MOST_REPEATS):
         if (_t(total) + _POWER) * deviation / math.sqrt(total) < distance:
             return total - starts
-    return MOST_REPEATS - starts
+    return max(1, MOST_REPEATS - starts)

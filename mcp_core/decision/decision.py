@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mcp_core.errors import InputError
 from mcp_core.goal import Goal
 from mcp_core.recipe import Recipe, validation_message
-from mcp_core.results import now
+from mcp_core.results import RunId, now
 from mcp_core.workload import LoadKind, Workload
 
 __all__ = ["Cause", "Choice", "Decision", "Evidence", "Figures", "LoadPoint", "Missing", "Refused"]
@@ -79,7 +79,7 @@ class Figures(_Value):
 class Choice(_Value):
     """A configuration that meets the Goal."""
 
-    run: str = Field(description="The Run that stands for it: the newest at the decided load.")
+    run: RunId = Field(description="The Run that stands for it: the newest at the decided load.")
     runs: tuple[str, ...] = Field(description="Every Run behind its figures.")
     name: str = Field(description="In a few words.")
     recipe: Recipe

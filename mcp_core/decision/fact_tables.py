@@ -80,9 +80,10 @@ def state(connection: sa.Connection) -> tuple[Any, ...]:
 
 
 def read_facts(connection: sa.Connection) -> tuple[RunFacts, ...]:
-    """Every Run's, newest first."""
+    """Every Run's, newest first. Those of another version, in a store that cannot be written, are left out."""
     newest = sa.select(_facts.c.document).order_by(_facts.c.created.desc(), _facts.c.run_id.desc())
-    documents = connection.scalars(newest.where(_facts.c.document.is_not(None))).all()
+    readable = sa.and_(_facts.c.version == VERSION, _facts.c.document.is_not(None))
+    documents = connection.scalars(newest.where(readable)).all()
     texts = {row.key: row.text for row in connection.execute(sa.select(_texts))}
     return tuple(RunFacts.unpack(each, texts) for each in documents)
 

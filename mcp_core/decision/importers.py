@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from mcp_core.decision.imported import aiperf, guidellm, local, serving
 from mcp_core.decision.imported.row import ImportedRow
 from mcp_core.errors import InputError, ModelNotFound
 from mcp_core.hardware import Device, Hardware
-from mcp_core.recipe import ModelRef, Recipe
+from mcp_core.recipe import ModelRef, Recipe, validation_message
 from mcp_core.results import Comparable, Imported, Measurement, RequestRecord, Run, now
 from mcp_core.workload import Arrivals, Lengths, Workload
 
@@ -60,8 +62,7 @@ def read_file(path: Path) -> tuple[ImportedRun, ...]:
         known = next((each for each in FORMATS if each.fits(document)), None)
         if known is None:
             raise _unknown(document, path)
-        for row in _rows(known, document, path):
-            found.append((_run(row, known.tool, path, digest, len(found)), row.records))
+        found += _runs(known, document, path, digest, len(found))
     return tuple(found)
 
 
@@ -96,19 +97,28 @@ def _lines(said: str, path: Path, error: Exception) -> list[Any]:
     return documents
 
 
-def _rows(known: Format, document: Any, path: Path) -> list[ImportedRow]:
+def _runs(known: Format, document: Any, path: Path, digest: str, first: int) -> list[ImportedRun]:
+    """One document's; ``first`` is the number of the first in its file."""
     try:
         rows = list(known.read(document))
+        if not all(map(_has_figures, rows)):
+            raise InputError("it holds no completed request with a duration, as after a failed benchmark.")
+        return [(_run(row, known.tool, path, digest, first + n), row.records) for n, row in enumerate(rows)]
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        said = error.message if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        said = _cause(error)
         raise InputError(f"{path} looks like {known.tool}, but cannot be read: {said}", "Make it again.") from error
-    for row in rows:
-        if not row.completed or row.duration_s <= 0 or not math.isfinite(row.duration_s):
-            raise InputError(
-                f"{path} looks like {known.tool}, but holds no completed request with a duration.",
-                "A benchmark that failed has nothing to import.",
-            )
-    return rows
+
+
+def _has_figures(row: ImportedRow) -> bool:
+    return row.completed > 0 and row.duration_s > 0 and math.isfinite(row.duration_s)
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return error.message
+    if isinstance(error, ValidationError):
+        return f"{validation_message(error)}."
+    return f"{type(error).__name__}: {error}"
 
 
 def _unknown(document: Any, path: Path) -> InputError:
@@ -165,10 +175,11 @@ def _measurement(row: ImportedRow) -> Measurement:
 def _workload(row: ImportedRow) -> Workload:
     arrivals = Arrivals()
     if row.rate_s:
-        even = row.burstiness is None or row.burstiness == 1
+        # Above 1 they come more evenly than Poisson's, for which there is no kind; the file's figure is kept.
+        poisson = row.burstiness is None or row.burstiness >= 1
         arrivals = Arrivals.model_validate(
             {"kind": "poisson", "rate_s": row.rate_s}
-            if even
+            if poisson
             else {"kind": "bursty", "rate_s": row.rate_s, "burstiness": row.burstiness}
         )
     return Workload(

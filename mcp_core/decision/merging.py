@@ -94,10 +94,10 @@ def _entry(line: str, where: str) -> _Entry:
     hint = "Give a file that mcp-core sweep --out wrote, or another results store."
     try:
         document = json.loads(line)
-        if not isinstance(document, dict) or "run" not in document:
+        if not isinstance(document, dict) or not isinstance(document.get("records", []), list):
             raise InputError(f"{where}: this is no stored Run.", hint)
         records = tuple(map(RequestRecord.model_validate, document.get("records", ())))
-        return Run.model_validate(document["run"]), records, document.get("telemetry")
+        return Run.model_validate(document.get("run")), records, document.get("telemetry")
     except ValidationError as error:
         raise InputError(f"{where}: {validation_message(error)}.", hint) from error
     except (ValueError, RecursionError) as error:

@@ -95,6 +95,8 @@ class Sweeps:
         Raises InputError for an unknown one, one that is done, or one of another machine whose figures would be
         mixed with ours; Busy while another process works on it.
         """
+        with self._store.reading() as connection:
+            owner = connection.scalar(sa.select(_sweeps.c.owner).where(_sweeps.c.id == sweep_id))
         record = self.get(sweep_id)
         if record is None:
             raise InputError(f'There is no sweep "{sweep_id}".', "mcp-core sweep PLAN starts one.")
@@ -105,12 +107,14 @@ class Sweeps:
             )
         if record.state == "done":
             raise InputError(f"Sweep {sweep_id} has come to its end.", "Start it anew to measure once more.")
-        if record.state == "running":
-            raise Busy(f"Sweep {sweep_id} is running already.", "Wait until it ends, or cancel it.")
+        # Of two that come at once, one finds the owner that both have read.
+        unclaimed = sa.and_(_sweeps.c.id == sweep_id, _sweeps.c.owner == owner)
         change = {"state": "running", "owner": _owner(), "message": ""}
-        with self._store.writing() as connection:
-            connection.execute(_sweeps.update().where(_sweeps.c.id == sweep_id).values(change))
-        return record
+        if record.state != "running":
+            with self._store.writing() as connection:
+                if connection.execute(_sweeps.update().where(unclaimed).values(change)).rowcount:
+                    return record
+        raise Busy(f"Sweep {sweep_id} is running already.", "Wait until it ends, or cancel it.")
 
     def newest(self, plan: SweepPlan) -> SweepRecord | None:
         """The newest sweep by this plan, whatever its name; None when there is none."""

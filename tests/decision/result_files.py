@@ -1,4 +1,8 @@
-"""Result files of other tools, cut to their aggregates; each says where its fields and figures come from."""
+"""Result files of other tools, cut to their aggregates; each says where its fields and figures come from.
+
+Only optimum-benchmark's and llama-bench's are of real runs. AIPerf's and GuideLLM's have never been held against a
+file that the tool wrote.
+"""
 
 from __future__ import annotations
 
@@ -174,7 +178,7 @@ def _aiperf(average: float, unit: str = "ms", **more: float) -> dict[str, Any]:
     return {"unit": unit, "avg": average, **more}
 
 
-# Fields as AIPerf's JSON exporter writes them (schema 1.4, aiperf 0.12); figures are made up.
+# Fields from excerpts of AIPerf's documentation and source and from memory, versions included; figures are made up.
 AIPERF: dict[str, Any] = {
     "schema_version": "1.4",
     "aiperf_version": "0.12.0",
@@ -199,7 +203,7 @@ def _guidellm(mean: float, **percentiles: float) -> dict[str, Any]:
     return {"successful": {"mean": mean, "median": percentiles["p50"], "percentiles": percentiles, "count": 300}}
 
 
-# Fields as guidellm/benchmark/schemas/generative writes them (report version 2, guidellm 0.7); figures are made up.
+# Fields from excerpts of GuideLLM's source and from memory, versions included; figures are made up.
 GUIDELLM: dict[str, Any] = {
     "metadata": {"version": 2, "guidellm_version": "0.7.2"},
     "args": {"model": "meta-llama/Llama-3.1-8B-Instruct"},

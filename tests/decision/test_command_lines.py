@@ -46,6 +46,11 @@ def test_a_bench_command_says_the_recipe_and_the_workload(recipe, workload):
     assert read_workload(options) == workload
 
 
+def test_a_text_that_reads_as_a_number_stays_a_text():
+    recipe = bundled().replace({"model": {"source": "hub", "id": "org/model", "revision": "12345678"}})
+    assert read_recipe(_read(bench_command(recipe, chat()))) == recipe
+
+
 def test_short_forms_stay_short():
     command = bench_command(bundled(), Workload(name="own", prompt_tokens=16))
     assert "workload.prompt_tokens=16" in command

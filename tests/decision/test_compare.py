@@ -79,6 +79,14 @@ def test_the_repeats_that_are_asked_for_do_tell():
     assert told >= 0.6 * asked
 
 
+def test_even_after_many_starts_a_further_one_is_asked_for():
+    rough = {"start_noise": 0.3}
+    slow, fast = _planted(Law(**rough), 60), _planted(Law(tpot_ms=19.3, changes={"dtype": "fp16"}, **rough), 60)
+    found = _compare(slow, fast)
+    assert found.verdict == "undecided"
+    assert found.more > 0
+
+
 def test_runs_of_the_same_start_are_no_repetition():
     pairs = [planted_run(Law(), 8, start=start, requests=60) for start in range(3)]
     one_start = Planted([(run.model_copy(update={"load_s": 10.0}), records) for run, records in pairs])

@@ -16,6 +16,7 @@ import yaml
 from mcp_core.decision.bundle import write
 from mcp_core.decision.export import export, why_not
 from mcp_core.decision.shipment import Shipment, of_decision, of_run, read_shipment
+from mcp_core.decision.targets.readme import confirm_command
 from mcp_core.errors import InputError, ModelNotFound, RecipeError
 from mcp_core.recipe import Recipe
 from mcp_core.schemes import SCHEMES
@@ -62,6 +63,31 @@ def test_vllm_script_has_the_flags_of_the_engine_and_runs_as_a_shell_script(tmp_
     assert words[words.index("--revision") + 1] == "abc"
     assert "--enable-prefix-caching" in words
     assert words[-3:] == ["--more", "1", "online"]
+
+
+def test_a_folder_goes_by_its_whole_path_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    what = shipment(HUB | {"model": {"source": "folder", "id": "~/a $(touch x):'b"}})
+    script = tmp_path / "serve.sh"
+    script.write_text(export(what, "vllm").files["serve.sh"].replace("exec vllm", "printf '%s\\n'"))
+    environment = {"PATH": os.environ["PATH"]}
+    said = subprocess.run(["sh", script], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert f"{tmp_path}/a $(touch x):'b" in said.stdout.splitlines()
+    assert not (tmp_path / "x").exists()
+    compose = yaml.safe_load(export(what, "docker-compose", "vllm").files["docker-compose.yaml"])
+    (volume,) = compose["services"]["llm"]["volumes"]
+    assert volume["source"] == f"{tmp_path}/a $$(touch x):'b"  # a lone dollar is a variable to docker-compose
+    assert volume["target"] == "/models"
+
+
+def test_a_run_from_elsewhere_puts_no_line_into_a_script(tmp_path: Path) -> None:
+    document = shipment().run
+    assert document is not None
+    for bad in ("x\ntouch here", "../x", ""):
+        file = tmp_path / "run.json"
+        file.write_text(json.dumps(document.model_dump(mode="json") | {"id": bad}))
+        with pytest.raises(InputError, match="id"):
+            read_shipment(str(file), lambda _: None)
 
 
 def test_sglang_script_holds_no_key_of_ours() -> None:
@@ -159,6 +185,17 @@ def test_the_gguf_is_copied_not_linked(tmp_path: Path) -> None:
     write(made, tmp_path / "out")
     (tmp_path / "out" / "model.gguf").write_bytes(b"other")
     assert model.read_bytes() == b"GGUF"
+
+
+def test_the_command_that_verifies_quotes_its_folder() -> None:
+    assert confirm_command(export(shipment(), "worker"), "my $(x)") == "mcp-core confirm 'my $(x)'"
+
+
+def test_a_gguf_that_is_gone_is_said_by_every_target(tmp_path: Path) -> None:
+    gone = shipment({"model": {"source": "gguf", "id": str(tmp_path / "gone.gguf")}})
+    for target in ("llama.cpp", "transformers"):
+        with pytest.raises(ModelNotFound, match="no file"):
+            export(gone, target)
 
 
 _MORE = ("torchao-int8-weight-only", "torchao-int8-dynamic", "torchao-fp8-weight-only", "bnb-nf4", "bnb-int8")

@@ -77,6 +77,19 @@ def test_aiperf_inter_token_latency_is_tpot_and_units_are_read(tmp_path: Path) -
         imported(tmp_path, strange)
 
 
+@pytest.mark.parametrize(("field", "value"), [("request_rate", -1), ("burstiness", -1), ("request_rate", 1e30)])
+def test_a_figure_out_of_range_is_refused_by_its_name(tmp_path: Path, field: str, value: float) -> None:
+    with pytest.raises(InputError, match=r"looks like vLLM bench serve, but cannot be read: .*(rate_s|burstiness)"):
+        imported(tmp_path, VLLM | {field: value})
+
+
+def test_arrivals_more_even_than_poisson_are_imported_and_their_figure_kept(tmp_path: Path) -> None:
+    (run,) = imported(tmp_path, VLLM | {"burstiness": 2.0})
+    assert run.workload.arrivals.kind == "poisson"
+    assert run.imported is not None
+    assert run.imported.fields["burstiness"] == 2.0
+
+
 def test_guidellm_tpot_is_its_inter_token_latency_never_its_own(tmp_path: Path) -> None:
     closed, open_loop = imported(tmp_path, GUIDELLM)
     found = measured(closed)

@@ -54,6 +54,7 @@ def test_runs_go_by_a_file_of_lines(store, theirs, run_number, tmp_path):
     [
         (b"{", "line 1: this is not JSON"),
         (b"[1]\n", "no stored Run"),
+        (b'{"run": {}, "records": 5}', "no stored Run"),
         (b'\n{"run": {}}', "line 2: .*Field required"),
     ],
 )

@@ -237,6 +237,18 @@ def test_facts_are_those_of_the_runs_newest_first(tmp_path, run_number, records)
         assert store.samples(["run-002"]) == {}
 
 
+def test_facts_of_another_version_in_a_store_that_cannot_be_written_are_left_out(url, run_number):
+    with Store(url) as store:
+        store.add(run_number(1))
+        store.add(run_number(2))
+        with store.writing() as connection:
+            connection.execute(
+                sa.text("UPDATE run_facts SET version = 0, document = '[]' WHERE run_id = 'run-001'")
+            )
+    with Store(f"sqlite:///file:{url.removeprefix('sqlite:///')}?mode=ro&uri=true") as store:
+        assert [facts.id for facts in store.facts()] == ["run-002"]
+
+
 def test_facts_of_an_older_version_are_made_anew_and_a_run_that_cannot_be_read_has_none(
     tmp_path, run_number, records
 ):

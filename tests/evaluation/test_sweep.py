@@ -270,6 +270,23 @@ def test_a_sweep_waits_for_a_device_that_is_measured_and_says_so() -> None:
     assert said[0].startswith("wait: cpu is in use by somebody")
 
 
+def test_of_two_that_resume_at_once_one_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store() as store:
+        machine = detect()
+        sweep_id = begin(store, plan(), machine)
+        Sweeps(store).end(sweep_id, "cancelled")
+        late = Sweeps(store)
+        record = late.get(sweep_id)
+
+        def as_another_claims(_: str) -> SweepRecord | None:
+            Sweeps(store).claim(sweep_id, machine)
+            return record
+
+        monkeypatch.setattr(late, "get", as_another_claims)
+        with pytest.raises(Busy, match="running already"):
+            late.claim(sweep_id, machine)
+
+
 def test_another_machine_cannot_resume_it() -> None:
     with Store() as store:
         machine = detect()

@@ -1,7 +1,8 @@
 """AIPerf's ``profile_export_aiperf.json``: aggregates with a unit each.
 
 Its inter-token latency is (request latency - TTFT) / (output tokens - 1) of a request: our TPOT. Its inter-chunk
-latency is every gap: our ITL. Sources: aiperf docs/metrics_reference.md, aiperf/exporters.
+latency is every gap: our ITL. Written from excerpts of aiperf's docs/metrics_reference.md and exporters; no file
+that it wrote has been read yet.
 """
 
 from __future__ import annotations

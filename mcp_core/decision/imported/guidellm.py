@@ -2,7 +2,7 @@
 
 Its inter-token latency is a request's (last - first token) / (tokens - 1): our TPOT; its own time per output token
 includes the first one, so it is kept beside. It pools no gaps: there is no ITL. Its request latency is in seconds.
-Source: guidellm/benchmark/schemas/generative.
+Written from excerpts of guidellm/benchmark/schemas/generative; no file that it wrote has been read yet.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class ImportedRow:
     """Our metrics of one measurement; None was not in the file. Lengths are means, tokens.
 
     ``rate_s`` is of arrivals, None for a closed loop of ``users``; ``device`` is empty where the file names none.
-    ``taken`` are the top-level fields that it holds already; all others are kept beside it.
+    ``fields`` is what of the file has no place here, kept as it is.
     """
 
     model: str

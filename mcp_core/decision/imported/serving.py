@@ -21,7 +21,7 @@ _LISTS = ("ttfts", "itls", "input_lens", "output_lens", "errors")
 _TAKEN = (
     *("completed", "failed", "duration", "total_input_tokens", "total_output_tokens", "request_throughput"),
     *("output_throughput", "total_token_throughput", "total_throughput", "max_concurrency", "request_rate"),
-    *("date", "backend", "model_id", "burstiness", *_LISTS),
+    *("date", "backend", "model_id", *_LISTS),
 )
 _SGLANG_ITL = "ITL: SGLang's tool divides a gap by the tokens of its chunk; ours is the gap between chunks."
 
@@ -50,18 +50,16 @@ def _row(document: Mapping[str, Any], e2e: str, notes: tuple[str, ...]) -> Impor
     completed, backend = count(document, "completed"), text(document, "backend")
     rate = number(document, "request_rate")
     errors = document.get("errors")
-    failed = (
-        count(document, "failed") or sum(bool(each) for each in errors if isinstance(errors, list)) if errors else 0
-    )
+    failed = count(document, "failed") or (sum(map(bool, errors)) if isinstance(errors, list) else 0)
     input_tokens, output_tokens = count(document, "total_input_tokens"), count(document, "total_output_tokens")
     names = ("ttft", "tpot", "itl", e2e)
     taken = [*_TAKEN, *(f"{kind}_{name}_ms" for name in names for kind in ("mean", "median", *_percentile_names()))]
-    engine = "sglang" if e2e == "e2e_latency" and not backend.startswith("vllm") else "vllm"
+    is_sglang_server = e2e == "e2e_latency" and not backend.startswith("vllm")
     return ImportedRow(
         model=text(document, "model_id", "model", "tokenizer_id") or backend or "unknown model",
-        engine="sglang" if engine == "sglang" else "vllm",
+        engine="sglang" if is_sglang_server else "vllm",
         completed=completed,
-        failed=failed or count(document, "failed"),
+        failed=failed,
         duration_s=number(document, "duration") or 0.0,
         users=count(document, "max_concurrency") or (1 if rate else max(1, completed)),
         rate_s=rate,

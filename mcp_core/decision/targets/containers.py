@@ -62,10 +62,10 @@ def compose(shipment: Shipment, engine: str | None = None) -> Bundle:
     container = _container(shipment, engine)
     service: dict[str, Any] = {
         "image": IMAGES[container.engine],
-        "command": list(container.command),
+        "command": [_literal(word) for word in container.command],
         "ports": [f"127.0.0.1:{container.port}:{container.port}"],
         "environment": dict(container.environment),
-        "volumes": [f"{container.model}:{_MODELS}:ro" if container.model else f"huggingface:{_CACHE}"],
+        "volumes": [_mounted(container.model) if container.model else f"huggingface:{_CACHE}"],
         "restart": "unless-stopped",
     }
     cached: dict[str, Any] = {} if container.model else {"volumes": {"huggingface": {}}}
@@ -74,6 +74,16 @@ def compose(shipment: Shipment, engine: str | None = None) -> Bundle:
         service |= {"ipc": "host", "deploy": {"resources": {"reservations": {"devices": [device]}}}}
     text = _yaml({"services": {"llm": service}, **cached}, shipment)
     return _bundle("docker-compose", container, {"docker-compose.yaml": text}, "docker compose up")
+
+
+def _mounted(model: str) -> dict[str, Any]:
+    """In the long form: the short one is taken apart at colons."""
+    return {"type": "bind", "source": _literal(model), "target": _MODELS, "read_only": True}
+
+
+def _literal(text: str) -> str:
+    """docker-compose puts variables of the caller's environment where a dollar stands alone."""
+    return text.replace("$", "$$")
 
 
 def kubernetes(shipment: Shipment, engine: str | None = None) -> Bundle:

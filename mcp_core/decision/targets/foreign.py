@@ -118,6 +118,9 @@ def model_folder(ref: ModelRef) -> dict[str, str]:
 
 
 def _place(ref: ModelRef) -> str:
+    """A folder by its whole path: a script in quotes expands no ~, and starts wherever it is called."""
+    if ref.source == "folder":
+        return str(Path(ref.id).expanduser().absolute())
     return "model" if ref.source == "shape" else ref.id
 
 

@@ -19,7 +19,7 @@ from mcp_core.errors import ModelNotFound, RecipeError
 from mcp_core.models.catalog import bundled_gguf
 from mcp_core.recipe import Recipe
 
-__all__ = ["MODEL_FILE", "PORT", "Sizes", "bundle", "flags", "sizes_of"]
+__all__ = ["MODEL_FILE", "PORT", "Sizes", "bundle", "flags", "gguf_file", "sizes_of"]
 
 PORT = 8080
 MODEL_FILE = "model.gguf"
@@ -90,7 +90,7 @@ def bundle(shipment: Shipment) -> Bundle:
         },
         run="./serve.sh, or python serve.py --port 8080",
         command=Command("python", ("serve.py", "--port", str(PORT)), {}, PORT),
-        copies={MODEL_FILE: _file_of(recipe)},
+        copies={MODEL_FILE: gguf_file(recipe)},
         executable=frozenset({"serve.sh"}),
         not_carried=tuple(_not_carried(recipe)),
         steps=(
@@ -159,7 +159,8 @@ def _not_carried(recipe: Recipe) -> Iterator[str]:
         yield "prefix_cache: llama.cpp's server reuses what a slot has of a prompt unless a request says otherwise."
 
 
-def _file_of(recipe: Recipe) -> Path:
+def gguf_file(recipe: Recipe) -> Path:
+    """The GGUF of a bundled or GGUF model, to be copied. Raises ModelNotFound where it is gone."""
     if recipe.model.source == "bundled":
         return bundled_gguf()
     path = Path(recipe.model.id).expanduser()

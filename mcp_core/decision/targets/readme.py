@@ -5,6 +5,7 @@ This file does not know how a target is started; the Bundle says it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from mcp_core.decision.bundle import Bundle
@@ -29,7 +30,7 @@ def standing(shipment: Shipment, engine: str) -> str:
 
 def confirm_command(bundle: Bundle, folder: str = ".") -> str:
     """What measures the deployment itself."""
-    return f"mcp-core confirm {folder}" + ("" if bundle.command else " --url http://HOST:PORT")
+    return f"mcp-core confirm {shlex.quote(folder)}" + ("" if bundle.command else " --url http://HOST:PORT")
 
 
 def readme(bundle: Bundle, shipment: Shipment) -> str:

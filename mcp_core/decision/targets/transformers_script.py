@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 from mcp_core.decision.bundle import Bundle
 from mcp_core.decision.shipment import Shipment
+from mcp_core.decision.targets.llama_cpp import gguf_file
 from mcp_core.engines.launch import DTYPE_NAMES
 from mcp_core.errors import RecipeError
-from mcp_core.models.catalog import bundled_gguf
 from mcp_core.recipe import Recipe, SchemeName
 from mcp_core.schemes import SCHEMES, group_size_of
 
@@ -32,7 +31,7 @@ def bundle(shipment: Shipment) -> Bundle:
         engine="transformers",
         files={"run.py": script(recipe)},
         run='python run.py "Why is the sky blue?"',
-        copies={"model.gguf": _gguf(recipe)} if _gguf_name(recipe) else {},
+        copies={"model.gguf": gguf_file(recipe)} if _gguf_name(recipe) else {},
         not_carried=_not_carried(recipe),
         steps=(f"pip install {_packages(recipe)}",),
     )
@@ -108,10 +107,6 @@ def _not_carried(recipe: Recipe) -> tuple[str, ...]:
 
 def _gguf_name(recipe: Recipe) -> str:
     return "model.gguf" if recipe.model.source in ("bundled", "gguf") else ""
-
-
-def _gguf(recipe: Recipe) -> Path:
-    return bundled_gguf() if recipe.model.source == "bundled" else Path(recipe.model.id).expanduser()
 
 
 def _model(recipe: Recipe) -> str:
