@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mcp_core.errors import InputError, WorkloadError, error_from
 from mcp_core.evaluation.attainment import attain
 from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
+from mcp_core.evaluation.saturation import LEAST_REQUESTS
 from mcp_core.goal import Slo
 from mcp_core.results import Measurement, RequestRecord, Run
 from mcp_core.views import Progress
@@ -32,7 +33,10 @@ RESOLUTION = 0.05
 # So often each client of a closed loop asks at least, or its first round, in step, is all that is seen.
 ROUNDS = 4
 # With as many to spare as may fail: percentiles are of those that completed.
-_LEAST_REQUESTS = {"p95": round(1.05 * MIN_REQUESTS_P95), "p99": round(1.05 * MIN_REQUESTS_P99)}
+_SPARE = 1.05
+_LEAST_REQUESTS = {"p95": round(_SPARE * MIN_REQUESTS_P95), "p99": round(_SPARE * MIN_REQUESTS_P99)}
+# Of an open load, fewer cannot show that the queue grows: a median of 16 that come at once holds at any rate.
+_LEAST_OPEN = math.ceil(_SPARE * LEAST_REQUESTS)
 # Below so small a part of the first rate nothing is looked for.
 _LEAST_SHARE = 1 / 256
 _MOST_CLIENTS = 4096
@@ -88,9 +92,10 @@ class Capacity(_Value):
 
 
 def requests_for(slo: Slo, workload: Workload) -> int:
-    """Requests that a point needs: enough for each percentile that is limited, and some rounds of every client."""
+    """Requests that a point needs: enough for each percentile that is limited, and some rounds of every client, or
+    to see a queue grow."""
     judged = max((_LEAST_REQUESTS.get(limit.statistic, 0) for limit in slo.limits()), default=0)
-    return max(workload.requests, judged, 0 if workload.is_open else ROUNDS * workload.concurrency)
+    return max(workload.requests, judged, _LEAST_OPEN if workload.is_open else ROUNDS * workload.concurrency)
 
 
 async def measure_capacity(
@@ -104,7 +109,8 @@ async def measure_capacity(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Capacity:
     """Find it from the workload's own load on: double until a limit breaks (or halve until none does), then halve
-    the gap until its ends are 5 % apart or neighbours. ``most`` is the largest load to try; no point is begun that
+    the gap until its ends are 5 % apart or neighbours. ``most`` is the largest load to try (of clients a whole
+    number, rounded down); no point is begun that
     would, by what the last one took, end after ``budget_s``.
 
     Cancelling the task keeps what was measured. Raises InputError where there is no limit, WorkloadError for a ramp
@@ -117,8 +123,9 @@ async def measure_capacity(
     first = workload.load
     if first is None:
         workload.at_load(1)  # says why not
+    most = most or (_MOST_RATE_S if workload.is_open else _MOST_CLIENTS)
     search = _Search(measure, workload, slo, failures_max, budget_s, on_progress)
-    return await search.run(first or 1, most or (_MOST_RATE_S if workload.is_open else _MOST_CLIENTS))
+    return await search.run(first or 1, most if workload.is_open else math.floor(most))
 
 
 class _Search:

@@ -105,13 +105,15 @@ async def _record(
             sender = _Sender(client, load, state, plan.total_steps)
             await entered.enter_async_context(_held(client))
         recording = asyncio.create_task(client.control("POST", "profile", body, timeout_s=timeout_s + _WRITING_S))
+        traces: list[RawTrace] | None = None
         try:
             async with sender.sending() if sender else contextlib.nullcontext():
                 await _follow(recording, sender, plan, tell)
-        except BaseException:
-            await _stop(client, recording)
-            raise
-    return [RawTrace.model_validate(each) for each in recording.result()["traces"]]
+            traces = [RawTrace.model_validate(each) for each in recording.result()["traces"]]
+        finally:
+            if traces is None:
+                await _stop(client, recording)
+    return traces
 
 
 async def _follow(
@@ -233,7 +235,7 @@ def _about(state: dict[str, Any], recipe: Recipe, plan: ProfilePlan, load: Profi
 
 
 def _keep(raw: RawTrace, about: dict[str, Any], number: int) -> KeptTrace:
-    """Read, named and stored; the raw file is deleted."""
+    """Read, named and stored; the raw file is deleted, also one that cannot be read."""
     path = Path(raw.path)
     if not path.exists():
         raise InputError(
@@ -241,8 +243,9 @@ def _keep(raw: RawTrace, about: dict[str, Any], number: int) -> KeptTrace:
         )
     if number:
         about = about | {"trace_id": f"{about['trace_id']}-{number + 1}"}
-    with uncollected():
-        document = finished(read_trace(path), raw.steps, about)
-        kept = keep(document, summarize(document))
-    path.unlink(missing_ok=True)
-    return kept
+    try:
+        with uncollected():
+            document = finished(read_trace(path), raw.steps, about)
+            return keep(document, summarize(document))
+    finally:
+        path.unlink(missing_ok=True)

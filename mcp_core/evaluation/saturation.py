@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mcp_core.results import RequestRecord
 
-__all__ = ["over_saturation"]
+__all__ = ["LEAST_REQUESTS", "over_saturation"]
 
 LEAST_REQUESTS = 50
 # A queue that grows makes TTFT rise with the time of sending, all the while (rank correlation near 1) and far

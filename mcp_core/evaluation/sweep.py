@@ -104,7 +104,8 @@ def _keep_misfit(
 async def race(store: Store, sweep_id: str, host: Host) -> SweepRecord:
     """Do what is left of a sweep that this process has begun or claimed; how it is then.
 
-    Raises Cancelled when its task is cancelled, and StoreError; the sweep can be resumed after either.
+    Raises Cancelled when its task is cancelled, and StoreError; the sweep can be resumed after either. Any other
+    error ends this process, after which the sweep is interrupted.
     """
     sweeps = Sweeps(store)
     record = _get(sweeps, sweep_id)
@@ -117,8 +118,8 @@ async def race(store: Store, sweep_id: str, host: Host) -> SweepRecord:
     except (asyncio.CancelledError, Cancelled):
         sweeps.end(sweep_id, "cancelled")
         raise Cancelled("The sweep was stopped.", "What was measured is kept; resume it to go on.") from None
-    except Exception as error:
-        with contextlib.suppress(McpError):
+    except McpError as error:
+        with contextlib.suppress(McpError):  # it may be the store that cannot be used
             sweeps.end(sweep_id, "failed", str(error))
         raise
     sweeps.end(sweep_id, "done")
@@ -234,7 +235,7 @@ class _Race:
                 run = await self._measure(worker, cell, workload, report)
         except McpError as error:
             recipe = conflicts.resolve(cell.recipe, self._host.hardware)
-            run, worker = unmeasured(recipe, workload, self._host.hardware, error), None
+            run = unmeasured(recipe, workload, self._host.hardware, error)
         if run.status == "cancelled":
             raise Cancelled("The sweep was stopped.")
         self._keep(run, cell, stage, start)

@@ -150,7 +150,10 @@ def end_with_stdin() -> None:
 def main() -> None:
     line = b""
     while not line.endswith(b"\n"):
-        line += os.read(0, 1)
+        read = os.read(0, 1)
+        if not read:  # whoever started it was killed before it said what to serve
+            return
+        line += read
     recipe = json.loads(line)["recipe"]
     note(f"start {name_of(recipe)}")
     threading.Thread(target=end_with_stdin, daemon=True).start()

@@ -144,6 +144,21 @@ def test_a_point_has_the_requests_that_its_percentiles_need(record):
     assert requests_for(Slo.model_validate({"e2e_ms": {"p99": 20}}), CLOSED) == 1050
 
 
+def test_a_burst_of_a_few_requests_is_no_rate_that_is_met(record):
+    """Eight slots: 16 requests at once have a median within the limit, whatever the rate."""
+    slo = Slo.model_validate({"ttft_ms": {"p50": 250}})
+    found = find(Planted(record, queued(8, 0.1)), OPEN.replace({"requests": 16}), slo)
+    assert found.ended == "found"
+    assert found.best < 2 * 8 / 0.1
+    assert requests_for(slo, OPEN.replace({"requests": 16})) == 53
+
+
+def test_clients_are_whole_numbers(record):
+    found = find(Planted(record, crowded(5, 0.0)), most=10.7)
+    assert (found.best, found.ended) == (10, "range")
+    assert {point.load for point in found.points} == {1, 2, 4, 8, 10}
+
+
 def test_a_search_without_an_end_in_sight_is_refused(record):
     with pytest.raises(InputError, match="no latency limit"):
         find(Planted(record, crowded(5, 2)), slo=Slo())

@@ -166,6 +166,21 @@ def test_a_held_worker_is_left_alone(worker_state: dict[str, Any], tmp_path: Pat
     assert server.plans == []
 
 
+def test_a_trace_that_cannot_be_read_is_deleted_too(worker_state: dict[str, Any], tmp_path: Path) -> None:
+    with RecordedServer(worker_state, tmp_path, tokens=0) as server:
+        original = server._trace
+
+        def cut_off(number: int) -> dict[str, Any]:
+            trace = original(number)
+            Path(trace["path"]).write_text('{"traceEvents": [')
+            return trace
+
+        server._trace = cut_off  # type: ignore[method-assign]
+        with pytest.raises(InputError, match="not JSON"):
+            asyncio.run(profile_job.run(job_for(server, tmp_path)))
+    assert not (tmp_path / "raw-1.json").exists()
+
+
 def test_a_trace_on_another_machine_is_said_so(worker_state: dict[str, Any], tmp_path: Path) -> None:
     with RecordedServer(worker_state, tmp_path, tokens=0) as server:
         server.folder = tmp_path / "there"

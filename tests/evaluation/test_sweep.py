@@ -18,7 +18,8 @@ from mcp_core import devices
 from mcp_core.decision.store import Store
 from mcp_core.decision.sweep_record import SweepRecord
 from mcp_core.decision.sweeps import Sweeps
-from mcp_core.errors import Busy, Cancelled, InputError
+from mcp_core.errors import Busy, Cancelled, InputError, StoreError, WorkloadError
+from mcp_core.evaluation import sweep
 from mcp_core.evaluation.sweep import Host, begin, race
 from mcp_core.evaluation.sweep_table import reasons, sweep_rows
 from mcp_core.hardware import detect
@@ -165,6 +166,20 @@ def test_a_goal_without_a_load_finds_each_capacity_and_confirms_there() -> None:
         assert max(load or 0 for load, _ in points) > (answers[0] or 0)
 
 
+def test_a_search_that_raises_leaves_its_worker_to_the_next_cell(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: Any, **__: Any) -> Any:
+        raise WorkloadError("Too few requests to judge by.")
+
+    monkeypatch.setattr(sweep, "measure_capacity", refused)
+    asked = plan(axes={"batching": ["off", "continuous"]}, goal={"slo": {"e2e_ms": {"p50": 140}}}, probe_s=0)
+    with Store() as store:
+        record = swept(store, asked)
+    assert [cell.state for cell in record.cells] == ["refused", "refused"]
+    assert log.read_text().splitlines() == ["start none off", "live none continuous"]
+
+
 def environment(log: Path) -> dict[str, str]:
     return os.environ | {"SWEEP_LOG": str(log), "PYTHONPATH": str(Path(__file__).parents[2])}
 
@@ -213,6 +228,18 @@ def test_a_killed_sweep_goes_on_exactly_where_it_stopped(tmp_path: Path, log: Pa
     assert "has come to its end already" in third.stderr
 
 
+async def seen_or_ended(event: asyncio.Event, task: asyncio.Task[Any]) -> None:
+    """Until the event; a sweep that ends before it, or is late, fails the test instead of holding it up."""
+    seen = asyncio.create_task(event.wait())
+    done, _ = await asyncio.wait((seen, task), timeout=60, return_when=asyncio.FIRST_COMPLETED)
+    assert seen in done, task
+
+
+def test_a_worker_whose_order_never_came_ends_by_itself() -> None:
+    ended = subprocess.run(COMMAND, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout) == (0, b"")
+
+
 def test_cancel_keeps_what_is_done() -> None:
     with Store() as store:
         machine = detect()
@@ -228,7 +255,7 @@ def test_cancel_keeps_what_is_done() -> None:
                     enough.set()
 
             task = asyncio.create_task(race(store, sweep_id, Host(machine, on_run=saw, command=COMMAND)))
-            await enough.wait()
+            await seen_or_ended(enough, task)
             await asyncio.sleep(0.1)
             task.cancel()
             with pytest.raises(Cancelled, match="stopped"):
@@ -259,7 +286,7 @@ def test_a_sweep_waits_for_a_device_that_is_measured_and_says_so() -> None:
         sweep_id = begin(store, plan(axes={}, probe_s=0, confirm=0), machine)
         lease = devices.acquire("cpu", "measure", "somebody")
         task = asyncio.create_task(race(store, sweep_id, Host(machine, tell=tell, command=COMMAND)))
-        await waits.wait()
+        await seen_or_ended(waits, task)
         assert [each.label for each in devices.waiters("cpu")] == ["sweep planted"]
         assert not task.done()
         lease.release()
@@ -285,6 +312,21 @@ def test_of_two_that_resume_at_once_one_gets_it(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(late, "get", as_another_claims)
         with pytest.raises(Busy, match="running already"):
             late.claim(sweep_id, machine)
+
+
+def test_a_sweep_that_ends_in_an_error_says_so_and_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def failing(*_: Any) -> None:
+        raise StoreError("The disk is full.")
+
+    monkeypatch.setattr(sweep._Race, "run", failing)
+    with Store() as store:
+        machine = detect()
+        sweep_id = begin(store, plan(), machine)
+        with pytest.raises(StoreError, match="disk is full"):
+            asyncio.run(race(store, sweep_id, Host(machine, command=COMMAND)))
+        record = Sweeps(store).get(sweep_id)
+    assert record is not None
+    assert (record.state, record.message, record.is_resumable) == ("failed", "The disk is full.", True)
 
 
 def test_another_machine_cannot_resume_it() -> None:
