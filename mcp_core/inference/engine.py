@@ -223,8 +223,9 @@ class Engine:
                 raise Busy("A profile is being recorded, or the worker is ending.", "Try again in a moment.")
             self._recording = recording
         recording.wait(timeout_s)
-        self.stop_profile()
         with self._changed:
+            recording.stop_asked = True  # of this one: somebody else's may have begun
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._recording is not recording)
         return recording.result()
 
@@ -309,6 +310,7 @@ class Engine:
         try:
             outcome = self._mode.step()
         except Exception as error:  # noqa: BLE001 - the thread's boundary: requests may fail, the engine goes on
+            _log.exception("a step failed")
             self._fail(as_error(error))
             return None
         with profile_section("delivery"):
@@ -391,8 +393,8 @@ class Engine:
     def _change_mode(self, swap: _Swap) -> None:
         """The old mode's memory is given back first: both pools may not fit."""
         before = self._recipe
-        self._mode.close()
         try:
+            self._mode.close()
             mode = self._build(swap.recipe)
             self._check.of(mode)
         except Exception as error:  # noqa: BLE001 - whatever it was, the old mode serves on and the asker is told

@@ -146,7 +146,8 @@ def _inverse(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor
     cumulative = probabilities.cumsum(-1)
     whole = cumulative[:, -1:]
     wanted = torch.minimum(uniform * whole, torch.nextafter(whole, torch.zeros_like(whole)))
-    return torch.searchsorted(cumulative, wanted, right=True)
+    # Where logits are not numbers nothing is found, and a token beyond the vocabulary would break the device.
+    return torch.searchsorted(cumulative, wanted, right=True).clamp(max=probabilities.shape[-1] - 1)
 
 
 def log_probabilities(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[TokenLogprob]:

@@ -239,6 +239,33 @@ class TestSwap:
             assert recorder.wait_end(name).finish == "length"
             assert recorder.tokens(name) == tokens
 
+    def test_more_may_run_at_once_than_when_it_was_loaded(
+        self, make_engine, recorder, request_of, prompts, expected
+    ):
+        changes = {"batching.mode": "continuous", "batching.max_requests": 2}
+        engine = make_engine(changes)
+        engine.apply_live(self.recipe(changes | {"batching.max_requests": 8}))
+        for index, prompt in enumerate(prompts):
+            engine.submit(request_of(str(index), prompt=prompt))
+        for index in range(len(prompts)):
+            assert recorder.wait_end(str(index)).finish == "length"
+            assert recorder.tokens(str(index)) == expected[index]
+
+    def test_a_mode_whose_end_fails_is_told_and_the_engine_goes_on(
+        self, make_engine, recorder, request_of, monkeypatch
+    ):
+        """On a CUDA device an error of the last step, which nobody has read, may come as late as that."""
+        engine = make_engine({"batching.mode": "continuous"})
+
+        def broken():
+            raise RuntimeError("CUDA error")
+
+        monkeypatch.setattr(engine._mode, "close", broken)
+        with pytest.raises(McpError, match="CUDA error"):
+            engine.apply_live(self.recipe({"batching.mode": "static"}))
+        engine.submit(request_of("r"))
+        assert recorder.wait_end("r").finish == "length"
+
     def test_what_does_not_end_in_time_is_failed_with_the_reason(self, make_engine, recorder, request_of):
         engine = make_engine()
         engine.submit(request_of("long", max_tokens=400))
@@ -359,7 +386,7 @@ class TestSwap:
             engine.apply_live(self.recipe({"batching.mode": "continuous"}))
 
 
-def test_a_fault_outside_any_request_ends_each_held_one_once(make_engine, recorder, request_of):
+def test_a_fault_outside_any_request_ends_each_held_one_once(make_engine, recorder, request_of, caplog):
     engine = make_engine({"batching.mode": "continuous"}, start=False)
     step, broken = engine._mode.step, [False]
 
@@ -376,6 +403,7 @@ def test_a_fault_outside_any_request_ends_each_held_one_once(make_engine, record
     broken[0] = True
     engine.submit(request_of("next"))
     assert recorder.wait_end("next").finish == "error"
+    assert "Traceback" in caplog.text  # its hint says that the log says more
     engine.submit(request_of("after"))
     assert recorder.wait_end("after").finish == "length"
     ends = [event.request_id for event in recorder.events if event.finish]
@@ -446,6 +474,53 @@ def test_memory_that_never_suffices_fails_the_step_s_requests_by_name(make_engin
     engine._mode._runner.run = run
     engine.submit(request_of("good"))
     assert recorder.wait_end("good").finish == "length"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_ahead_faults_and_cancellations_at_any_moment_end_each_once_and_change_no_token(
+    make_engine, recorder, request_of, prompts, expected, seed
+):
+    draw = random.Random(seed)
+    small = {
+        "batching.kv_blocks": 20,
+        "batching.step_tokens": 48,
+        "batching.max_requests": 64,
+        "prefix_cache": True,
+    }
+    engine = make_engine(MODES["ahead"] | small, start=False)
+    mode = engine._mode
+
+    def sometimes_broken(work):
+        def work_or_fail(*args):
+            if draw.random() < 0.02:
+                raise torch.OutOfMemoryError
+            done = work(*args)
+            if draw.random() < 0.02:
+                raise ZeroDivisionError
+            return done
+
+        return work_or_fail
+
+    mode._runner.run, mode._choose = sometimes_broken(mode._runner.run), sometimes_broken(mode._choose)
+    engine.start()
+    most = [draw.randrange(1, 20) for _ in range(32)]
+    for index, count in enumerate(most):
+        logprobs = 1 if index % 7 == 6 else None  # whose tokens have to be read at once
+        engine.submit(request_of(str(index), prompt=prompts[index % 8], max_tokens=count, logprobs=logprobs))
+        time.sleep(0.005 * (draw.random() < 0.3))
+        if draw.random() < 0.2:
+            engine.cancel(str(draw.randrange(index + 1)))
+    ends = [recorder.wait_end(str(index)).finish for index in range(len(most))]
+    assert set(ends) == {"length", "error", "cancelled"}
+    for index, count in enumerate(most):
+        tokens = recorder.tokens(str(index))
+        assert tokens == expected[index % 8][: len(tokens)]
+        assert len(tokens) == count or ends[index] != "length"
+    assert sum(event.finish is not None for event in recorder.events) == len(most)
+    stats = engine.stats()
+    assert (stats.kv_pages_used, stats.running, stats.queued) == (0, 0, 0)
+    assert not mode._chooser._samplers
+    assert not mode._started
 
 
 @EACH_MODE

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from mcp_core import conflicts, hardware
+from mcp_core.errors import McpError
 from mcp_core.evaluation.chrome_trace import read_trace
 from mcp_core.evaluation.trace_finishing import finished
 from mcp_core.evaluation.trace_reading import summarize
 from mcp_core.generation import GenerationRequest, Sampling
 from mcp_core.inference.engine import Engine
+from mcp_core.inference.profiling import Recording
 from mcp_core.models import catalog, loader
 from mcp_core.presets import bundled
 from mcp_core.profile_plan import ProfilePlan
@@ -70,6 +72,20 @@ def test_a_pass_that_is_read_a_step_later_counts_where_it_was_begun(make_engine,
     assert {row.phase: row.calls for row in linear} == {"prefill": 22, "decode": 5 * 22}
     (row,) = [row for row in linear if row.phase == "prefill"]
     assert f"[1, {len(prompt)}, 64]" in row.shapes
+
+
+def test_a_profile_that_is_over_does_not_stop_the_next_one(make_engine, tmp_path, monkeypatch):
+    engine = make_engine(start=False)
+    following = Recording(ProfilePlan(), tmp_path)
+
+    def ended_and_followed(_recording, _timeout_s):
+        engine._recording = following
+        return True
+
+    monkeypatch.setattr(Recording, "wait", ended_and_followed)
+    with pytest.raises(McpError, match="Nothing was recorded"):
+        engine.profile(ProfilePlan(), tmp_path)
+    assert not following.stop_asked
 
 
 def test_a_section_costs_next_to_nothing_without_a_profiler():

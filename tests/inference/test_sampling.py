@@ -95,6 +95,13 @@ def test_no_number_draws_a_token_of_probability_0(uniform, top_k):
     assert int(sample(logits, [Draw(1.0, top_k, 1.0, 0.0, uniform)])) in (1, 3, 4)
 
 
+@pytest.mark.parametrize("fields", [{}, {"top_k": 2}, {"top_p": 0.9}], ids=["all", "top-k", "top-p"])
+def test_logits_that_are_no_numbers_give_a_token_of_the_vocabulary(fields):
+    draws = [Sampler(Sampling(seed=0, **fields), 0).draw()] * 2
+    logits = torch.stack([torch.full((5,), torch.nan), torch.tensor([0.0, torch.inf, 0.0, 0.0, 0.0])])
+    assert all(0 <= token < 5 for token in sample(logits, draws).tolist())
+
+
 def test_a_temperature_near_0_is_greedy():
     assert int(sample(torch.tensor([[1.0, 30.0, 29.0]]), [Draw(1e-38, 0, 0.9, 0.0, 0.999)])) == 1
 

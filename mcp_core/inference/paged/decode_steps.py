@@ -50,7 +50,7 @@ def graph_sizes(most: int) -> tuple[int, ...]:
 
 
 class DecodeSteps:
-    """For up to ``most`` sequences of at most ``width`` pages each; ``chosen [most]`` is where tokens are left."""
+    """For up to ``most`` sequences of at most ``width`` pages each; they leave their tokens in ``chosen``."""
 
     def __init__(
         self, forward: Forward, kind: Compile, most: int, width: int, page_size: int, chosen: torch.Tensor

@@ -17,14 +17,16 @@ from mcp_core.inference.paged.batch import Step, decode_rows, make_step
 from mcp_core.inference.paged.decode_steps import Computed, DecodeSteps, Heard
 from mcp_core.inference.paged.kernels import kernel_for
 from mcp_core.inference.paged.scheduler import Part
+from mcp_core.models.kv_pool import MOST_RUNNING
 from mcp_core.recipe import Attention, Compile
 
 __all__ = ["PagedRunner"]
 
 
 class PagedRunner:
-    """Owns the pool's tensors, the newest tokens of up to ``most`` sequences and, on request, decode steps made
-    ahead. ``kernel`` names attention's kernel.
+    """Owns the pool's tensors, the newest token of each sequence and, on request, decode steps made ahead.
+
+    ``most`` sequences have such steps; more are computed all the same. ``kernel`` names attention's kernel.
     """
 
     def __init__(
@@ -37,7 +39,8 @@ class PagedRunner:
         self.cache = PagedCache(model.config, pages, page_size, weight.dtype, device, kernel)
         self._model = model
         self._most = most
-        self._chosen = torch.zeros(most, dtype=torch.long, device=device)
+        # Not ``most``: a live change may let more run than were asked for at first.
+        self._chosen = torch.zeros(MOST_RUNNING, dtype=torch.long, device=device)
         self._decode: DecodeSteps | None = None
         attention.register()
 
