@@ -117,7 +117,7 @@ class Chooser:
 
     def _sampled(self, logits: torch.Tensor, rows: Sequence[Row], at: Sequence[int]) -> torch.Tensor:
         wanted = logits if len(at) == logits.shape[0] else logits[self._places(at)]
-        return sample(wanted.float(), [self._sampler(row.request).draw() for row in rows])
+        return sample(wanted.float(), [self._sampler(row.request).draw(row.chosen) for row in rows])
 
     def _own(self, logits: torch.Tensor, row: Row, index: int) -> torch.Tensor:
         """``[1]``, still on the device."""
@@ -126,7 +126,7 @@ class Chooser:
             scores = scores.index_fill(-1, self._eos, -torch.inf)
         sampler = self._sampler(row.request)
         history = torch.tensor([row.tokens], device=self._device) if sampler.needs_history else None
-        return sampler.choose(scores, history)
+        return sampler.choose(scores, history, row.chosen)
 
     def _put(self, tokens: torch.Tensor, at: Sequence[int], values: torch.Tensor) -> torch.Tensor:
         return values if len(at) == tokens.shape[0] else tokens.index_copy(0, self._places(at), values)

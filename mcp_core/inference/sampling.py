@@ -42,6 +42,7 @@ class Sampler:
         self._sampling = sampling
         self._penalties = _penalties(sampling, prompt_tokens)
         self._random = random.Random(sampling.seed)
+        self._newest = (-1, 0.0)  # a token's position in the reply, and its number
 
     @property
     def needs_history(self) -> bool:
@@ -53,16 +54,22 @@ class Sampler:
         """Whether the likeliest token is taken."""
         return self._sampling.temperature == 0
 
-    def draw(self) -> Draw:
-        """The settings with the stream's next number."""
+    def draw(self, position: int) -> Draw:
+        """The settings with the number of the reply's token at ``position``: the stream's next one, or the newest
+        again, where the step that asked for it failed (others' memory must not move this stream either).
+        """
         own = self._sampling
-        return Draw(own.temperature, own.top_k, own.top_p, own.min_p, self._random.random())
+        if position != self._newest[0]:
+            self._newest = position, self._random.random()
+        return Draw(own.temperature, own.top_k, own.top_p, own.min_p, self._newest[1])
 
-    def choose(self, logits: torch.Tensor, history: torch.Tensor | None) -> torch.Tensor:
-        """The next token ``[1]`` for ``logits [1, vocab]`` float; ``history [1, tokens]`` is prompt + reply."""
+    def choose(self, logits: torch.Tensor, history: torch.Tensor | None, position: int) -> torch.Tensor:
+        """The reply's token ``[1]`` at ``position`` for ``logits [1, vocab]`` float; ``history [1, tokens]`` is
+        prompt + reply.
+        """
         if self._penalties:
             logits = self._penalties(history, logits)
-        return logits.argmax(-1) if self.is_greedy else sample(logits, [self.draw()])
+        return logits.argmax(-1) if self.is_greedy else sample(logits, [self.draw(position)])
 
 
 def sample(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:

@@ -460,6 +460,26 @@ def test_lack_of_memory_in_a_step_loses_nothing(make_engine, recorder, request_o
     assert left == [0]
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_lack_of_memory_while_tokens_are_drawn_moves_no_random_stream(make_engine, recorder, request_of, ahead):
+    engine = make_engine({"batching.mode": "continuous", "ahead": ahead})
+    chooser, sampling = engine._mode._chooser, Sampling(temperature=1.0, seed=3)
+    sampled, calls = chooser._sampled, []
+
+    def short_of_memory(*args):
+        calls.append(sampled(*args))
+        if len(calls) == 30:  # the sixth token of the second request
+            raise torch.OutOfMemoryError
+        return calls[-1]
+
+    chooser._sampled = short_of_memory
+    for name in ("whole", "interrupted"):
+        engine.submit(request_of(name, sampling=sampling, ignore_eos=True))
+        recorder.wait_end(name)
+    assert recorder.tokens("interrupted") == recorder.tokens("whole")
+    assert len(calls) == 49
+
+
 def test_memory_that_never_suffices_fails_the_step_s_requests_by_name(make_engine, recorder, request_of):
     engine = make_engine({"batching.mode": "continuous"}, start=False)
 

@@ -20,7 +20,7 @@ PROBABILITIES = torch.tensor([[0.5, 0.25, 0.15, 0.1]])
 
 def frequencies(sampling, draws=4000):
     sampler = Sampler(sampling, 0)
-    tokens = sample(PROBABILITIES.log().expand(draws, -1), [sampler.draw() for _ in range(draws)])
+    tokens = sample(PROBABILITIES.log().expand(draws, -1), [sampler.draw(position) for position in range(draws)])
     return (torch.bincount(tokens, minlength=4) / draws).tolist()
 
 
@@ -97,7 +97,7 @@ def test_no_number_draws_a_token_of_probability_0(uniform, top_k):
 
 @pytest.mark.parametrize("fields", [{}, {"top_k": 2}, {"top_p": 0.9}], ids=["all", "top-k", "top-p"])
 def test_logits_that_are_no_numbers_give_a_token_of_the_vocabulary(fields):
-    draws = [Sampler(Sampling(seed=0, **fields), 0).draw()] * 2
+    draws = [Sampler(Sampling(seed=0, **fields), 0).draw(0)] * 2
     logits = torch.stack([torch.full((5,), torch.nan), torch.tensor([0.0, torch.inf, 0.0, 0.0, 0.0])])
     assert all(0 <= token < 5 for token in sample(logits, draws).tolist())
 
@@ -108,13 +108,13 @@ def test_a_temperature_near_0_is_greedy():
 
 def test_a_seed_gives_the_same_stream_again():
     first, again, other = (Sampler(Sampling(seed=seed), 0) for seed in (7, 7, 8))
-    stream = [first.draw().uniform for _ in range(5)]
-    assert [again.draw().uniform for _ in range(5)] == stream
-    assert [other.draw().uniform for _ in range(5)] != stream
+    stream = [first.draw(position).uniform for position in range(5)]
+    assert [again.draw(position).uniform for position in range(5)] == stream
+    assert [other.draw(position).uniform for position in range(5)] != stream
 
 
 def test_greedy_takes_the_best():
-    assert int(Sampler(Sampling(temperature=0), 0).choose(PROBABILITIES.log(), None)) == 0
+    assert int(Sampler(Sampling(temperature=0), 0).choose(PROBABILITIES.log(), None, 0)) == 0
 
 
 @pytest.mark.parametrize(
