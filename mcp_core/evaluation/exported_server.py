@@ -6,6 +6,7 @@ This file does not know what is measured on it, or what the command means.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -85,7 +86,8 @@ def command_of(bundle: Bundle, recipe: Recipe, folder: Path, port: int) -> tuple
             f"{bundle.title} is not started from here.",
             "Start it, and give its URL: mcp-core confirm DIR --url URL.",
         )
-    arguments = [str(port) if word == str(command.port) else word for word in command.arguments]
+    arguments = list(command.arguments)
+    arguments[arguments.index("--port") + 1] = str(port)  # not by its value: a context may be as many tokens
     placed = [str(folder / word) if _is_ours(word, bundle) else word for word in arguments]
     return (*_program(command, recipe), *placed)
 
@@ -132,18 +134,28 @@ async def _running(
 
 
 async def _until_ready(child: ChildProcess, url: str, title: str, log: Path) -> None:
-    async with asyncio.timeout(READY_TIMEOUT_S), ServerClient(url) as client:
-        while not await child.ends_within(_ASK_EVERY_S):
-            try:
-                if await client.models():
-                    return
-            except McpError:
-                continue
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_S), ServerClient(url) as client:
+            if await _answers(child, client):
+                return
+    except TimeoutError:
+        raise LoadFailed(
+            f"{title} did not answer within {READY_TIMEOUT_S:g} s.", "Start it by hand, and give its URL."
+        ) from None
     code = await child.wait()
     last = await asyncio.to_thread(_last_line, log)
     raise LoadFailed(
         f"{title} ended while loading ({signal_name(code)}). It said: {last[:300]}", "Start it by hand to see all."
     )
+
+
+async def _answers(child: ChildProcess, client: ServerClient) -> bool:
+    """Whether it comes to answer before it ends."""
+    while not await child.ends_within(_ASK_EVERY_S):
+        with contextlib.suppress(McpError):
+            if await client.models():
+                return True
+    return False
 
 
 def _last_line(log: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mcp_core.decision.recommend import recommend
 from mcp_core.decision.shipment import of_run
 from mcp_core.decision.store import Store
 from mcp_core.errors import InputError, LoadFailed, RecipeError
+from mcp_core.evaluation import exported_server
 from mcp_core.evaluation.confirm_job import run
 from mcp_core.evaluation.exported_server import command_of, started
 from mcp_core.evaluation.fake_server import FakeServer, LatencyLaw
@@ -112,6 +114,28 @@ def test_the_command_has_a_free_port_and_its_files_where_they_lie(tmp_path: Path
     what = of_run(small(2.0))
     words = command_of(export(what, "llama.cpp"), what.recipe, tmp_path, 4321)
     assert words[1:] == (str(tmp_path / "serve.py"), "--port", "4321")
+    made = export(what, "llama.cpp")
+    assert made.command is not None
+    alike = (*made.command.arguments, "--max-model-len", str(made.command.port))
+    long = replace(made, command=replace(made.command, arguments=alike))
+    assert command_of(long, what.recipe, tmp_path, 4321)[-4:] == ("--port", "4321", "--max-model-len", alike[-1])
+
+
+def test_a_server_that_never_answers_is_given_up_with_a_hint(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exported_server, "READY_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(exported_server, "_END_GRACE_S", 0.2)
+    what = of_run(small(2.0))
+    made = export(what, "llama.cpp")
+
+    async def start() -> None:
+        files = {**made.files, "serve.py": "import time; time.sleep(60)"}
+        async with started(replace(made, files=files), what.recipe, lambda words: None):
+            pass
+
+    with pytest.raises(LoadFailed, match="did not answer within 1 s"):
+        asyncio.run(start())
 
 
 @pytest.mark.slow
