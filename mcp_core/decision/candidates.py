@@ -14,7 +14,7 @@ from statistics import fmean
 
 from mcp_core.decision.decision import Cause
 from mcp_core.decision.facts import RunFacts, short_names
-from mcp_core.evaluation.attainment import judge
+from mcp_core.evaluation.attainment import judge, told_apart
 from mcp_core.goal import Goal
 from mcp_core.recipe import Recipe
 from mcp_core.results import Quantiles
@@ -270,7 +270,8 @@ def _failures(runs: Sequence[RunFacts], goal: Goal) -> Iterator[Broken]:
     failed, ended = sum(each.failed for each in runs), sum(each.failed + each.completed for each in runs)
     share = failed / ended if ended else 1.0
     if share > goal.failures_max:
-        text = f"{share:.1%} of requests failed > {goal.failures_max:.1%}"
+        shown, most = told_apart(100 * share, 100 * goal.failures_max, "{:.1f}".format)
+        text = f"{shown}% of requests failed > {most}%"
         yield Broken("failures", text, "failed requests", share, goal.failures_max)
 
 
@@ -301,7 +302,8 @@ def _sizes(runs: Sequence[RunFacts], scene: Scene) -> Iterator[Broken | str]:
         yield Broken("not measured", "peak memory not measured", "peak memory")
         return
     sign = "≤" if max(peaks) <= goal.memory_bytes else ">"
-    text = f"peak memory {max(peaks) / 1e9:.2f} {sign} {goal.memory_bytes / 1e9:.2f} GB"
+    shown, most = told_apart(max(peaks) / 1e9, goal.memory_bytes / 1e9, "{:.2f}".format)
+    text = f"peak memory {shown} {sign} {most} GB"
     held = sign == "≤"
     yield text if held else Broken("memory", text, "peak memory", max(peaks), goal.memory_bytes)
 
@@ -322,7 +324,8 @@ def _fidelity(runs: Sequence[RunFacts], scene: Scene) -> Iterator[Broken | str]:
             continue
         holds = figure >= bound if at_least else figure <= bound
         sign = {(True, True): "≥", (True, False): "<", (False, True): "≤", (False, False): ">"}[at_least, holds]
-        text = f"{label} {figure:.3g} {sign} {bound:.3g}{unit}"
+        shown, asked = told_apart(figure, bound, "{:.3g}".format)
+        text = f"{label} {shown} {sign} {asked}{unit}"
         yield text if holds else Broken("fidelity", text, label, float(figure), bound, at_least)
 
 

@@ -135,6 +135,8 @@ def compare(
 def obstacles(a: Sequence[RunFacts], b: Sequence[RunFacts]) -> Iterator[str]:
     """What keeps the two sides from being compared at all, each cause by its name."""
     both = (*a, *b)
+    if {facts.id for facts in a} & {facts.id for facts in b}:
+        yield "one configuration: both are repeats of it under the same load"
     for facts in both:
         for reason in facts.reasons:
             if not reason.startswith(_SHARED):

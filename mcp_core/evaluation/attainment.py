@@ -6,7 +6,7 @@ Goal asks beside latencies, or which Runs there are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from mcp_core.evaluation.request_samples import RequestSamples
 from mcp_core.goal import Limit, Metric, Slo
 from mcp_core.results import Measurement, Quantiles, RequestRecord
 
-__all__ = ["Attainment", "Judged", "attain", "goodput", "judge", "limit_name"]
+__all__ = ["Attainment", "Judged", "attain", "goodput", "judge", "limit_name", "told_apart"]
 
 _WORDS: dict[Metric, str] = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "itl_ms": "ITL", "e2e_ms": "E2E"}
 _LEAST_REQUESTS = {"p95": MIN_REQUESTS_P95, "p99": MIN_REQUESTS_P99}
@@ -84,8 +84,15 @@ def judge(limit: Limit, measured: Quantiles) -> Judged:
     name = limit_name(limit)
     if figure is None:
         return Judged(name, None, limit.limit_ms, f"{name} not measured{_why(limit, measured.n)}")
-    sign = "≤" if figure <= limit.limit_ms else ">"
-    return Judged(name, figure, limit.limit_ms, f"{name} {_ms(figure)} {sign} {_ms(limit.limit_ms)} ms")
+    sign, (shown, bound) = "≤" if figure <= limit.limit_ms else ">", told_apart(figure, limit.limit_ms, _ms)
+    return Judged(name, figure, limit.limit_ms, f"{name} {shown} {sign} {bound} ms")
+
+
+def told_apart(figure: float, bound: float, show: Callable[[float], str]) -> tuple[str, str]:
+    """Both in words; with more digits where they would read alike, as in "500 > 500"."""
+    if show(figure) != show(bound) or figure == bound:
+        return show(figure), show(bound)
+    return f"{figure:,.6g}", f"{bound:,.6g}"
 
 
 def limit_name(limit: Limit) -> str:

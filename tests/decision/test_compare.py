@@ -41,6 +41,12 @@ def test_identical_ones_are_equivalent_in_95_of_100_seeds():
     assert verdicts.count("better") + verdicts.count("worse") == 0
 
 
+def test_repeats_of_one_configuration_are_not_compared_with_themselves():
+    found = _compare(_planted(Law(), 5), _planted(Law(), 5))
+    assert (found.verdict, found.ratio) == ("undecided", None)
+    assert "both are repeats" in found.why
+
+
 def test_overlapping_intervals_hide_a_difference_that_pairs_show():
     """The machine is up to 40 % slower in some hours than in others; B is 6 % faster than A in every one."""
     hours = (0.0, 0.3, -0.1, 0.2, 0.1)
@@ -90,7 +96,7 @@ def test_even_after_many_starts_a_further_one_is_asked_for():
 def test_runs_of_the_same_start_are_no_repetition():
     pairs = [planted_run(Law(), 8, start=start, requests=60) for start in range(3)]
     one_start = Planted([(run.model_copy(update={"load_s": 10.0}), records) for run, records in pairs])
-    assert _compare(one_start, _planted(Law(tpot_ms=10), 3)).pairs == 1
+    assert _compare(one_start, _planted(Law(tpot_ms=10, changes={"dtype": "fp16"}), 3)).pairs == 1
 
 
 @pytest.mark.parametrize(
@@ -116,5 +122,6 @@ def test_what_keeps_two_sides_apart_is_named(rest, users, cause):
 
 
 def test_what_was_not_measured_is_said():
-    found = _compare(_planted(Law(), 2), _planted(Law(), 2), QUANTITIES["energy_j_per_token"])
+    other = _planted(Law(changes={"dtype": "fp16"}), 2)
+    found = _compare(_planted(Law(), 2), other, QUANTITIES["energy_j_per_token"])
     assert (found.verdict, found.ratio, found.why) == ("undecided", None, "energy was not measured on both")

@@ -206,6 +206,7 @@ def _judged(kl: float, se: float = 0.0001, top1: float = 0.97) -> Fidelity:
         ({"kl_max": 0.01}, "KL 0.05 > 0.01 nats"),
         ({"kl_over_floor_max": 20}, "KL 50 > 20 times the noise floor"),
         ({"top1_min": 0.98}, "top-1 0.97 < 0.98"),
+        ({"top1_min": 0.97001}, "top-1 0.97 < 0.97001"),
     ],
 )
 def test_fidelity_limits_refuse_with_figure_and_limit(limit, reason):

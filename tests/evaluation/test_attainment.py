@@ -53,6 +53,15 @@ def test_a_broken_limit_says_figure_and_limit():
     assert [each.text for each in found.judged if each.holds] == ["p90 TPOT 9 ≤ 10 ms"]
 
 
+@pytest.mark.parametrize(
+    ("p90", "text"),
+    [(100.4, "p90 TTFT 100.4 > 100 ms"), (99.6, "p90 TTFT 99.6 ≤ 100 ms"), (100.0, "p90 TTFT 100 ≤ 100 ms")],
+)
+def test_a_figure_beside_its_limit_never_reads_alike(p90, text):
+    measured = _measured([_record(0, 90, 9)]).model_copy(update={"ttft_ms": Quantiles(p90=p90, n=300)})
+    assert attain(SLO, measured).judged[0].text == text
+
+
 def test_a_percentile_of_too_few_requests_was_not_measured():
     slo = Goal.from_dict({"slo": {"ttft_ms": {"p95": 100}}}).slo
     records = [_record(i, 1, 1) for i in range(199)]
