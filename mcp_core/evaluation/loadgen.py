@@ -140,6 +140,9 @@ class _Load:
             if current is not None:
                 current.uncancel()
             return True
+        finally:
+            for task in tasks:  # where one ended in an error, the others must not go on sending
+                task.cancel()
         return False
 
     def _clients(self) -> int:

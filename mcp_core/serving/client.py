@@ -316,15 +316,17 @@ def _event(received_s: float, document: dict[str, Any]) -> Chunk:
     choice = choices[0] if choices else {}
     delta = choice.get("delta") or {}
     text = (choice.get("text") if "text" in choice else delta.get("content")) or ""
-    usage = document.get("usage")
-    if not isinstance(text, str) or not isinstance(usage or {}, dict):
+    usage = document.get("usage") or {}
+    counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+    counts.append((usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
+    if not isinstance(text, str) or not all(count is None or type(count) is int for count in counts):
         raise TypeError
     return Chunk(
         received_s,
         text,
         tuple(choice.get("token_ids") or ()),
         choice.get("finish_reason"),
-        usage,
+        usage or None,
         reasoning=delta.get("reasoning_content") or delta.get("reasoning") or "",  # vLLM's older name, its newer
     )
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 
+from mcp_core.errors import InputError
 from mcp_core.evaluation.fake_server import FakeServer, LatencyLaw
 from mcp_core.evaluation.loadgen import run_load, run_warmup
 from mcp_core.evaluation.metrics import summarize
@@ -143,17 +144,24 @@ def test_a_reply_that_takes_too_long_has_failed():
 
 def test_cancelling_keeps_what_was_measured():
     async def main(url):
-        workload = SMALL.replace({"requests": 50, "concurrency": 2})
+        workload = SMALL.replace({"requests": 50, "concurrency": 2, "output_tokens": 12})
+        two_each = asyncio.Event()
+
+        def saw(progress):
+            if progress.message.startswith("4 of"):
+                two_each.set()
+
         async with open_session() as session:
-            prompts = token_prompts(workload, 500, ())
-            task = asyncio.create_task(run_load(ServerClient(url, None, session), workload, prompts, model="fake"))
-            await asyncio.sleep(0.5)
+            prompts, client = token_prompts(workload, 500, ()), ServerClient(url, None, session)
+            task = asyncio.create_task(run_load(client, workload, prompts, model="fake", on_progress=saw))
+            await asyncio.wait_for(two_each.wait(), 20)
+            await asyncio.sleep(0.15)  # amid the third reply of both, which takes 310 ms
             task.cancel()
             result = await asyncio.wait_for(task, 5)
             await asyncio.sleep(0.2)  # the connections close
             return result, task
 
-    with FakeServer(LatencyLaw(20, 10), state={}) as server:
+    with FakeServer(LatencyLaw(200, 10), state={}) as server:
         result, task = asyncio.run(main(server.url))
     statuses = [record.status for record in result.records]
     assert result.cancelled
@@ -161,6 +169,32 @@ def test_cancelling_keeps_what_was_measured():
     assert statuses.count("cancelled") == 2
     assert 0 < statuses.count("ok") == server.stats.completed < 50
     assert server.stats.running == 0
+
+
+def test_an_error_of_our_own_stops_every_client():
+    class Missing:
+        count, note = None, ""
+
+        def __init__(self, made):
+            self.made = made
+
+        def __call__(self, index):
+            if index == 3:
+                raise InputError("The text is gone.")
+            return self.made(index)
+
+    async def main(url):
+        async with open_session() as session:
+            prompts = Missing(token_prompts(SMALL, 500, ()))
+            with pytest.raises(InputError, match="gone"):
+                await run_load(ServerClient(url, None, session), SMALL, prompts, model="fake")
+            sent = server.stats.requests
+            await asyncio.sleep(0.5)
+            return sent
+
+    with FakeServer(LatencyLaw(20, 10), state={}) as server:
+        sent = asyncio.run(main(server.url))
+    assert server.stats.requests == sent == 3
 
 
 def test_progress_counts_up_to_the_end():

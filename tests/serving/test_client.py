@@ -143,6 +143,8 @@ def test_an_event_that_is_not_json_is_an_error() -> None:
         {"choices": [{"delta": "a"}]},
         {"choices": [{"text": "a", "token_ids": 7}]},
         {"choices": [], "usage": [1]},
+        {"choices": [], "usage": {"prompt_tokens": "many"}},
+        {"choices": [], "usage": {"prompt_tokens_details": 3}},
     ],
 )
 def test_an_event_of_another_form_is_an_error_and_ends_nothing_else(document: dict[str, Any]) -> None:
