@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -79,6 +80,19 @@ def test_refusals_write_nothing(stored: str, tmp_path: Path, capsys: pytest.Capt
     assert main(["confirm", str(tmp_path)]) == 2
     assert not out.exists()
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_bundle_without_sound_papers_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bundle.json").write_text('{"target": "worker"}')
+    assert main(["confirm", str(tmp_path)]) == 2
+    assert "neither run.json nor decision.json" in capsys.readouterr().err
+    for name, said in (
+        ("run.json", "neither a Run nor a Decision"),
+        ("decision.json", "no object|not valid|neither"),
+    ):
+        (tmp_path / name).write_text('{"goal": 3}' if name == "decision.json" else '{"id": 3}')
+        assert main(["confirm", str(tmp_path), "--url", "http://127.0.0.1:9"]) == 2
+        assert re.search(said, capsys.readouterr().err)
 
 
 def test_a_started_server_ends_with_whoever_started_it(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from mcp_core.commands.job_run import run_job
 from mcp_core.commands.output import emit, note, say, table
 from mcp_core.decision.confirmation import Beside, Confirmation
 from mcp_core.decision.decision import Decision
-from mcp_core.decision.export import BUNDLE_FILE, export
-from mcp_core.decision.shipment import of_decision, of_run
+from mcp_core.decision.export import BUNDLE_FILE, export, recipe_served
+from mcp_core.decision.shipment import of_decision, of_run, read_shipment
 from mcp_core.errors import InputError, McpError, ModelNotFound
 from mcp_core.evaluation.endpoint_recipe import require_url
 from mcp_core.recipe import Recipe
@@ -37,7 +37,8 @@ def run(options: argparse.Namespace) -> int:
     Raises InputError for a folder that is no bundle, and what starting the command raises.
     """
     request = _request(options.folder, options.url)
-    device = None if options.url else conflicts.resolve(_recipe_of(request), hardware.detect()).device
+    recipe = recipe_served(_recipe_in(options.folder), request["target"])
+    device = None if options.url else conflicts.resolve(recipe, hardware.detect()).device
     title = f"confirm {options.folder.name}"
     answer = run_job("confirm", title, request, device=device, progress_as_json=options.progress == "json")
     found = Confirmation.model_validate(answer["confirmation"])
@@ -80,9 +81,13 @@ def _raise(folder: Path, request: dict[str, Any], answer: dict[str, Any], found:
             (folder / name).write_text(files[name], encoding="utf-8")
 
 
-def _recipe_of(request: dict[str, Any]) -> Recipe:
-    document = request["run"] or request["decision"]["winner"]
-    return Recipe.from_dict(document["recipe"])
+def _recipe_in(folder: Path) -> Recipe:
+    """Raises InputError, ModelNotFound for papers that are damaged or gone, before anything is started."""
+    papers = (folder / name for name in ("decision.json", "run.json"))
+    known = [read_shipment(str(each), lambda _: None).recipe for each in papers if each.is_file()]
+    if not known:
+        raise ModelNotFound(f"{folder} has neither run.json nor decision.json.", "Export it again.")
+    return known[0]
 
 
 def _read(path: Path) -> dict[str, Any]:
