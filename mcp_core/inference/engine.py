@@ -410,7 +410,7 @@ class Engine:
             return self._build(recipe)
         except Exception as error:  # noqa: BLE001 - a worker that serves slowly is better than one that does not
             _log.warning("the batching mode could not be built again: %s", first_line(error))
-            plain = {"batching.mode": "off", "prefix_cache": False, "compile": False}
+            plain = {"batching.mode": "off", "prefix_cache": False, "compile": "off"}
             return self._build(recipe.replace(plain))
 
     def _is_too_long(self, request: GenerationRequest) -> bool:

@@ -54,7 +54,8 @@ class ModeCheck:
 
     def of(self, mode: Mode) -> None:
         """The prompt through a mode: in fp32 its tokens have to be the plain decoder's. Raises LoadFailed."""
-        request = self._request(logprobs=_AMONG)
+        # Log-probabilities make a mode wait for each step: where tokens alone tell, it runs as it serves.
+        request = self._request(logprobs=None if self._is_exact else _AMONG)
         mode.add(request)
         outcomes: list[Outcome] = []
         while any(held.id == request.id for held in mode.held()):
@@ -65,10 +66,14 @@ class ModeCheck:
                 f"Batching mode {mode.name} does not give this model's own tokens.", "Choose another batching mode."
             )
 
+    @property
+    def _is_exact(self) -> bool:
+        return self._loaded.effective.dtype == "fp32"
+
     def _agrees(self, outcomes: Sequence[Outcome]) -> bool:
         if not self._expected:
             return True
-        if self._loaded.effective.dtype == "fp32":
+        if self._is_exact:
             return [each.token for each in outcomes] == self._expected
         first = outcomes[0].logprob
         return first is not None and self._expected[0] in {token for token, _ in first.top}

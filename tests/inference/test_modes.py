@@ -117,6 +117,16 @@ def test_ahead_no_step_waits_for_the_tokens_of_the_one_before(make_engine, recor
     assert unread == [False] * 24
 
 
+def test_ahead_a_mode_is_checked_as_it_serves(make_engine):
+    """A token that is taken from the wrong place on the device would be seen before the first request."""
+    engine = make_engine({"batching.mode": "continuous", "ahead": True}, start=False)
+    keep = engine._mode._runner.keep
+    engine.warm_up()
+    engine._mode._runner.keep = lambda tokens: keep(tokens * 0)
+    with pytest.raises(McpError, match="own tokens"):
+        engine.warm_up()
+
+
 def test_ahead_a_reply_that_ends_by_itself_is_computed_once_more_and_told_once(
     model, make_engine, recorder, request_of, prompt
 ):
