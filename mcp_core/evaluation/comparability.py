@@ -43,9 +43,17 @@ def incomparable_requests(
     warm = _warm_tokens(records, workload, cached)
     if warm > 0:
         yield f"warm cache: {warm} prompt tokens were not computed"
+    again = _sent_again(records) if workload.prompts.kind == "file" and workload.duration_s is not None else 0
+    if again:
+        yield f"repeated prompts: {again} requests sent a prompt that was sent before"
     saturated = over_saturation(records) if workload.is_open else None
     if saturated is not None:
         yield saturated
+
+
+def _sent_again(records: Sequence[RequestRecord]) -> int:
+    sent = [record.prompt_sha256 for record in records if record.prompt_sha256 is not None]
+    return len(sent) - len(set(sent))
 
 
 def _warm_tokens(records: Sequence[RequestRecord], workload: Workload, cached: int | None) -> int:

@@ -55,3 +55,11 @@ def test_a_growing_queue_is_named_where_nobody_waits(record):
     opened = Workload.from_dict({"arrivals": {"kind": "constant", "rate_s": 5}})
     assert "the queue grew all the while" in reasons(records, opened)[0]
     assert reasons(records) == []
+
+
+def test_a_text_that_was_too_short_for_the_time_is_named(record):
+    own = Workload.from_dict({"prompts": {"kind": "file", "sha256": "ab" * 32}, "duration_s": 5})
+    records = [record(index, prompt_sha256=f"{index % 4}") for index in range(6)]
+    assert reasons(records, own) == ["repeated prompts: 2 requests sent a prompt that was sent before"]
+    assert reasons(records[:4], own) == []
+    assert reasons(records) == []

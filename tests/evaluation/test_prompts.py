@@ -112,6 +112,7 @@ def test_prompts_of_a_file_go_on_at_the_next_repeat():
     assert said != sorted(said)
     assert prompts_of(workload).note == ""
     assert "60 prompts: some were sent more than once" in prompts_of(workload.replace({"requests": 61})).note
+    assert prompts_of(workload.replace({"requests": 61, "duration_s": 1})).note == ""  # its records will tell
 
 
 def test_a_recording_gives_lengths():
