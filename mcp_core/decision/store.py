@@ -126,7 +126,7 @@ class Store:
         When the store cannot be written, the Run goes to MCP_HOME/unsaved as JSON, and StoreError says so.
         """
         try:
-            with self._border(), self._writer.begin() as connection:
+            with self.writing() as connection:
                 _forget(connection, run.id)
                 connection.execute(_runs.insert().values(_row(run)))
                 fact_tables.keep(connection, run, records)
@@ -140,14 +140,14 @@ class Store:
 
     def get(self, run_id: str) -> Run | None:
         """The Run of that id, or None."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             document = connection.scalar(sa.select(_runs.c.document).where(_runs.c.id == run_id))
         return None if document is None else _parse(run_id, document, Run.model_validate_json)
 
     def list(self, limit: int = 100, offset: int = 0) -> tuple[Run, ...]:
         """Runs, newest first."""
         newest = sa.select(_runs.c.id, _runs.c.document).order_by(_runs.c.created.desc(), _runs.c.id.desc())
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(newest.limit(limit).offset(offset)).all()
         return tuple(_parse(run_id, document, Run.model_validate_json) for run_id, document in rows)
 
@@ -158,7 +158,7 @@ class Store:
         """
         with contextlib.suppress(StoreError):  # what cannot be written can still be read
             self._make_facts()
-        with self._reading() as connection:
+        with self.reading() as connection:
             state = fact_tables.state(connection)
             if self._kept_facts is None or self._kept_facts[0] != state:
                 self._kept_facts = (state, fact_tables.read_facts(connection))
@@ -166,7 +166,7 @@ class Store:
 
     def samples(self, run_ids: Sequence[str]) -> dict[str, RequestSamples]:
         """Request samples by Run; one that has no request records is left out."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return fact_tables.read_samples(connection, run_ids)
 
     def _make_facts(self) -> None:
@@ -174,14 +174,16 @@ class Store:
         # Without documents, so that the index alone is read.
         lacking = sa.select(_runs.c.id).where(~fact_tables.is_current(_runs.c.id)).limit(_FACTS_AT_ONCE)
         while True:
-            with self._reading() as connection:
+            with self.reading() as connection:
                 ids = connection.scalars(lacking).all()
                 rows = connection.execute(sa.select(_runs.c.id, _runs.c.document).where(_runs.c.id.in_(ids))).all()
             if not rows:
                 return
             found = [(run_id, _readable(run_id, document), self.records(run_id)) for run_id, document in rows]
-            with self._border(), self._writer.begin() as connection:
-                for run_id, run, records in found:
+            with self.writing() as connection:
+                # One that was deleted meanwhile must not come back as facts without a Run.
+                there = set(connection.scalars(sa.select(_runs.c.id).where(_runs.c.id.in_(ids))))
+                for run_id, run, records in (each for each in found if each[0] in there):
                     fact_tables.forget(connection, run_id)
                     if run is None:
                         fact_tables.keep_unreadable(connection, run_id)
@@ -190,19 +192,19 @@ class Store:
 
     def count(self) -> int:
         """How many Runs there are."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(_runs)) or 0
 
     def records(self, run_id: str) -> tuple[RequestRecord, ...]:
         """The request records of a Run in the order in which they were given; empty when there are none."""
         query = sa.select(_records.c.document).where(_records.c.run_id == run_id).order_by(_records.c.position)
-        with self._reading() as connection:
+        with self.reading() as connection:
             documents = connection.scalars(query).all()
         return tuple(_parse(run_id, each, RequestRecord.model_validate_json) for each in documents)
 
     def telemetry(self, run_id: str) -> Any:
         """The telemetry document of a Run, or None."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             document = connection.scalar(sa.select(_telemetry.c.document).where(_telemetry.c.run_id == run_id))
         return None if document is None else _parse(run_id, document, json.loads)
 
@@ -213,7 +215,7 @@ class Store:
 
     def delete(self, run_id: str) -> bool:
         """Delete a Run with its records and telemetry; False when there was none."""
-        with self._border(), self._writer.begin() as connection:
+        with self.writing() as connection:
             return _forget(connection, run_id)
 
     def add_fidelity(self, recipe: Recipe, fidelity: Fidelity, token_map: TokenMap | None = None) -> None:
@@ -226,7 +228,7 @@ class Store:
             "recipe": recipe.model_dump_json(),
             "document": fidelity.model_dump_json(),
         }
-        with self._border(), self._writer.begin() as connection:
+        with self.writing() as connection:
             for table in (_fidelities, _token_maps):
                 connection.execute(table.delete().where(table.c.key == fidelity.key))
             connection.execute(_fidelities.insert().values(row))
@@ -245,7 +247,7 @@ class Store:
 
     def token_map(self, key: str) -> TokenMap | None:
         """The token map of the Fidelity of that key, or None."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             packed = connection.scalar(sa.select(_token_maps.c.document).where(_token_maps.c.key == key))
         if packed is None:
             return None
@@ -253,20 +255,20 @@ class Store:
 
     def keep_noise_floor(self, key: str, floor: Mean) -> None:
         """Write a reference's distance to itself; one of the same key is replaced."""
-        with self._border(), self._writer.begin() as connection:
+        with self.writing() as connection:
             connection.execute(_noise_floors.delete().where(_noise_floors.c.key == key))
             connection.execute(_noise_floors.insert().values(key=key, document=floor.model_dump_json()))
 
     def noise_floor(self, key: str) -> Mean | None:
         """The noise floor of that key, or None."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             document = connection.scalar(sa.select(_noise_floors.c.document).where(_noise_floors.c.key == key))
         return None if document is None else _parse(key, document, Mean.model_validate_json, _JUDGED)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A connection for whoever keeps tables of its own in this store, such as ``sweeps.py``."""
-        with self._reading() as connection:
+        """A connection, also for whoever keeps tables of its own in this store, such as ``sweeps.py``."""
+        with self._border(), self._engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -276,7 +278,7 @@ class Store:
             yield connection
 
     def _stored(self, query: sa.Select[Any]) -> Iterator[StoredFidelity]:
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query).mappings().all()
         for row in rows:
             yield StoredFidelity(
@@ -284,11 +286,6 @@ class Store:
                 recipe=Recipe.from_json(row["recipe"]),
                 fidelity=_parse(row["key"], row["document"], Fidelity.model_validate_json, _JUDGED),
             )
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        with self._border(), self._engine.connect() as connection:
-            yield connection
 
     @contextlib.contextmanager
     def _border(self) -> Iterator[None]:

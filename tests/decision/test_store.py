@@ -237,6 +237,22 @@ def test_facts_are_those_of_the_runs_newest_first(tmp_path, run_number, records)
         assert store.samples(["run-002"]) == {}
 
 
+def test_a_run_that_is_deleted_while_its_facts_are_made_leaves_none(url, run_number, monkeypatch):
+    with Store(url) as store:
+        store.add(run_number(1))
+        store.add(run_number(2))
+        with store.writing() as connection:
+            connection.execute(sa.text("UPDATE run_facts SET version = 0"))
+        read = store.records
+
+        def records_while_another_deletes(run_id):
+            store.delete("run-001")
+            return read(run_id)
+
+        monkeypatch.setattr(store, "records", records_while_another_deletes)
+        assert [facts.id for facts in store.facts()] == ["run-002"]
+
+
 def test_facts_of_another_version_in_a_store_that_cannot_be_written_are_left_out(url, run_number):
     with Store(url) as store:
         store.add(run_number(1))
