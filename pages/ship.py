@@ -60,6 +60,8 @@ def _choose(runs: Sequence[RunFacts], decision: Decision) -> Shipment:
     winner = decision.winner if decision.winner and decision.winner.run in by_id else None
     options = [*([_DECISION] if winner else []), *by_id]
     asked = st.query_params.get("run")
+    if asked and asked not in by_id:
+        st.warning(f"Run {frame.plain(asked)} is not among those that can be shipped.", icon=":material/warning:")
     chosen = st.selectbox(
         "What is shipped",
         options,
@@ -82,10 +84,12 @@ def _label(chosen: str, by_id: dict[str, RunFacts], decision: Decision) -> str:
         assert decision.winner is not None
         return f"The decision's winner: {decision.winner.name}"
     run = by_id[chosen]
-    load = (
-        "" if run.load is None else f", {run.load:g} {'users' if run.load_kind == 'concurrency' else 'requests/s'}"
-    )
+    load = "" if run.load is None else f", {_load(run.load, run.load_kind)}"
     return f"{run.model} · {run.name} · {run.workload}{load} · {run.created[:16].replace('T', ' ')}"
+
+
+def _load(load: float, kind: str | None) -> str:
+    return fmt.count(round(load), "user") if kind == "concurrency" else f"{load:g} requests/s"
 
 
 def _evidence(shipment: Shipment) -> None:

@@ -11,6 +11,7 @@ from mcp_core.decision.bundle import Bundle
 from mcp_core.decision.confirmation import Confirmation
 from mcp_core.decision.shipment import Shipment
 from mcp_core.views import JobView
+from pages._ui import format as fmt
 from pages._ui import frame, workbench
 from pages._ui.hub_token import current_token
 from pages._ui.job_panel import ACTIVE, job_panel
@@ -84,6 +85,7 @@ def _show(found: Confirmation) -> None:
         st.dataframe(
             rows,
             hide_index=True,
+            placeholder=fmt.NOT_MEASURED,
             column_config={
                 "figure": column.TextColumn("Figure"),
                 "predicted": column.NumberColumn("Predicted", format="%.4g", help="By the Run that is shipped."),

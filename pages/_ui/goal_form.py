@@ -97,13 +97,14 @@ def _has_more(now: Goal) -> bool:
 
 
 def _models(now: Goal, models: Sequence[str]) -> dict[str, Any]:
-    """Which models may answer; there is nothing to choose from one."""
-    if len(models) < 2:
+    """Which models may answer; there is nothing to choose from one, unless a link names another."""
+    options = sorted({*models, *now.models})
+    if len(options) < 2:
         return {}
     chosen = st.multiselect(
         "Models",
-        models,
-        default=[each for each in now.models if each in models],
+        options,
+        default=now.models,
         key=_key("models"),
         placeholder=_MOST_MEASURED,
         help="Checkpoints that may answer. One model's, unless a smaller model is an answer for you.",
@@ -146,6 +147,7 @@ def _load(now: Goal) -> dict[str, Any]:
 
 
 def _fidelity(now: Goal) -> dict[str, Any]:
+    """One limit here; a Goal with several keeps those that this form has no place for."""
     limits = now.fidelity.model_dump(exclude_none=True)
     kinds = list(_FIDELITY)
     current = next(iter(limits), "")
@@ -161,7 +163,8 @@ def _fidelity(now: Goal) -> dict[str, Any]:
     if not chosen:
         return {}
     value = _number("Limit", f"fidelity-{chosen}", limits.get(chosen) or _FIDELITY_START[chosen], 0.0001)
-    return {"fidelity": {chosen: value}}
+    others = {name: each for name, each in limits.items() if name not in (current, chosen)}
+    return {"fidelity": others | {chosen: value}}
 
 
 def _objective(now: Goal) -> dict[str, Any]:
@@ -179,6 +182,7 @@ def _objective(now: Goal) -> dict[str, Any]:
         now.price_per_hour,
         0.0,
         help_text="Of one GPU, or of the machine where there is none; any currency.",
+        empty="not known",
     )
     return {"objective": chosen, "price_per_hour": price}
 
@@ -188,7 +192,14 @@ def _means(now: Goal) -> dict[str, Any]:
     memory_gb = _number(
         "Memory (GB)", "memory", (now.memory_bytes or 0) / 1e9 or None, 0.01, help_text="A worker's peak, at most."
     )
-    energy = _number("Price per kWh", "energy", now.energy_price, 0.0, help_text="Added where energy was measured.")
+    energy = _number(
+        "Price per kWh",
+        "energy",
+        now.energy_price,
+        0.0,
+        help_text="Added where energy was measured.",
+        empty="not known",
+    )
     return {
         "gpus": None if gpus is None else int(gpus),
         "memory_bytes": None if memory_gb is None else memory_gb * 1e9,
@@ -235,14 +246,17 @@ def _number(
     *,
     step: int | None = None,
     help_text: str | None = None,
+    empty: str = "no limit",
 ) -> float | None:
     whole = step is not None
+    # A link may bring less than one can type.
+    least = least if value is None else min(least, value)
     return st.number_input(
         label,
         min_value=int(least) if whole else float(least),
         value=None if value is None else int(value) if whole else float(value),
         step=step,
-        placeholder="no limit",
+        placeholder=empty,
         help=help_text,
         key=_key(name),
         format=None if whole else "%g",

@@ -121,6 +121,25 @@ def test_an_impossible_limit_is_named(page: OpenPage, planted: fakes.FakeWorkben
     assert len(at.dataframe[0].value) == 2
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"memory_bytes": 1},
+        {"rate_s": 0.001, "users": None},
+        {"slo": {"ttft_ms": {"p95": 0.0001}}},
+        {"fidelity": {"kl_max": 0.00001}},
+        {"fidelity": {"kl_max": 0.02, "top1_min": 0.98}},
+        {"models": ["never-measured"]},
+    ],
+)
+def test_a_link_decides_by_all_that_it_says(page: OpenPage, planted: fakes.FakeWorkbench, limits: dict) -> None:
+    """Also by what is less than one can type here, or more than this form shows."""
+    at = _open(page, GOAL | limits)
+    assert not at.exception
+    asked = Goal.from_dict({name: each for name, each in (GOAL | limits).items() if each is not None})
+    assert Goal.from_json(at.query_params["goal"]) == asked
+
+
 def test_published_limits_fill_the_form(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
     at = _open(page, GOAL)
     at.button(key="goal-preset-mlperf-chat").click().run()

@@ -47,6 +47,15 @@ def test_empty_says_what_is_needed(page: OpenPage) -> None:
     assert at.header[0].value == "There is nothing to ship yet"
 
 
+def test_a_link_to_no_run_says_so(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    planted(wb)
+    at = page("ship")
+    at.query_params["run"] = "gone"
+    at.run()
+    assert not at.exception
+    assert "Run gone is not among those that can be shipped." in texts(at)
+
+
 def test_a_run_shows_its_evidence_files_and_commands(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
     run = planted(wb)
     at = opened(page, run, "worker")
