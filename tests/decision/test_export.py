@@ -187,6 +187,16 @@ def test_the_gguf_is_copied_not_linked(tmp_path: Path) -> None:
     assert model.read_bytes() == b"GGUF"
 
 
+@pytest.mark.parametrize("target", ["docker-compose", "kubernetes"])
+def test_a_container_refuses_a_draft_that_it_does_not_see(target: str) -> None:
+    main = HUB | {"model": {"source": "folder", "id": "/m/big"}, "speculation": "draft"}
+    with pytest.raises(RecipeError, match="/m/small lies on this machine"):
+        export(shipment(main | {"draft": {"source": "folder", "id": "/m/small"}}), target, "vllm")
+    fetched = export(shipment(main | {"draft": {"source": "hub", "id": "o/small"}}), "vllm").files["serve.sh"]
+    assert "o/small" in fetched
+    assert "OFFLINE" not in fetched
+
+
 def test_the_command_that_verifies_quotes_its_folder() -> None:
     assert confirm_command(export(shipment(), "worker"), "my $(x)") == "mcp-core confirm 'my $(x)'"
 

@@ -108,6 +108,11 @@ def _container(shipment: Shipment, engine: str | None) -> _Container:
     if chosen == "llama.cpp":
         return _llama_cpp(shipment)
     served = foreign.serve(shipment, chosen)
+    if served.recipe.draft is not None and served.recipe.draft.source != "hub":
+        raise RecipeError(
+            f"The draft model {served.recipe.draft.id} lies on this machine, where a container does not see it.",
+            f"Choose a draft from the Hub, or export {chosen} as a script.",
+        )
     files, copied = foreign.model_folder(served.recipe.model), served.recipe.model.source
     place = f"{_MODELS}/model" if copied == "shape" else _MODELS
     model = served.model if copied == "hub" else place

@@ -77,7 +77,8 @@ def serve(shipment: Shipment, engine: str, port: int | None = None) -> ForeignSe
         draft=Path(_place(recipe.draft)) if recipe.draft else None,
     )
     launched = FOREIGN[engine].launch(recipe, given)
-    dropped = _OFFLINE + _KEYS if recipe.model.source == "hub" else _KEYS
+    fetches = "hub" in (recipe.model.source, recipe.draft.source if recipe.draft else None)
+    dropped = _OFFLINE + _KEYS if fetches else _KEYS
     environment = {name: value for name, value in launched.environment.items() if name not in dropped}
     return ForeignServe(
         engine,
