@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from mcp_core.errors import Busy, McpError, RecipeError, RequestRejected, WorkerDied
 from mcp_core.generation import EngineStats
+from mcp_core.memory_readings import MemoryAnalysis
 from mcp_core.monitoring.sample import WorkerProbe
 from mcp_core.recipe import Recipe
 from mcp_core.replies import Server
-from mcp_core.results import Effective, Failure, Memory, MemoryAnalysis, Prediction
+from mcp_core.results import Effective, Failure, Memory, Prediction
 from mcp_core.serving.supervisor import Supervisor, Worker
 from mcp_core.views import WorkerView
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_core.errors import McpError
 from mcp_core.hardware import Hardware
+from mcp_core.memory_readings import MemoryTimeline
 from mcp_core.recipe import Recipe
 from mcp_core.workload import Workload
 
@@ -32,12 +33,6 @@ __all__ = [
     "Mean",
     "Measurement",
     "Memory",
-    "MemoryAnalysis",
-    "MemoryPhase",
-    "MemoryPoint",
-    "MemoryReading",
-    "MemoryTimeline",
-    "ModuleMemory",
     "Prediction",
     "Quantiles",
     "RequestRecord",
@@ -322,56 +317,6 @@ class Prediction(_Value):
     peak_bytes: int
     load_peak_bytes: int
     context_tokens: int = Field(description="Longest request of the workload, which is what was predicted for.")
-
-
-class MemoryReading(_Value):
-    """Memory of a worker at one moment, bytes; None where there is no such counter."""
-
-    resident_bytes: int | None = Field(default=None, description="Of the process, on the host.")
-    allocated_bytes: int | None = Field(default=None, description="Of tensors on the device.")
-    reserved_bytes: int | None = Field(default=None, description="Of the device allocator's pool.")
-    device_used_bytes: int | None = Field(default=None, description="Of the whole device, by its driver.")
-
-
-class MemoryPoint(MemoryReading):
-    """One sample of a timeline."""
-
-    at_s: float = Field(description="Since the worker's start, s.")
-    phase: str = Field(description="What the worker did then.")
-
-
-class MemoryPhase(MemoryReading):
-    """One phase of a worker's life, all its stretches together: its readings are the highest sampled ones."""
-
-    name: str = Field(
-        description="imports, download, prepare, load, quantize, warm-up, check, idle, prefill, decode."
-    )
-    seconds: float
-    samples: int
-
-
-class MemoryTimeline(_Value):
-    """Memory over a worker's life. Points are thinned where there are many; each stretch keeps its highest."""
-
-    phases: tuple[MemoryPhase, ...] = ()
-    points: tuple[MemoryPoint, ...] = ()
-
-
-class ModuleMemory(_Value):
-    """What the tensors of one module occupy; storages shared with an earlier module count there."""
-
-    name: str
-    kind: str = Field(description="Name of its class.")
-    bytes: int
-    dtype: str = Field(default="", description="Of its stored tensors.")
-
-
-class MemoryAnalysis(_Value):
-    """Where a worker's memory goes."""
-
-    timeline: MemoryTimeline
-    modules: tuple[ModuleMemory, ...] = ()
-    no_snapshot: str = Field(default="", description="Why there is no allocator snapshot; empty where there is.")
 
 
 class Comparable(_Value):

@@ -27,12 +27,13 @@ from mcp_core.hardware import Hardware
 from mcp_core.job_registry import JOB_COMMAND, JobRegistry
 from mcp_core.loop_thread import LoopThread
 from mcp_core.lost_runs import LostRuns
+from mcp_core.memory_readings import MemoryAnalysis
 from mcp_core.model_lookups import ModelLookups
 from mcp_core.monitoring.run_telemetry import RunTelemetry
 from mcp_core.monitoring.sample import Sample
 from mcp_core.profiles import Profiles
 from mcp_core.recipe import ModelRef, Recipe
-from mcp_core.results import MemoryAnalysis, Prediction, RequestRecord, Run
+from mcp_core.results import Prediction, RequestRecord, Run
 from mcp_core.serving.supervisor import WORKER_COMMAND, Supervisor, Worker
 from mcp_core.studies import Studies
 from mcp_core.sweep_desk import SweepDesk

@@ -30,6 +30,7 @@ VALUES = {
     "schemes",
     "conflicts",
     "results",
+    "memory_readings",
     "generation",
     "token_map",
     "trace_summary",

@@ -94,7 +94,9 @@ def needed_workload(candidate: Candidate, scene: Scene) -> Workload:
     elif scene.goal.rate_s is not None:
         base = base.replace({"arrivals": {"kind": "poisson", "rate_s": scene.goal.rate_s}})
     repeat = candidate.workload.repeat + 1 if own else 0
-    changes = {"requests": max(base.requests, _least_requests(scene.goal)), "repeat": repeat, "smoke_test": False}
+    # A smoke test is too small to decide by: the percentiles that are shown with every Run want more requests.
+    least = max(_least_requests(scene.goal), MIN_REQUESTS_P95 if base.smoke_test else 1)
+    changes = {"requests": max(base.requests, least), "repeat": repeat, "smoke_test": False}
     return base.replace(changes)
 
 

@@ -39,6 +39,7 @@ from mcp_core.evaluation.run_recorder import RunRecorder
 from mcp_core.evaluation.saturation import over_saturation
 from mcp_core.generation import EngineStats
 from mcp_core.hardware import Hardware
+from mcp_core.memory_readings import MemoryTimeline
 from mcp_core.monitoring.nvml import read_devices
 from mcp_core.monitoring.run_telemetry import RunTelemetry
 from mcp_core.recipe import Recipe
@@ -49,7 +50,6 @@ from mcp_core.results import (
     Failure,
     Measurement,
     Memory,
-    MemoryTimeline,
     Prediction,
     RequestRecord,
     Run,

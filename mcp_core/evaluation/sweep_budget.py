@@ -56,7 +56,8 @@ class Budget:
         parts = {"loading": self.load_s, "probes": self.probe_s, "measuring": self.measure_s}
         parts["confirming"] = self.confirm_s
         split = ", ".join(f"{_time(seconds)} {what}" for what, seconds in parts.items() if seconds)
-        what = f"{self.cells} configurations" + (f", {self.refused} more refused" if self.refused else "")
+        refused = f", {self.refused} more refused" if self.refused else ""
+        what = f"{self.cells} configuration{'' if self.cells == 1 else 's'}{refused}"
         return f"{what}: about {_time(self.seconds)} of device time ({split}). {self._certainty()}"
 
     def _certainty(self) -> str:

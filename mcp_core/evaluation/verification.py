@@ -53,7 +53,10 @@ class Verification(BaseModel):
 
     schema_version: Literal[1] = 1
     created: datetime = Field(default_factory=now)
-    holds: bool = Field(description="False also where it cannot be told; ``why`` says which.")
+    holds: bool = Field(
+        description="False also where no Run counts, on a noisy machine; true where the two cannot be told apart. "
+        "``why`` says which."
+    )
     why: str = Field(description="One sentence.")
     changes: tuple[Change, ...] = ()
     seed: int = Field(description="Of the prompts.")
@@ -136,9 +139,15 @@ def _what_broke(anew: Decision, winner: _Measured) -> str:
     again = next((each for each in anew.runners_up if _is(each, winner)), None)
     if again is None or anew.winner is None:
         return _failures(winner) or anew.answer.rstrip(".")
-    if again.run in (*anew.equivalent, *anew.undecided):
+    if again.run in (*anew.equivalent, *anew.undecided) and not _is_ahead(anew.winner, again):
         return ""
     return f"{anew.winner.name} is better now: {_rate(anew.winner)} against {_rate(again)}"
+
+
+def _is_ahead(first: Choice, second: Choice) -> bool:
+    """Whether it is by more than clocks and neighbours do, where no pairs tell: each at a load of its own."""
+    one, other = first.figures.output_tok_s, second.figures.output_tok_s
+    return first.load != second.load and bool(one and other and one / other - 1 > _NOTABLE)
 
 
 def _is(choice: Choice, side: _Measured) -> bool:

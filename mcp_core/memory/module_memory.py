@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from mcp_core.memory.storage import opaque_bytes, storages_of
-from mcp_core.results import ModuleMemory
+from mcp_core.memory_readings import ModuleMemory
 
 __all__ = ["memory_by_module"]
 

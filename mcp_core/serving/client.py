@@ -17,9 +17,10 @@ import aiohttp
 
 from mcp_core.errors import Busy, ContextTooLong, McpError, QueueFull, RequestRejected, WorkerDied
 from mcp_core.generation import EngineStats
+from mcp_core.memory_readings import MemoryAnalysis
 from mcp_core.monitoring.latency import RecentLatency
 from mcp_core.recipe import Recipe
-from mcp_core.results import Failure, Memory, MemoryAnalysis, Prediction
+from mcp_core.results import Failure, Memory, Prediction
 from mcp_core.workload import Workload
 
 __all__ = ["Chunk", "Look", "ServerClient", "open_session"]

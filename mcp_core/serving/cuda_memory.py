@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from mcp_core.memory_readings import MemoryReading
 from mcp_core.monitoring.nvml import NvmlDevice, read_devices
-from mcp_core.results import MemoryReading
 
 __all__ = ["CudaCounters"]
 

@@ -15,8 +15,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_core.errors import RequestRejected
+from mcp_core.memory_readings import MemoryAnalysis
 from mcp_core.recipe import Recipe
-from mcp_core.results import MemoryAnalysis, Prediction
+from mcp_core.results import Prediction
 from mcp_core.workload import Workload
 
 __all__ = ["MemoryAnswers", "memory_routes"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from mcp_core.generation import TokenEvent
-from mcp_core.results import MemoryPhase, MemoryPoint, MemoryReading, MemoryTimeline
+from mcp_core.memory_readings import MemoryPhase, MemoryPoint, MemoryReading, MemoryTimeline
 from mcp_core.serving import process_memory
 
 __all__ = ["DeviceReadings", "MemoryRecorder", "ServingPhases", "thin"]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, cast
 from mcp_core import conflicts, hardware, paths
 from mcp_core.errors import LoadFailed, McpError, RecipeError
 from mcp_core.hardware import Hardware
+from mcp_core.memory_readings import MemoryAnalysis, ModuleMemory
 from mcp_core.models import catalog, footprint
 from mcp_core.models.architecture import ResolvedModel
 from mcp_core.models.draft_memory import Draft, draft_recipe
@@ -29,7 +30,7 @@ from mcp_core.models.served_load import ServedLoad
 from mcp_core.monitoring.prometheus import WorkerMetrics
 from mcp_core.paths import home
 from mcp_core.recipe import Recipe
-from mcp_core.results import MemoryAnalysis, ModuleMemory, Prediction
+from mcp_core.results import Prediction
 from mcp_core.serving.api import create_app
 from mcp_core.serving.control import WorkerControl, control_routes
 from mcp_core.serving.http_server import HttpServer, http_config

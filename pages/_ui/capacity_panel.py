@@ -58,7 +58,9 @@ def capacity_form(workload: Workload) -> Asked:
         key="capacity-minutes",
     )
     needed = requests_for(slo, workload)
-    st.caption(f"Each load is measured with at least {needed:,} requests: the percentiles need them.")
+    st.caption(
+        f"Each load is measured with at least {needed:,} requests: percentiles, or seeing a queue grow, need them."
+    )
     return Asked(Goal(workload=workload, slo=slo), 60.0 * (minutes or 1))
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mcp_core.memory_readings import MemoryPoint, MemoryTimeline, ModuleMemory
 from mcp_core.models.correction import Error
-from mcp_core.results import MemoryPoint, MemoryTimeline, ModuleMemory
 from pages._ui.charts import PALETTE
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import streamlit as st
 
+from mcp_core.memory_readings import MemoryAnalysis, MemoryTimeline, ModuleMemory
 from mcp_core.models.correction import error_of
 from mcp_core.models.planner import without_numbers
-from mcp_core.results import MemoryAnalysis, MemoryTimeline, ModuleMemory, Run
+from mcp_core.results import Run
 from mcp_core.views import WorkerView
 from pages._ui import format as fmt
 from pages._ui import frame, memory_charts, workbench

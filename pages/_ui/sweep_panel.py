@@ -93,7 +93,7 @@ def _cells_before(preview: SweepPreview) -> None:
             "Fits": "refused" if each.refused else "yes",
             "Weights": fmt.size(each.footprint.weights_bytes if each.footprint else None),
             "Peak": fmt.size(each.footprint.peak_bytes if each.footprint else None),
-            "Why not": each.refused.message if each.refused else "",
+            "Why not": f"{each.refused.message} {each.refused.hint}".strip() if each.refused else "",
         }
         for each in preview.cells
     ]

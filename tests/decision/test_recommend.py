@@ -347,6 +347,13 @@ def test_smoke_tests_are_no_evidence():
     assert found.answer.endswith("Of all: not comparable: smoke test: too small to decide anything.")
 
 
+def test_what_would_tell_more_than_a_smoke_test_is_no_smoke_test():
+    run, records = planted_run(law(1), 8, requests=16, reasons=("smoke test: too small to decide anything",))
+    run = run.model_copy(update={"workload": run.workload.replace({"smoke_test": True})})
+    asked = decide({"users": 8}, [(run, records)]).missing[0].workload
+    assert (asked.smoke_test, asked.requests) == (False, 200)
+
+
 def test_endpoints_are_compared_with_one_another():
     def endpoint(port: int, **rest) -> Law:
         model = {"source": "endpoint", "id": f"http://127.0.0.1:{port}"}

@@ -70,6 +70,28 @@ def test_a_runner_up_that_became_better_ends_it() -> None:
     assert any("median TPOT" in each.text and "-7" in each.text for each in found.changes[1:])
 
 
+@pytest.mark.parametrize(("tpot_ms", "holds"), [(19.5, True), (12, False)])
+def test_sides_with_a_load_of_their_own_each_are_told_by_what_they_reach(tpot_ms: float, holds: bool) -> None:
+    """Without users in the Goal each stands at its own largest load, where no pair compares them."""
+    first, second = Law(tpot_ms=10, changes={"attention": "eager"}), Law(tpot_ms=40)
+    with Store("sqlite://") as opened:
+        for start in range(3):
+            opened.add(*planted_run(first, 4, start=start))
+            opened.add(*planted_run(second, 8, start=start))
+        decision = recommend(Goal(), opened.facts(), opened.samples, machine())
+    assert decision.winner is not None
+    assert (decision.winner.load, decision.winner.recipe.attention) == (4, "eager")
+    now = {"eager": first, "sdpa": Law(tpot_ms=tpot_ms)}
+
+    async def one(recipe: Recipe, workload: Workload) -> tuple[Run, Sequence[RequestRecord]]:
+        run, records = planted_run(
+            now[recipe.attention], workload.concurrency, seed=77, start=workload.repeat, tag="again"
+        )
+        return run.model_copy(update={"workload": workload}), records
+
+    assert asyncio.run(verify(decision, one, machine(), seed=77, starts=3)).holds is holds
+
+
 def test_a_winner_that_breaks_its_limit_says_figure_and_limit() -> None:
     slower = Law(tpot_ms=10, ttft_ms=300, changes={"attention": "eager"})
     found, _ = verified(decided(FAST, SLOW, slo={"ttft_ms": {"p95": 200}}), slower, SLOW)

@@ -29,6 +29,7 @@ from mcp_core.evaluation.sweep_table import SweepRow
 from mcp_core.generation import EngineStats, Sampling
 from mcp_core.goal import Goal
 from mcp_core.hardware import Device, Hardware
+from mcp_core.memory_readings import MemoryAnalysis, MemoryPhase, MemoryPoint, MemoryTimeline, ModuleMemory
 from mcp_core.monitoring.events import Event
 from mcp_core.monitoring.history import History, Window
 from mcp_core.monitoring.latency import RecentLatency
@@ -47,11 +48,6 @@ from mcp_core.results import (
     Mean,
     Measurement,
     Memory,
-    MemoryAnalysis,
-    MemoryPhase,
-    MemoryPoint,
-    MemoryTimeline,
-    ModuleMemory,
     Quantiles,
     RequestRecord,
     Run,

@@ -10,8 +10,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from mcp_core.errors import McpError
+from mcp_core.memory_readings import MemoryPoint, ModuleMemory
 from mcp_core.models.correction import Correction, Error
-from mcp_core.results import MemoryPoint, ModuleMemory, Prediction
+from mcp_core.results import Prediction
 from pages._ui import memory_charts
 
 OpenPage = Callable[[str], AppTest]

@@ -16,9 +16,10 @@ import pytest
 import uvicorn
 
 from mcp_core.generation import TokenEvent
+from mcp_core.memory_readings import MemoryAnalysis, MemoryPhase, MemoryTimeline
 from mcp_core.monitoring.prometheus import WorkerMetrics
 from mcp_core.recipe import Recipe
-from mcp_core.results import Memory, MemoryAnalysis, MemoryPhase, MemoryTimeline, Prediction
+from mcp_core.results import Memory, Prediction
 from mcp_core.serving.api import create_app
 from mcp_core.serving.control import WorkerControl, control_routes
 from mcp_core.serving.fake_engine import EOS, FakeEngine, FakeModel

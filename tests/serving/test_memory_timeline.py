@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mcp_core.generation import TokenEvent
-from mcp_core.results import MemoryPoint, MemoryReading
+from mcp_core.memory_readings import MemoryPoint, MemoryReading
 from mcp_core.serving.memory_timeline import MemoryRecorder, ServingPhases, thin
 
 MIB = 2**20

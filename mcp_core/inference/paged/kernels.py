@@ -83,10 +83,13 @@ def _one_token_each(
     """All sequences at once, padded to the longest."""
     used = batch.pages[:, : -(-batch.longest_key // keys.shape[1])]
     visible = torch.arange(used.shape[1] * keys.shape[1], device=query.device) < batch.lengths[:, None]
+    # Copies: what another request left in them may be no number, and what is computed with that is none either.
+    unseen = ~visible[:, :, None, None]
+    own_keys, own_values = (each[used].flatten(1, 2).masked_fill_(unseen, 0) for each in (keys, values))
     attended = scaled_dot_product_attention(
         query[:, :, None],
-        keys[used].flatten(1, 2).transpose(1, 2),
-        values[used].flatten(1, 2).transpose(1, 2),
+        own_keys.transpose(1, 2),
+        own_values.transpose(1, 2),
         attn_mask=visible[:, None, None],
         scale=scale,
         enable_gqa=True,
