@@ -27,8 +27,9 @@ $(STAMP): pyproject.toml Makefile
 run: install
 	$(BIN)/streamlit run app.py --server.headless=false --server.showEmailPrompt=false
 
+# Two files at a time: more would crowd out the tests that measure time.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"
