@@ -70,7 +70,7 @@ def _profile(preset: str, settings: list[str]) -> dict[str, Any]:
 
 
 def _answer(*arguments: str) -> dict[str, Any]:
-    command = [str(Path(sys.executable).with_name("mcp-core")), *arguments, "--json"]
+    command = [sys.executable, "-m", "mcp_core.cli", *arguments, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(arguments)} exited with {done.returncode}")
