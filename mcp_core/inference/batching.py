@@ -24,7 +24,6 @@ from mcp_core.inference.one_by_one import OneByOne
 from mcp_core.inference.paged.pages import PagePool
 from mcp_core.inference.paged.runner import PagedRunner
 from mcp_core.inference.paged.scheduler import Scheduler
-from mcp_core.inference.scoring import PromptScorer
 from mcp_core.inference.static_batch import StaticBatch
 from mcp_core.models.kv_pool import MOST_RUNNING, PAGE_TOKENS, pool_pages
 from mcp_core.models.loaded import LoadedModel, Report
@@ -54,7 +53,7 @@ def build_mode(parts: Parts) -> Mode:
     return _paged(parts, most_running=1) if paged else _MODES[recipe.batching.mode](parts)
 
 
-def _off(parts: Parts) -> Mode:
+def _off(parts: Parts) -> OneByOne:
     keeps = parts.recipe.kv.kind != "off"
     return OneByOne(parts.decoder, parts.new_cache, parts.loaded.max_context, parts.is_cancelled, keeps=keeps)
 
@@ -63,7 +62,7 @@ def _static(parts: Parts) -> Mode:
     loaded, batching = parts.loaded, parts.recipe.batching
     return StaticBatch(
         loaded.model,
-        _scorer(parts),
+        _off(parts),
         parts.new_cache,
         loaded.eos_ids,
         loaded.max_context,
@@ -91,17 +90,13 @@ def _paged(parts: Parts, most_running: int) -> Mode:
     return Continuous(
         Scheduler(pool, max(recipe.batching.step_tokens, most_running), most_running),
         runner,
-        _scorer(parts),
+        _off(parts),
         loaded.eos_ids,
         loaded.max_context,
         device,
         name=name,
         preparation=preparation,
     )
-
-
-def _scorer(parts: Parts) -> PromptScorer:
-    return PromptScorer(parts.decoder, parts.new_cache, parts.is_cancelled)
 
 
 _STEPS: dict[Compile, str] = {"graphs": "recorded", "compiled": "compiled", "autotuned": "tuned"}

@@ -17,11 +17,11 @@ from mcp_core.generation import GenerationRequest, Preparation
 from mcp_core.inference.choosing import Choice, Chooser, Chosen, Row
 from mcp_core.inference.finish import finish_of
 from mcp_core.inference.mode import ModeFigures, Outcome, StepOutcome
+from mcp_core.inference.one_by_one import OneByOne
 from mcp_core.inference.paged.decode_steps import Computed
 from mcp_core.inference.paged.runner import PagedRunner
 from mcp_core.inference.paged.scheduler import Part, Scheduler
 from mcp_core.inference.paged.sequence import Sequence as PagedSequence
-from mcp_core.inference.scoring import PromptScorer
 from mcp_core.inference.transfer import to_device
 from mcp_core.models.kv_pool import MOST_RUNNING
 from mcp_core.models.load_errors import is_out_of_memory
@@ -47,7 +47,8 @@ class _Launched:
 
 
 class Continuous:
-    """``kernel`` names what computes its attention.
+    """``kernel`` names what computes its attention. ``scorer`` serves prompts whose own log-probabilities are asked
+    for (echo): they need logits of every position, which a shared step does not keep.
 
     ``ahead``: a step is launched before the tokens of the one before it are read, so that a device need not wait
     for the host between two steps. A sequence that ends by a token of its own is then computed once more, in vain.
@@ -59,7 +60,7 @@ class Continuous:
         self,
         scheduler: Scheduler,
         runner: PagedRunner,
-        scorer: PromptScorer,
+        scorer: OneByOne,
         eos_ids: frozenset[int],
         max_context: int,
         device: torch.device,
@@ -79,6 +80,7 @@ class Continuous:
         self._ahead = device.type == "cuda" if ahead is None else ahead
         self._chooser = Chooser(eos_ids, device)
         self._launched: _Launched | None = None
+        self._scored_last = False
         self._started: set[str] = set()
         self._at_work: tuple[GenerationRequest, ...] = ()
         self._halvings = 0
@@ -91,13 +93,12 @@ class Continuous:
     @property
     def room(self) -> int:
         """Free places among the sequences that may run."""
-        held = self._scheduler.running + self._scheduler.waiting + len(self._scorer.waiting)
-        return self._scheduler.max_running - held
+        return self._scheduler.max_running - len(self.held())
 
     def add(self, request: GenerationRequest) -> None:
         """Queue it."""
         if request.prompt_logprobs is not None:
-            self._scorer.waiting.append(request)
+            self._scorer.add(request)
         else:
             self._scheduler.add(request, self.longest)
 
@@ -110,14 +111,17 @@ class Continuous:
         return self._scorer.drop(request_id)
 
     def step(self) -> StepOutcome:
-        """Launch one forward pass over all that take part and read the one before it; or score one prompt.
+        """Launch one forward pass over all that take part and read the one before it; or one pass of the scorer.
 
         The pass is read itself, before another one is launched, where the device or one of the requests needs that.
         """
-        before = self._launched
-        parts = self._plan_ahead() if before else self._scheduler.plan()
-        if not parts and before is None:
-            return self._score() if self._scorer.waiting else StepOutcome()
+        before, scores = self._launched, self._is_scorers_turn
+        if before is None:
+            parts = [] if scores else self._scheduler.plan()
+            if not parts:
+                return self._score()
+        else:
+            parts = [] if scores else self._plan_ahead()
         started = tuple(self._newly_started(parts))
         try:
             self._launched = self._launch(parts) if parts else None
@@ -138,14 +142,14 @@ class Continuous:
 
     def held(self) -> tuple[GenerationRequest, ...]:
         """Running ones first."""
-        return (*self._scheduler.requests(), *self._scorer.waiting)
+        return (*self._scheduler.requests(), *self._scorer.held())
 
     def figures(self) -> ModeFigures:
         """Sequences, tokens and pages."""
-        scheduler, pool = self._scheduler, self._scheduler.pool
+        scheduler, pool, scorer = self._scheduler, self._scheduler.pool, self._scorer.figures()
         return ModeFigures(
-            running=scheduler.running,
-            waiting=scheduler.waiting + len(self._scorer.waiting),
+            running=scheduler.running + scorer.running,
+            waiting=scheduler.waiting + scorer.waiting,
             kv_tokens=scheduler.tokens_held,
             kv_capacity_tokens=pool.capacity * pool.page_size,
             kv_pages_used=pool.used,
@@ -178,6 +182,7 @@ class Continuous:
     def _launch(self, parts: Sequence[Part]) -> _Launched:
         """Compute the parts and choose the next token of those that are whole, all of it on the device."""
         self._at_work = tuple(part.sequence.request for part in parts)
+        self._scored_last = False
         prefill = sum(part.count for part in parts if part.sequence.chosen_count == 0)
         computed = self._runner.run(parts)
         whole = [index for index, part in enumerate(parts) if part.complete]
@@ -226,10 +231,20 @@ class Continuous:
         self._started.update(sequence.request.id for sequence in fresh)
         return [(sequence.request, sequence.cached) for sequence in fresh]
 
+    @property
+    def _is_scorers_turn(self) -> bool:
+        """Every other pass, once no request that came earlier still waits for a place."""
+        asked = self._scorer.held()
+        if not asked or (self._scored_last and (self._scheduler.running or self._scheduler.waiting)):
+            return False
+        first = self._scheduler.first_waiting
+        return first is None or asked[0].arrived_s <= first.arrived_s
+
     def _score(self) -> StepOutcome:
-        request = self._scorer.waiting.popleft()
-        self._at_work = (request,)
-        return self._scorer.score(request)
+        """The prompt of one request, or one more token of its reply; nothing where none is asked for."""
+        self._at_work = self._scorer.held()[:1]
+        self._scored_last = True
+        return self._scorer.step()
 
     def _after_lack_of_memory(self, parts: Sequence[Part]) -> list[Outcome]:
         """Every sequence waits again with what it has so far, and steps are half as large; at most twice."""

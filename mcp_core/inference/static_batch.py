@@ -19,7 +19,7 @@ from mcp_core.inference.choosing import Choice, Chooser, Row
 from mcp_core.inference.finish import finish_of
 from mcp_core.inference.kv_cache import CacheFactory, last_of
 from mcp_core.inference.mode import ModeFigures, Outcome, StepOutcome
-from mcp_core.inference.scoring import PromptScorer
+from mcp_core.inference.one_by_one import OneByOne
 from mcp_core.models.kv_pool import MOST_RUNNING
 from mcp_core.recipe import Batching
 
@@ -57,7 +57,7 @@ class StaticBatch:
     def __init__(
         self,
         model: Any,
-        scorer: PromptScorer,
+        scorer: OneByOne,
         new_cache: CacheFactory,
         eos_ids: frozenset[int],
         longest: int,
@@ -82,7 +82,7 @@ class StaticBatch:
     @property
     def room(self) -> int:
         """Free places in the batch that is being filled; none while one runs."""
-        return 0 if self._batch is not None else self.size - len(self._waiting)
+        return 0 if self._runs else self.size - len(self._waiting)
 
     def add(self, request: GenerationRequest) -> None:
         """Queue it."""
@@ -98,12 +98,12 @@ class StaticBatch:
             if entry[1].id == request_id:
                 self._waiting.remove(entry)
                 return entry[1]
-        return None
+        return self._scorer.drop(request_id)
 
     @property
     def wait_s(self) -> float:
         """How long to wait for more requests before the next step is worth calling."""
-        if self._batch is not None or not self._waiting or len(self._waiting) >= self.size:
+        if self._runs or not self._waiting or len(self._waiting) >= self.size:
             return 0.0
         return max(0.0, self._waiting[0][0] + self.max_wait_s - self._now_s())
 
@@ -111,12 +111,13 @@ class StaticBatch:
         """A token for every row, or a new batch's first tokens; nothing while a batch is being filled."""
         if self._batch is not None:
             return self._decode(self._batch)
+        if self._scorer.held():
+            return self._score()
         if not self._waiting or self.wait_s > 0:
             return StepOutcome()
         if self._waiting[0][1].prompt_logprobs is not None:
-            _, request = self._waiting.popleft()
-            self._at_work = (request,)
-            return self._scorer.score(request)
+            self._scorer.add(self._waiting.popleft()[1])
+            return self._score()
         return self._start([self._waiting.popleft()[1] for _ in range(self._fitting())])
 
     def at_work(self) -> tuple[GenerationRequest, ...]:
@@ -126,11 +127,11 @@ class StaticBatch:
     def held(self) -> tuple[GenerationRequest, ...]:
         """The running batch first."""
         running = [member.request for member in self._members() if not member.ended]
-        return (*running, *(request for _, request in self._waiting))
+        return (*running, *self._scorer.held(), *(request for _, request in self._waiting))
 
     def figures(self) -> ModeFigures:
         """Padding counts: it takes memory."""
-        running = sum(not member.ended for member in self._members())
+        running = sum(not member.ended for member in self._members()) + len(self._scorer.held())
         held = self._batch.visible.numel() if self._batch else 0
         return ModeFigures(running, len(self._waiting), held, self.longest * self.size)
 
@@ -142,6 +143,15 @@ class StaticBatch:
         """Its cache goes with it."""
         self._batch = None
         self._waiting.clear()
+
+    @property
+    def _runs(self) -> bool:
+        return self._batch is not None or bool(self._scorer.held())
+
+    def _score(self) -> StepOutcome:
+        """The prompt of the one that is scored, or one more token of its reply."""
+        self._at_work = self._scorer.held()
+        return self._scorer.step()
 
     def _members(self) -> list[_Member]:
         return self._batch.members if self._batch else []

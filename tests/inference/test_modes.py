@@ -174,13 +174,57 @@ def test_stop_ids_min_tokens_and_logprobs(model, make_engine, recorder, request_
 
 
 @EACH_MODE
-def test_prompts_are_scored_beside_others(make_engine, recorder, request_of, prompt, changes):
+def test_prompts_are_scored_beside_others(make_engine, recorder, request_of, prompts, prompt, expected, changes):
     engine = make_engine(changes)
     engine.submit(request_of("running", max_tokens=30))
     engine.submit(request_of("score", max_tokens=0, prompt_logprobs=1))
+    engine.submit(request_of("echo", prompt=prompts[0], prompt_logprobs=1))
     end = recorder.wait_end("score")
     assert (end.token, end.finish, len(end.prompt_logprobs)) == (None, "length", len(prompt))
+    assert recorder.wait_end("echo").finish == "length"
+    assert recorder.tokens("echo") == expected[0]
+    assert len(recorder.of("echo")[0].prompt_logprobs) == len(prompts[0])
     assert recorder.wait_end("running").finish == "length"
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_scored_prompt_has_its_turn_by_arrival_however_many_come(
+    make_engine, recorder, request_of, prompts, expected, ahead
+):
+    """Two run and two wait when it comes; from then on a request comes at every step, and none ever finds nothing
+    to do."""
+    mode = make_engine(
+        {"batching.mode": "continuous", "batching.max_requests": 2, "ahead": ahead}, start=False
+    )._mode
+    tokens: dict[str, list[int]] = {}
+    order: list[str] = []
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            done = mode.step()
+            order.extend(request.id for request, _ in done.started)
+            for each in done.outcomes:
+                tokens.setdefault(each.request.id, []).append(each.token)
+
+    for index in range(4):
+        mode.add(request_of(f"early-{index}", prompt=prompts[index], max_tokens=6, arrived_s=float(index)))
+    mode.add(request_of("score", max_tokens=3, prompt_logprobs=1, arrived_s=5.0))
+    for index in range(40):
+        late = 6.0 + index
+        mode.add(request_of(f"late-{index}", prompt=prompts[index % 8], max_tokens=6, arrived_s=late))
+        steps(1)
+    assert order[:5] == ["early-0", "early-1", "early-2", "early-3", "score"]
+    assert len(tokens["score"]) == 3
+    for index in range(4):  # and it cost nobody a token
+        assert tokens[f"early-{index}"] == expected[index][:6]
+
+
+def test_a_scored_prompt_s_reply_takes_turns_with_the_others(make_engine, request_of, prompts):
+    mode = make_engine({"batching.mode": "continuous"}, start=False)._mode
+    mode.add(request_of("score", max_tokens=8, prompt_logprobs=0))
+    mode.add(request_of("other", prompt=prompts[1], max_tokens=8))
+    seen = [outcome.request.id for _ in range(16) for outcome in mode.step().outcomes]
+    assert seen == ["score", "other"] * 8
 
 
 @EACH_MODE

@@ -49,6 +49,11 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def first_waiting(self) -> GenerationRequest | None:
+        """Whose turn to get pages it is."""
+        return self._waiting[0].request if self._waiting else None
+
+    @property
     def running(self) -> int:
         """Sequences with pages."""
         return len(self._running)
