@@ -44,8 +44,12 @@ def _nothing_yet() -> None:
 
 
 def _goal(models: Sequence[str]) -> Goal | None:
+    if not goal_of_link("Nothing is decided by it."):
+        if st.button("Begin with the Goal of this visit", icon=":material/link_off:", key="drop-goal"):
+            st.query_params.pop("goal", None)
+            st.rerun()
+        return None
     try:
-        goal_of_link()
         with st.container(border=True):
             goal = goal_form(models)
     except InputError as error:

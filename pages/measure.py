@@ -13,7 +13,7 @@ from mcp_core.results import Measurement, Run
 from mcp_core.views import JobView, WorkerView
 from mcp_core.workload import Workload
 from pages._ui import format as fmt
-from pages._ui import frame, workbench
+from pages._ui import frame, links, workbench
 from pages._ui.capacity_panel import Asked, capacity_form, capacity_result
 from pages._ui.job_panel import ACTIVE, job_panel
 from pages._ui.run_result import bench_command, run_result
@@ -138,7 +138,9 @@ def _file(name: str, text: str) -> None:
 
 def _chosen(jobs: Sequence[JobView]) -> JobView | None:
     """The measurement that the link names once it has ended; else the newest, unless one runs."""
-    named = next((job for job in jobs if job.id == st.query_params.get("job")), None)
+    by_id = {job.id: job for job in jobs}
+    gone = "There is no measurement {} here: only the latest ones of this machine are kept."
+    named = links.asked("job", by_id.get, gone, "The newest is shown instead." if jobs else "None is shown.")
     if named is not None and named.state not in ACTIVE:
         return named
     newest = max(jobs, key=lambda job: job.created, default=None)

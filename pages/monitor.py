@@ -15,6 +15,7 @@ from mcp_core.monitoring.sample import Sample, WorkerSample
 from pages._ui import (
     charts,
     frame,
+    links,
     memory_panel,
     monitor_compare,
     monitor_events,
@@ -59,6 +60,7 @@ def _draw_no_worker() -> None:
 
 def _draw_controls() -> int:
     """Time range, pause, download; returns the range in seconds."""
+    links.asked("range", RANGES_S.get, "There is no time range {}.", "The last 5 min are shown instead.")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.segmented_control(
             "Time range", list(RANGES_S), default="5 min", required=True, key="range", bind="query-params"

@@ -7,7 +7,7 @@ from itertools import pairwise
 import streamlit as st
 
 from mcp_core.views import ConversationView, WorkerView
-from pages._ui import chat_export, frame, session, workbench
+from pages._ui import chat_export, frame, links, session, workbench
 from pages._ui import format as fmt
 from pages._ui.batch_box import batch_box
 from pages._ui.chat import draw_conversation
@@ -72,7 +72,9 @@ def _forget(*, gone: bool) -> None:
     session.set_conversation_id(None)
     st.query_params.pop("chat", None)
     if gone:
-        st.info("That conversation is no longer there: the app was restarted.")
+        links.not_found(
+            "That conversation is no longer there: the app was restarted.", "A new one begins with your message."
+        )
 
 
 def _toolbar(worker: WorkerView, view: ConversationView | None) -> tuple[str, bool, str]:

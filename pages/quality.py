@@ -9,7 +9,7 @@ import streamlit as st
 from mcp_core.recipe import Recipe
 from mcp_core.results import Fidelity, StoredFidelity
 from mcp_core.views import JobView
-from pages._ui import frame, session, workbench
+from pages._ui import frame, links, session, workbench
 from pages._ui.fidelity_form import fidelity_form, server_form
 from pages._ui.fidelity_result import downloads, fidelity_result
 from pages._ui.fidelity_table import fidelity_table
@@ -94,13 +94,11 @@ def _stored() -> tuple[StoredFidelity, ...]:
 
 def _chosen(stored: Sequence[StoredFidelity], recipe: Recipe, jobs: Sequence[JobView]) -> StoredFidelity | None:
     """The one that the link names, else what the newest job found, else the newest of this Recipe."""
-    key = st.query_params.get("fidelity")
-    if key is not None:
-        with frame.errors_shown():
-            named = workbench.get_workbench().studies.fidelity(key)
-            if named is not None:
-                return named
-            st.warning("The fidelity that this link names is not on this machine.", icon=":material/link_off:")
+    with frame.errors_shown():
+        find, gone = workbench.get_workbench().studies.fidelity, "The fidelity {} is not on this machine."
+        named = links.asked("fidelity", find, gone, "What is known of the Recipe above is shown instead.")
+        if named is not None:
+            return named
     found = _found_by(jobs)
     of_this = [each for each in stored if _is_of(each, recipe)]
     return next((each for each in stored if each.fidelity.key == found), None) or next(iter(of_this), None)

@@ -8,13 +8,14 @@ import streamlit as st
 
 from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.report import Report
-from pages._ui import frame, report_downloads, run_charts, run_detail, run_filters, run_table, workbench
+from pages._ui import frame, links, report_downloads, run_charts, run_detail, run_filters, run_table, workbench
 
 frame.require("runs")
 
 PAGE_SIZE = 100
 # Comparisons in a report resample request records: a second or so for all of them.
 _MOST_COMPARED = 10
+_GONE = "There is no Run {} here: it was deleted, or is not on this machine."
 
 
 def _draw() -> None:
@@ -25,12 +26,8 @@ def _draw() -> None:
             _draw_empty()
             return
         runs = run_filters.filtered(everything)
-        offset = _offset()
-        if runs and offset < len(runs):
-            _draw_runs(runs, offset)
-        elif offset:
-            st.query_params.pop("from", None)
-            st.rerun()
+        if runs:
+            _draw_runs(runs, _offset(len(runs)))
         else:
             st.info("No Run passes the filter.", icon=":material/filter_list_off:")
 
@@ -49,7 +46,8 @@ def _draw_runs(runs: tuple[RunFacts, ...], offset: int) -> None:
     baseline = run_filters.pinned_baseline(runs)
     shown = runs[offset : offset + PAGE_SIZE]
     against = run_filters.against_baseline(shown, baseline, runs) if baseline else None
-    run_id = run_table.draw(shown, st.query_params.get("run"), against)
+    linked = links.asked("run", workbench.get_workbench().run, _GONE, "The list is shown instead.")
+    run_id = run_table.draw(shown, linked.id if linked else None, against)
     _draw_under_table(shown, offset, len(runs))
     if run_id is None:
         st.query_params.pop("run", None)
@@ -57,9 +55,9 @@ def _draw_runs(runs: tuple[RunFacts, ...], offset: int) -> None:
         run_charts.draw(runs)
         return
     st.query_params["run"] = run_id
-    run = workbench.get_workbench().run(run_id)
+    run = linked if linked and linked.id == run_id else workbench.get_workbench().run(run_id)
     if run is None:
-        st.warning(f"There is no Run {run_id}. It may have been deleted.", icon=":material/warning:")
+        links.not_found(_GONE.format(run_id), "Choose another.")
     else:
         run_detail.draw(run)
 
@@ -92,10 +90,17 @@ def _report(shown: Sequence[RunFacts]) -> Report:
     return Report(runs=shown, comparisons={each.id: decisions.compare(first.id, each.id) for each in others})
 
 
-def _offset() -> int:
+def _offset(total: int) -> int:
     """How many newer Runs are left out (``?from=``)."""
-    text = st.query_params.get("from", "0")
-    return int(text) if text.isdecimal() else 0
+
+    def find(text: str) -> int | None:
+        return int(text) if text.isdecimal() and int(text) < total else None
+
+    beyond = f"There are {total:,} Runs: no place {{}} in their list."
+    asked = links.asked("from", find, beyond, "The newest are shown instead.")
+    if asked is None:
+        st.query_params.pop("from", None)
+    return asked or 0
 
 
 def _go_to(offset: int) -> None:

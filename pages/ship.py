@@ -12,7 +12,7 @@ from mcp_core.decision.report import Report
 from mcp_core.decision.shipment import Shipment, of_decision, of_run
 from mcp_core.errors import ModelNotFound
 from pages._ui import format as fmt
-from pages._ui import frame, report_downloads, session, workbench
+from pages._ui import frame, links, report_downloads, session, workbench
 from pages._ui.confirm_panel import draw_confirm
 from pages._ui.goal_form import goal_of_link
 from pages._ui.ship_files import choose_target, draw_files
@@ -27,8 +27,8 @@ def draw() -> None:
     """What is shipped, what speaks for it, the target's files, the check."""
     st.title("Ship")
     with frame.errors_shown():
-        goal_of_link()
-        runs = [each for each in workbench.get_workbench().decisions.facts() if _can_ship(each)][:_MOST_RUNS]
+        goal_of_link("The Goal of this visit, as Decide shows it, is used instead.")
+        runs = [each for each in workbench.get_workbench().decisions.facts() if _can_ship(each)]
         if not runs:
             _nothing_yet()
             return
@@ -58,14 +58,19 @@ def _choose(runs: Sequence[RunFacts], decision: Decision) -> Shipment:
     """The Run of the link, else the winner of the Goal that Decide holds, else the newest Run."""
     by_id = {each.id: each for each in runs}
     winner = decision.winner if decision.winner and decision.winner.run in by_id else None
-    options = [*([_DECISION] if winner else []), *by_id]
-    asked = st.query_params.get("run")
-    if asked and asked not in by_id:
-        st.warning(f"Run {frame.plain(asked)} is not among those that can be shipped.", icon=":material/warning:")
+    asked = links.asked(
+        "run",
+        by_id.get,
+        "Run {} is not among those that can be shipped.",
+        "The decision's winner is shown instead." if winner else "The newest Run is shown instead.",
+    )
+    listed = [each.id for each in runs[:_MOST_RUNS]]
+    older = [asked.id] if asked and asked.id not in listed else []
+    options = [*([_DECISION] if winner else []), *listed, *older]
     chosen = st.selectbox(
         "What is shipped",
         options,
-        index=options.index(asked) if asked in options else 0,
+        index=options.index(asked.id) if asked else 0,
         format_func=lambda each: _label(each, by_id, decision),
         help="The winner of the Goal on the Decide page, or any Run of a model that was loaded here.",
     )

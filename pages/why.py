@@ -13,7 +13,7 @@ from mcp_core.evaluation.why import Explanation, explain, fitting_trace
 from mcp_core.models.architecture import ResolvedModel
 from mcp_core.results import Run
 from pages._ui import format as fmt
-from pages._ui import frame, profiler_panel, why_charts, why_panel, workbench
+from pages._ui import frame, links, profiler_panel, why_charts, why_panel, workbench
 from pages._ui.hub_token import current_token
 from pages._ui.job_panel import ACTIVE, job_panel
 from pages._ui.recipe_options import label_of
@@ -46,23 +46,26 @@ def _nothing_yet() -> None:
 
 def _choose(runs: Sequence[Run]) -> tuple[Run | None, Run | None]:
     """The Run of the link, else the newest; and another to compare it with."""
-    asked = st.query_params.get("run")
-    linked = workbench.get_workbench().run(asked) if asked else None
-    if asked and linked is None:
-        st.warning(f"There is no Run {frame.plain(asked)}. It may have been deleted.", icon=":material/warning:")
-    listed = {run.id: run for run in (*([linked] if linked else []), *runs)}
+    find = workbench.get_workbench().run
+    gone = "There is no Run {} here: it was deleted, or is not on this machine."
+    linked = links.asked(
+        "run", find, gone, "The newest is explained instead." if runs else "No other was measured."
+    )
+    other = links.asked("against", find, gone, "Nothing is compared.")
+    listed = {run.id: run for run in (linked, other, *runs) if run is not None}
     if not listed:
         return None, None
     left, right = st.columns(2)
-    ids = sorted(listed, reverse=True)
+    ids = sorted(listed, key=lambda each: listed[each].created, reverse=True)
     first = linked.id if linked else runs[0].id
     chosen = left.selectbox("Run", ids, index=ids.index(first), format_func=lambda each: _label(listed[each]))
     others = [each for each in ids if each != chosen]
-    with_which = st.query_params.get("against")
+    if other is not None and other.id == chosen:
+        links.not_found("A Run is not compared with itself.", "Nothing is compared.")
     against = right.selectbox(
         "Compare with",
         others,
-        index=others.index(with_which) if with_which in others else None,
+        index=others.index(other.id) if other and other.id in others else None,
         format_func=lambda each: _label(listed[each]),
         placeholder="No other Run",
         help="Both in the same figures: which part made one slower.",

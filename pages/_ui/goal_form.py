@@ -10,11 +10,12 @@ from typing import Any
 
 import streamlit as st
 
+from mcp_core.errors import InputError
 from mcp_core.goal import Goal, Metric
 from mcp_core.goal_presets import GOALS, goal_preset
 from mcp_core.workload import WORKLOADS, Workload
 from pages._ui import format as fmt
-from pages._ui import session
+from pages._ui import links, session
 
 __all__ = ["goal_form", "goal_of_link", "keep_link"]
 
@@ -33,13 +34,22 @@ _WORDS: dict[Metric, str] = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "itl_ms": "IT
 _STATISTICS = ("p50", "p90", "p95", "p99", "mean")
 
 
-def goal_of_link() -> None:
-    """A Goal that a link brought replaces the one of this visit. Raises GoalError for one that is none."""
+def goal_of_link(instead: str) -> bool:
+    """A Goal that a link brought replaces the one of this visit.
+
+    False where it is none: then a line says why, and ``instead`` what the page does without it.
+    """
     text = st.query_params.get("goal")
-    if text and text != session.goal_link():
-        session.set_goal_link(text)
+    if not text or text == session.goal_link():
+        return True
+    try:
         session.set_goal(Goal.from_json(text))
-        session.redraw_goal()
+    except InputError as error:
+        links.not_found(f"{error.message} {error.hint}", instead)
+        return False
+    session.set_goal_link(text)
+    session.redraw_goal()
+    return True
 
 
 def keep_link(goal: Goal) -> None:

@@ -5,13 +5,13 @@ This file does not know how Runs are drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from mcp_core.decision.facts import RunFacts
-from pages._ui import run_table, workbench
+from pages._ui import links, run_table, workbench
 
 if TYPE_CHECKING:
     from mcp_core.decision.compare import Comparison
@@ -32,6 +32,7 @@ def filtered(runs: Sequence[RunFacts]) -> tuple[RunFacts, ...]:
     """Draw the filters and return what passes them. A field that all Runs agree on has none."""
     values = {name: sorted({of(run) for run in runs}) for name, (_, of) in _FIELDS.items()}
     shown = [name for name, found in values.items() if len(found) > 1]
+    _say_unknown(values)
     if not shown:
         return tuple(runs)
     with st.expander("Filter", icon=":material/filter_list:", expanded=any(_asked(name) for name in shown)):
@@ -50,17 +51,32 @@ def _asked(name: str) -> bool:
     return bool(st.query_params.get_all(f"filter-{name}"))
 
 
+def _say_unknown(values: Mapping[str, Sequence[str]]) -> None:
+    """What a link filters by and no Run has; what all Runs have is no filter, and nothing has to be said."""
+    for name, (title, _) in _FIELDS.items():
+        unknown = [each for each in st.query_params.get_all(f"filter-{name}") if each not in values[name]]
+        if unknown:
+            links.not_found(
+                f"No Run has the {title.lower()} {', '.join(unknown)}.", "That part of the filter is left out."
+            )
+
+
 def pinned_baseline(runs: Sequence[RunFacts]) -> RunFacts | None:
     """Choose the Run that all others are compared with; None at first."""
     good = {run.id: run for run in runs if run.measured}
     if len(good) < 2:
         return None
-    asked = st.query_params.get("baseline")
+    asked = links.asked(
+        "baseline",
+        good.get,
+        "Run {} cannot be the baseline: it is not among those that were measured and pass the filter.",
+        "Nothing is pinned.",
+    )
     ids = list(good)
     chosen = st.selectbox(
         "Baseline",
         ids,
-        index=ids.index(asked) if asked in good else None,
+        index=ids.index(asked.id) if asked else None,
         format_func=lambda each: run_table.label(good[each]),
         placeholder="Pin a Run to see the others as ratios to it",
         help="Compared are configurations at the same load: all repeats of one with all of the other, in pairs.",

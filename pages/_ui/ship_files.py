@@ -15,7 +15,7 @@ from mcp_core.decision.export import BUNDLE_FILE, TARGETS, export, why_not
 from mcp_core.decision.shipment import Shipment
 from mcp_core.decision.targets.readme import confirm_command, standing
 from pages._ui import format as fmt
-from pages._ui import frame
+from pages._ui import frame, links
 
 __all__ = ["choose_target", "draw_files"]
 
@@ -28,11 +28,17 @@ _HEIGHT_PX, _MOST_SHOWN = 360, 40_000
 def choose_target(shipment: Shipment) -> tuple[str, str | None] | None:
     """Target and, for containers, engine; None where it cannot be exported there, with the reason."""
     names = list(TARGETS)
-    asked = st.query_params.get("target")
+    first = _first_possible(shipment, names)
+    asked = links.asked(
+        "target",
+        lambda name: name if name in TARGETS else None,
+        "There is no target {}.",
+        f"{TARGETS[first].title} is shown instead.",
+    )
     target = st.segmented_control(
         "Target",
         names,
-        default=asked if asked in names else _first_possible(shipment, names),
+        default=asked or first,
         format_func=lambda name: TARGETS[name].title,
         key=f"ship-target-{shipment.run_id}",
         required=True,

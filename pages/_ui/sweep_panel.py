@@ -14,7 +14,7 @@ from mcp_core.errors import InputError
 from mcp_core.sweep_plan import SweepPlan
 from mcp_core.views import JobView
 from pages._ui import format as fmt
-from pages._ui import frame, session, workbench
+from pages._ui import frame, links, session, workbench
 from pages._ui.job_panel import ACTIVE, job_panel
 from pages._ui.sweep_form import sweep_form
 
@@ -122,10 +122,16 @@ def _from_a_shell(plan: SweepPlan) -> None:
 
 
 def _sweeps(is_active: bool) -> None:
-    records = workbench.get_workbench().sweeps.list(_SHOWN)
+    sweeps = workbench.get_workbench().sweeps
+    records = sweeps.list(_SHOWN)
+    gone = "There is no sweep {} on this machine."
+    instead = "The newest is shown instead." if records else "None was made here yet."
+    asked = links.asked("sweep", sweeps.get, gone, instead)
     if not records:
         return
-    chosen = next((each for each in records if each.id == st.query_params.get("sweep")), records[0])
+    if asked is not None and asked.id not in {each.id for each in records}:
+        records = (*records, asked)
+    chosen = next((each for each in records if asked is not None and each.id == asked.id), records[0])
     if len(records) > 1:
         chosen = st.selectbox(
             "Shown sweep",

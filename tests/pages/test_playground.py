@@ -155,7 +155,7 @@ def test_a_conversation_that_is_gone_is_said(wb: fakes.FakeWorkbench, page: Page
     at = page("playground")
     at.query_params["chat"] = "unknown"
     at.run()
-    assert "no longer there" in at.info[0].value
+    assert "no longer there" in at.warning[0].value
     assert "chat" not in at.query_params
 
 
