@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mcp_core import llama_cpp
 from mcp_core.errors import InputError
-from mcp_core.goal import Goal
+from mcp_core.goal import FidelityLimits, Goal
 from mcp_core.recipe import (
     Attention,
     BatchingMode,
@@ -35,7 +35,8 @@ from mcp_core.workload import Workload
 
 __all__ = ["AXES", "MOST_CELLS", "RACED", "Axes", "BatchingChoice", "Cell", "Stage", "SweepPlan"]
 
-# probe: a short look at every cell. measure: those that the probes left. confirm: the best, each freshly started.
+# Stages that make Runs. probe: a short look at every cell. measure: those that the probes and their fidelity left.
+# confirm: the best, each freshly started.
 Stage = Literal["probe", "measure", "confirm"]
 # How the evidence of a Run ends by which a sweep chose whom to confirm.
 RACED = ", in a race"
@@ -114,7 +115,10 @@ class Cell:
 
 
 class SweepPlan(_Value):
-    """Many configurations measured by racing: all are probed, ``keep`` are measured, the best are confirmed."""
+    """Many configurations measured by racing: all are probed, ``keep`` are measured, the best are confirmed.
+
+    Before it is measured, each is judged by its fidelity where ``judges_fidelity`` says so.
+    """
 
     schema_version: Literal[1] = Field(default=1, description="Version of this document's form.")
     name: str = Field(default="custom", min_length=1, max_length=80, description="Name shown with results.")
@@ -127,6 +131,11 @@ class SweepPlan(_Value):
     )
     keep: Annotated[int, Field(ge=1, le=MOST_CELLS)] | None = Field(
         default=8, description="So many of the best probes are measured; null measures all."
+    )
+    fidelity: bool = Field(
+        default=False,
+        description="Whether the fidelity of what the probes leave is judged before it is measured. Where the Goal "
+        "has a fidelity limit it always is, and what breaks the limit is not measured.",
     )
     capacity_s: Annotated[float, Field(gt=0, le=86_400)] = Field(
         default=120.0,
@@ -199,6 +208,17 @@ class SweepPlan(_Value):
         """Whether the Goal has limits and leaves the load open."""
         goal = self.goal
         return goal is not None and bool(goal.slo.limits()) and goal.users is None and goal.rate_s is None
+
+    @property
+    def fidelity_limits(self) -> FidelityLimits | None:
+        """The Goal's, where it has any."""
+        limits = None if self.goal is None else self.goal.fidelity
+        return None if limits == FidelityLimits() else limits
+
+    @property
+    def judges_fidelity(self) -> bool:
+        """Whether there is a fidelity stage."""
+        return self.fidelity or self.fidelity_limits is not None
 
     def workload_of(self, stage: Stage, cell: Cell, start: int = 0) -> Workload:
         """What is sent in a stage: prompts of its own, the same for every cell so that cells can be paired.

@@ -26,6 +26,7 @@ from mcp_core.commands.output import emit, note
 from mcp_core.decision.store import Store
 from mcp_core.errors import InputError, McpError
 from mcp_core.evaluation.fidelity_plan import make_plan
+from mcp_core.evaluation.known_fidelity import known_fidelity
 from mcp_core.hardware import Hardware
 from mcp_core.recipe import Recipe
 from mcp_core.results import Fidelity
@@ -97,15 +98,11 @@ def measure_fidelity(
         recipe, machine, text_sha256=text_sha256, reference_dtype=reference_dtype, hub_token=hub_token()
     )
     with Store() as store:
-        known = None if fresh or plan.key is None else store.fidelity(plan.key)
-        if known is not None:
-            note(f"known since {known.created.astimezone():%Y-%m-%d %H:%M}; --fresh measures again")
-            return known.fidelity
-        told = plan.without_measuring()
-        if told is not None:
-            if told.key is not None:  # a model that is not here yet has none
-                store.add_fidelity(plan.recipe, told)
-            return told
+        known = known_fidelity(plan, store, fresh=fresh)
+    if known is not None:
+        if known.since is not None:
+            note(f"known since {known.since.astimezone():%Y-%m-%d %H:%M}; --fresh measures again")
+        return known.fidelity
     answer = run_job(
         "fidelity",
         f"mcp-core fidelity {recipe.quantization.scheme}",

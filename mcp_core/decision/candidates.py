@@ -15,13 +15,23 @@ from statistics import fmean
 from mcp_core.decision.decision import Cause
 from mcp_core.decision.facts import RunFacts, short_names
 from mcp_core.evaluation.attainment import judge, told_apart
-from mcp_core.goal import Goal
+from mcp_core.goal import FidelityLimits, Goal
 from mcp_core.recipe import Recipe
 from mcp_core.results import Quantiles
 from mcp_core.sweep_plan import RACED
 from mcp_core.workload import Workload
 
-__all__ = ["UNITS", "Broken", "Candidate", "Point", "Scene", "broken_versions", "candidates"]
+__all__ = [
+    "UNITS",
+    "Broken",
+    "Candidate",
+    "Point",
+    "Scene",
+    "broken_versions",
+    "candidates",
+    "fidelity_of",
+    "judged_fidelity",
+]
 
 UNITS = {"concurrency": "users", "rate_s": "requests/s"}
 # Holds for every Run of an endpoint, and keeps none of them from another.
@@ -309,8 +319,14 @@ def _sizes(runs: Sequence[RunFacts], scene: Scene) -> Iterator[Broken | str]:
 
 
 def _fidelity(runs: Sequence[RunFacts], scene: Scene) -> Iterator[Broken | str]:
-    limits = scene.goal.fidelity
-    found = fidelity_of(runs, scene)
+    return judged_fidelity(fidelity_of(runs, scene), scene.goal.fidelity, random=runs[0].random_weights)
+
+
+def judged_fidelity(
+    found: Mapping[str, float | str | None], limits: FidelityLimits, *, random: bool = False
+) -> Iterator[Broken | str]:
+    """Each limit that ``found`` (``facts.fidelity_facts``) breaks, or the text of one that it holds."""
+    why = "random weights say nothing" if random else str(found.get("why") or "").rstrip(".")
     for name, label, bound, unit, at_least in (
         ("top1", "top-1", limits.top1_min, "", True),
         ("kl", "KL", limits.kl_max, " nats", False),
@@ -320,7 +336,8 @@ def _fidelity(runs: Sequence[RunFacts], scene: Scene) -> Iterator[Broken | str]:
             continue
         figure = found.get(name)
         if not isinstance(figure, float | int):
-            yield Broken("not measured", f"{label} not measured{_why_not(runs[0])}", label, None, bound, at_least)
+            told = f": {why}" if why else ""
+            yield Broken("not measured", f"{label} not measured{told}", label, None, bound, at_least)
             continue
         holds = figure >= bound if at_least else figure <= bound
         sign = {(True, True): "≥", (True, False): "<", (False, True): "≤", (False, False): ">"}[at_least, holds]
@@ -330,13 +347,11 @@ def _fidelity(runs: Sequence[RunFacts], scene: Scene) -> Iterator[Broken | str]:
 
 
 def fidelity_of(runs: Sequence[RunFacts], scene: Scene) -> Mapping[str, float | str | None]:
-    """Its own Run's Fidelity counts before one judged apart; empty where there is none."""
-    own = next((each.fidelity for each in runs if each.fidelity is not None), None)
-    return own or scene.fidelities.get(runs[0].numerics) or {}
-
-
-def _why_not(facts: RunFacts) -> str:
-    return ": random weights say nothing" if facts.random_weights else ""
+    """Its own Run's Fidelity counts before one judged apart, figures before why there are none; empty where neither
+    is known."""
+    apart = scene.fidelities.get(runs[0].numerics)
+    known = [each for each in (*(run.fidelity for run in runs), apart) if each is not None]
+    return next((each for each in known if "why" not in each), known[0] if known else {})
 
 
 def _decided_point(candidate: Candidate, scene: Scene) -> tuple[Point | None, tuple[Broken, ...]]:

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 # Raised whenever the facts of an old Run would come out otherwise.
-VERSION = 6
+VERSION = 7
 
 # What a server elsewhere runs is not known, so that all of them may answer one Goal.
 _ELSEWHERE = "servers elsewhere"
@@ -239,9 +239,12 @@ def versions_of(run: Run) -> dict[str, str]:
 
 
 def fidelity_facts(fidelity: Fidelity | None) -> dict[str, float | str | None] | None:
-    """What limits and ties read of a Fidelity; a scheme that a test shows to lose nothing has KL 0."""
-    if fidelity is None or fidelity.status == "not-measurable":
+    """What limits and ties read of a Fidelity; a scheme that a test shows to lose nothing has KL 0, what cannot be
+    measured only ``why``."""
+    if fidelity is None:
         return None
+    if fidelity.status == "not-measurable":
+        return {"why": fidelity.reason}
     if fidelity.status == "lossless-by-test":
         return {"kl": 0.0, "kl_se": 0.0, "kl_over_floor": 0.0, "top1": 1.0, "text": None}
     return {

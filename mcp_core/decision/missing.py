@@ -80,7 +80,8 @@ def command_for(candidate: Candidate, scene: Scene) -> str:
     if first.cause not in (*_TELLING, "other workload"):
         return ""
     if first.limit in ("KL", "top-1"):
-        return "" if candidate.facts.random_weights else fidelity_command(candidate.recipe)
+        hopeless = candidate.facts.random_weights or candidate.facts.engine == "llama.cpp"
+        return "" if hopeless else fidelity_command(candidate.recipe)
     return bench_command(candidate.recipe, needed_workload(candidate, scene))
 
 

@@ -143,7 +143,7 @@ def _judged_apart(
     found: dict[str, Mapping[str, float | str | None]] = {}
     for each in fidelities:
         known = fidelity_facts(each.fidelity)
-        if known is not None:
+        if known is not None and "why" not in known:
             found.setdefault(numerics_of(each.recipe, hardware), known)
     return found
 

@@ -13,6 +13,7 @@ from mcp_core import hardware
 from mcp_core.decision.store import Store
 from mcp_core.evaluation.fidelity import judge
 from mcp_core.evaluation.fidelity_plan import Plan, make_plan
+from mcp_core.evaluation.known_fidelity import known_fidelity
 from mcp_core.jobs import Job, Outcome
 from mcp_core.recipe import Recipe
 from mcp_core.results import Fidelity
@@ -43,14 +44,9 @@ def _answer(job: Job, stopped: threading.Event) -> Outcome:
         hub_token=job.secrets.get("hub_token"),
     )
     with Store(job.secrets.get("store_url")) as store:
-        known = None if job.request.get("fresh") else store.fidelity(plan.key or "")
+        known = known_fidelity(plan, store, fresh=bool(job.request.get("fresh")))
         if known is not None:
-            return _done(known.fidelity, cached=True)
-        told = plan.without_measuring()
-        if told is not None:
-            if told.key is not None:  # a model that is not here yet has none
-                store.add_fidelity(plan.recipe, told)
-            return _done(told, cached=False)
+            return _done(known.fidelity, cached=known.since is not None)
         return _done(_judge_and_keep(job, plan, store, stopped), cached=False)
 
 

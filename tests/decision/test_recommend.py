@@ -226,6 +226,19 @@ def test_fidelity_limits_refuse_with_figure_and_limit(limit, reason):
     assert lacking.command.startswith("mcp-core fidelity bundled")
 
 
+def test_why_a_fidelity_could_not_be_measured_is_said_and_figures_judged_apart_count_before_it():
+    silent = Fidelity(status="not-measurable", reason="The server gives no log-probabilities of a prompt.")
+    pairs = runs(law(1), (8,), 2, fidelity=silent)
+    goal = {"users": 8, "fidelity": {"kl_max": 0.01}}
+    (refused,) = decide(goal, pairs).refused
+    assert (refused.cause, refused.reason) == (
+        "not measured",
+        "KL not measured: The server gives no log-probabilities of a prompt",
+    )
+    apart = StoredFidelity(created=BEGIN, recipe=law(1).recipe, fidelity=_judged(0.005))
+    assert decide(goal, pairs, (apart,)).winner is not None
+
+
 def test_a_fidelity_judged_apart_counts_for_every_run_of_the_same_numbers():
     apart = StoredFidelity(created=BEGIN, recipe=bundled().replace({"device": "cuda:0"}), fidelity=_judged(0.05))
     found = decide({"users": 8, "fidelity": {"kl_max": 0.01}}, runs(law(1), (8,), 2), (apart,))
