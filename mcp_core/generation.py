@@ -102,6 +102,11 @@ class Preparation:
     seconds: float = 0.0
     kept: bool | None = None
 
+    def and_then(self, other: Preparation) -> Preparation:
+        """Both, one after the other."""
+        known = [each.kept for each in (self, other) if each.kept is not None]
+        return Preparation(self.seconds + other.seconds, all(known) if known else None)
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:

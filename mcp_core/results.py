@@ -218,7 +218,9 @@ class Effective(_Value):
     )
     switches: tuple[str, ...] = Field(default=(), description="Those of torch in force while the model computes.")
     compile_s: float | None = Field(
-        default=None, description="What making decode steps ahead took at this start, s; part of load_s."
+        default=None,
+        description="What making decode steps ahead took, s: at this start (part of load_s), and since then for a live "
+        "change to more requests.",
     )
     compile_kept: bool | None = Field(
         default=None, description="Whether all that torch compiled was found from an earlier start."

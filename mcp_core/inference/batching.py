@@ -5,6 +5,7 @@ Adding a mode is one class and one row in ``_MODES``. This file does not know ho
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -81,11 +82,9 @@ def _paged(parts: Parts, most_running: int) -> Mode:
     device = loaded.model.get_input_embeddings().weight.device
     pages = pool_pages(recipe, loaded.resolved.architecture, loaded.max_context, device.type, _free_bytes(device))
     pool = PagePool(pages + 1, PAGE_TOKENS, share=recipe.prefix_cache)  # page 0 takes padding
-    runner = PagedRunner(loaded.model, pages + 1, PAGE_TOKENS, most_running, recipe.attention)
+    runner = PagedRunner(loaded.model, pages + 1, PAGE_TOKENS, recipe.attention)
     name: str = recipe.batching.mode
-    preparation = None
     if recipe.compile != "off":
-        preparation = _prepare(runner, parts)
         name = f"{name}, {_STEPS[recipe.compile]} steps"
     return Continuous(
         Scheduler(pool, max(recipe.batching.step_tokens, most_running), most_running),
@@ -95,21 +94,23 @@ def _paged(parts: Parts, most_running: int) -> Mode:
         loaded.max_context,
         device,
         name=name,
-        preparation=preparation,
+        prepare=functools.partial(_prepare, runner, parts) if recipe.compile != "off" else None,
     )
 
 
 _STEPS: dict[Compile, str] = {"graphs": "recorded", "compiled": "compiled", "autotuned": "tuned"}
 
 
-def _prepare(runner: PagedRunner, parts: Parts) -> Preparation:
+def _prepare(runner: PagedRunner, parts: Parts, most: int) -> Preparation:
+    """Decode steps of up to ``most`` sequences, as far as there are none yet."""
+
     def on_part(fraction: float, text: str) -> None:
         parts.report("compile", fraction, text)
 
     with timed_preparation() as preparation:
         if parts.recipe.compile != "graphs":
             join_projections(parts.loaded.model)
-        runner.prepare(parts.recipe.compile, -(-parts.loaded.max_context // PAGE_TOKENS), on_part)
+        runner.prepare(parts.recipe.compile, most, -(-parts.loaded.max_context // PAGE_TOKENS), on_part)
     return preparation
 
 

@@ -7,7 +7,7 @@ know how pages are shared (``paged/``) or tokens chosen (``choosing.py``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,6 +50,8 @@ class Continuous:
     """``kernel`` names what computes its attention. ``scorer`` serves prompts whose own log-probabilities are asked
     for (echo): they need logits of every position, which a shared step does not keep.
 
+    ``prepare`` makes the steps of up to so many sequences ahead, those that there are not yet.
+
     ``ahead``: a step is launched before the tokens of the one before it are read, so that a device need not wait
     for the host between two steps. A sequence that ends by a token of its own is then computed once more, in vain.
     """
@@ -67,11 +69,12 @@ class Continuous:
         *,
         name: str = "continuous",
         ahead: bool | None = None,
-        preparation: Preparation | None = None,
+        prepare: Callable[[int], Preparation] | None = None,
     ) -> None:
         self.name = name
         self.kernel: str | None = runner.kernel
-        self.preparation = preparation
+        self._prepare = prepare
+        self.preparation = prepare(scheduler.max_running) if prepare else None
         self._scheduler = scheduler
         self._runner = runner
         self._scorer = scorer
@@ -159,10 +162,20 @@ class Continuous:
             preemptions_total=scheduler.preemptions,
         )
 
+    def pause(self) -> StepOutcome:
+        """Read the step that was launched."""
+        before, self._launched = self._launched, None
+        return self._read(before)
+
     def set_limits(self, batching: Batching) -> None:
-        """How many sequences may run at once."""
-        if self._scheduler.max_running > 1:
-            self._scheduler.max_running = min(batching.max_requests, MOST_RUNNING)
+        """How many sequences may run at once; their steps are made ahead where that is asked for."""
+        assert self._launched is None, "making a step overwrites tokens that nobody has read"
+        if batching.mode == "off":
+            return
+        most = min(batching.max_requests, MOST_RUNNING)
+        if self._prepare is not None and self.preparation is not None:
+            self.preparation = self.preparation.and_then(self._prepare(most))
+        self._scheduler.set_most(most)
 
     def close(self) -> None:
         """Give the pool's memory back."""

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -52,8 +52,8 @@ class Sink(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Swap:
-    """Another mode that was asked for. ``done`` is set when it serves, or ``error`` why the old one still does."""
+class _Change:
+    """Live fields that were asked for. ``done`` is set when they hold, or ``error`` why the old ones still do."""
 
     recipe: Recipe
     timeout_s: float
@@ -93,7 +93,7 @@ class Engine:
         self._draining = False
         self._closed = False
         self._recording: Recording | None = None
-        self._swap: _Swap | None = None
+        self._change: _Change | None = None
         self._check = ModeCheck(loaded, self._decoder, self._new_cache)
         try:
             self._mode: Mode = self._build(recipe)
@@ -173,25 +173,21 @@ class Engine:
 
         Another batching mode or prefix cache is a swap: new requests wait, running ones end first, and those that
         have not after ``timeout_s`` are failed with the reason. Returns when the new mode has passed its check.
-        Raises the error that it met; then the old mode serves on.
+        Other limits hold from the next step on; steps that are made ahead are made for more requests first.
+        Raises Busy while another change is under way, or the error that it met; then all is as it was.
         """
-        if _mode_of(recipe) != _mode_of(self._recipe):
-            self._swap_to(recipe, timeout_s)  # raises Busy while another change is under way
+        change = _Change(recipe, timeout_s, time.monotonic())
         with self._changed:
-            self._ledger.max_requests = recipe.batching.max_requests
-            self._mode.set_limits(recipe.batching)
-            self._recipe = recipe
-
-    def _swap_to(self, recipe: Recipe, timeout_s: float) -> None:
-        swap = _Swap(recipe, timeout_s, time.monotonic())
-        with self._changed:
-            if self._swap is not None or self._closed:
+            if self._change is not None or self._closed:
                 raise Busy("The batching mode is being changed, or the worker is ending.", "Try again in a moment.")
-            self._swap = swap
+            self._change = change
             self._changed.notify_all()
-        swap.done.wait()
-        if swap.error is not None:
-            raise swap.error
+        if self._thread.is_alive():
+            change.done.wait()
+        else:  # before ``start`` nobody else would do it
+            self._change_if_asked()
+        if change.error is not None:
+            raise change.error
 
     def drain(self, timeout_s: float) -> bool:
         """Accept nothing more and wait for what is held; whether all of it ended in time."""
@@ -240,22 +236,22 @@ class Engine:
 
     def _serve_forever(self) -> None:
         while self._wait_for_work():
-            self._swap_if_asked()
+            self._change_if_asked()
             if self._recording is None:
                 self._round()
             else:
                 self._round_recorded(self._recording)
         self._end_all("cancelled")
         self._end_recording()
-        if self._swap is not None:
-            self._swap.error = Busy("The worker is ending.", "Load the model again.")
-            self._swap.done.set()
+        if self._change is not None:
+            self._change.error = Busy("The worker is ending.", "Load the model again.")
+            self._change.done.set()
 
     def _wait_for_work(self) -> bool:
-        """Until there is a request, a swap, a cancellation or a profile's end to look at; False when closed."""
+        """Until there is a request, a change, a cancellation or a profile's end to look at; False when closed."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closed or self._queue or self._in_mode or self._swap or self._recording_ends()
+                lambda: self._closed or self._queue or self._in_mode or self._change or self._recording_ends()
             )
             pause_s = self._mode.wait_s
             if pause_s > 0 and not self._closed:
@@ -289,7 +285,7 @@ class Engine:
         """Give the mode what it has room for."""
         too_long = []
         with self._changed:
-            while self._queue and self._swap is None and self._mode.room > 0:
+            while self._queue and self._change is None and self._mode.room > 0:
                 request = self._queue.popleft()
                 if self._is_too_long(request):  # it was accepted before another mode took over
                     failure = Failure.of(self._context_error(request))
@@ -301,14 +297,18 @@ class Engine:
             self._sink(too_long)
 
     def _step(self) -> StepOutcome | None:
-        """One step of the mode; whatever happens, each request that ends does so in exactly one event.
-
-        None when it failed.
-        """
+        """One step of the mode; as ``_done``."""
         self._drop_cancelled()
+        return self._done(self._mode.step)
+
+    def _done(self, work: Callable[[], StepOutcome]) -> StepOutcome | None:
+        """Do a step, or the rest of one, and deliver what it did; None when it failed.
+
+        Whatever happens, each request that ends does so in exactly one event.
+        """
         began_s = time.perf_counter()
         try:
-            outcome = self._mode.step()
+            outcome = work()
         except Exception as error:  # noqa: BLE001 - the thread's boundary: requests may fail, the engine goes on
             _log.exception("a step failed")
             self._fail(as_error(error))
@@ -374,34 +374,46 @@ class Engine:
         parts = Parts(self._loaded, recipe, self._decoder, self._new_cache, self._is_cancelled, self._report)
         return build_mode(parts)
 
-    def _swap_if_asked(self) -> None:
-        swap = self._swap
-        if swap is None:
+    def _change_if_asked(self) -> None:
+        change = self._change
+        if change is None:
             return
-        if self._in_mode:
-            if time.monotonic() - swap.asked_s < swap.timeout_s:
-                return
+        if _mode_of(change.recipe) == _mode_of(self._recipe):
+            self._change_limits(change)
+        elif not self._in_mode:
+            self._change_mode(change)
+        elif time.monotonic() - change.asked_s < change.timeout_s:
+            return
+        else:
             cause = McpError("The batching mode was changed while this request ran.", "Send it again.")
             self._end_all("error", Failure.of(cause))
-        self._change_mode(swap)
+            self._change_mode(change)
         with self._changed:
-            self._swap = None
+            if change.error is None:
+                self._recipe = change.recipe
+                self._ledger.max_requests = change.recipe.batching.max_requests
+            self._change = None
             self._ledger.show(self._mode.figures(), len(self._queue))
             self._changed.notify_all()
-        swap.done.set()
+        change.done.set()
 
-    def _change_mode(self, swap: _Swap) -> None:
+    def _change_limits(self, change: _Change) -> None:
+        self._done(self._mode.pause)
+        try:
+            self._mode.set_limits(change.recipe.batching)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the old limits hold and the asker is told
+            _log.warning("the limits could not be changed: %s", first_line(error))
+            change.error = as_error(error)
+
+    def _change_mode(self, change: _Change) -> None:
         """The old mode's memory is given back first: both pools may not fit."""
-        before = self._recipe
         try:
             self._mode.close()
-            mode = self._build(swap.recipe)
+            mode = self._build(change.recipe)
             self._check.of(mode)
         except Exception as error:  # noqa: BLE001 - whatever it was, the old mode serves on and the asker is told
-            swap.error = as_error(error)
-            mode = self._rebuild(before)
-        else:
-            self._recipe = swap.recipe
+            change.error = as_error(error)
+            mode = self._rebuild(self._recipe)
         self._mode = mode
 
     def _rebuild(self, recipe: Recipe) -> Mode:

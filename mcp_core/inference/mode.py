@@ -105,8 +105,11 @@ class Mode(Protocol):
     def figures(self) -> ModeFigures:
         """Where it stands."""
 
+    def pause(self) -> StepOutcome:
+        """End the step that is under way; what it did. Raises what the model raises."""
+
     def set_limits(self, batching: Batching, /) -> None:
-        """Take over max_requests and max_wait_ms; between two steps."""
+        """Take over max_requests and max_wait_ms, after ``pause``. Raises what making steps ahead raises."""
 
     def close(self) -> None:
         """Give its memory back."""

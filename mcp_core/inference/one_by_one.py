@@ -99,6 +99,10 @@ class OneByOne:
             accepted_tokens_total=guesses.accepted,
         )
 
+    def pause(self) -> StepOutcome:
+        """No step is ever under way."""
+        return StepOutcome()
+
     def set_limits(self, batching: Batching) -> None:
         """One at a time, whatever they are."""
 

@@ -135,6 +135,10 @@ class StaticBatch:
         held = self._batch.visible.numel() if self._batch else 0
         return ModeFigures(running, len(self._waiting), held, self.longest * self.size)
 
+    def pause(self) -> StepOutcome:
+        """No step is ever under way."""
+        return StepOutcome()
+
     def set_limits(self, batching: Batching) -> None:
         """The size of the next batch, and how long to wait until it is full."""
         self.size, self.max_wait_s = min(batching.max_requests, MOST_RUNNING), batching.max_wait_ms / 1e3

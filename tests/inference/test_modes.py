@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 import time
@@ -305,6 +306,57 @@ class TestSwap:
             assert recorder.wait_end(str(index)).finish == "length"
             assert recorder.tokens(str(index)) == expected[index]
 
+    @pytest.mark.parametrize("ahead", [False, True])
+    @pytest.mark.parametrize("most", [1, 2])
+    def test_steps_of_more_are_made_ahead_before_more_may_run(
+        self, model, make_engine, recorder, request_of, prompts, expected, monkeypatch, ahead, most
+    ):
+        """compile's machinery is faked: what is compiled is computed as it is."""
+        compiled: list[object] = []
+
+        def fake_compile(compute, **options):
+            compiled.append(compute)
+            return compute
+
+        monkeypatch.setattr("torch.compile", fake_compile)
+        changes = {"batching.mode": "continuous", "batching.max_requests": most, "compile": "compiled"}
+        engine = make_engine(changes | {"ahead": ahead}, model=copy.deepcopy(model))  # its projections are joined
+        mode, took_s = engine._mode, engine.preparation.seconds
+        engine.submit(request_of("running", prompt=prompts[0], max_tokens=200, ignore_eos=True))
+        recorder.wait(lambda: len(recorder.of("running")) >= 2)
+        engine.apply_live(self.recipe(changes | {"batching.max_requests": 9}))
+        assert engine.preparation.seconds > took_s
+        decode, sizes = mode._runner._decode, []
+        run = decode.run
+        decode.run = lambda rows, count: sizes.append(count) or run(rows, count)
+        for index, prompt in enumerate(prompts):
+            engine.submit(request_of(str(index), prompt=prompt))
+        for index in range(len(prompts)):
+            assert recorder.wait_end(str(index)).finish == "length"
+            assert recorder.tokens(str(index)) == expected[index]
+        assert max(sizes) == 9
+        assert recorder.wait_end("running").finish == "length"
+        assert recorder.tokens("running")[:24] == expected[0]
+        assert len(compiled) == 2
+        assert mode._scheduler.max_running == 9
+
+    def test_a_limit_whose_steps_cannot_be_made_is_refused_and_the_old_one_holds(
+        self, model, make_engine, recorder, request_of, monkeypatch
+    ):
+        monkeypatch.setattr("torch.compile", lambda compute, **options: compute)
+        changes = {"batching.mode": "continuous", "batching.max_requests": 2, "compile": "compiled"}
+        engine = make_engine(changes, model=copy.deepcopy(model))
+
+        def broken(*_args):
+            raise torch.OutOfMemoryError
+
+        monkeypatch.setattr(engine._mode._runner._decode, "prepare", broken)
+        engine.submit(request_of("r", max_tokens=100, ignore_eos=True))
+        with pytest.raises(McpError, match="Memory"):
+            engine.apply_live(self.recipe(changes | {"batching.max_requests": 9}))
+        assert (engine.stats().max_requests, engine._mode._scheduler.max_running) == (2, 2)
+        assert recorder.wait_end("r").finish == "length"
+
     def test_a_mode_whose_end_fails_is_told_and_the_engine_goes_on(
         self, make_engine, recorder, request_of, monkeypatch
     ):
@@ -354,7 +406,7 @@ class TestSwap:
         recorder.wait(lambda: len(recorder.of("long")) > 1)
         first = threading.Thread(target=engine.apply_live, args=[self.recipe({"batching.mode": "continuous"})])
         first.start()
-        while engine._swap is None and first.is_alive():
+        while engine._change is None and first.is_alive():
             time.sleep(0.001)
         with pytest.raises(Busy, match="being changed"):
             engine.apply_live(self.recipe({"batching.mode": "static"}))
@@ -376,7 +428,7 @@ class TestSwap:
 
         waiting = threading.Thread(target=change)
         waiting.start()
-        while engine._swap is None:
+        while engine._change is None:
             time.sleep(0.001)
         closing = threading.Thread(target=engine.close)
         closing.start()
@@ -397,7 +449,7 @@ class TestSwap:
             target=engine.apply_live, args=[self.recipe({"batching.kv_blocks": 4, "batching.mode": "continuous"})]
         )
         changing.start()
-        while engine._swap is None:
+        while engine._change is None:
             time.sleep(0.001)
         gate.open()
         end = recorder.wait_end("long")

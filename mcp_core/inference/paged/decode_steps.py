@@ -9,7 +9,7 @@ there are, or what a model computes.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -50,31 +50,40 @@ def graph_sizes(most: int) -> tuple[int, ...]:
 
 
 class DecodeSteps:
-    """For up to ``most`` sequences of at most ``width`` pages each; they leave their tokens in ``chosen``."""
+    """For as many sequences as ``prepare`` was told, of at most ``width`` pages each; they leave their tokens in
+    ``chosen``, which has a place for as many as there may ever be."""
 
-    def __init__(
-        self, forward: Forward, kind: Compile, most: int, width: int, page_size: int, chosen: torch.Tensor
-    ) -> None:
+    def __init__(self, forward: Forward, kind: Compile, width: int, page_size: int, chosen: torch.Tensor) -> None:
         self.width = width
         self._forward = forward
         self._page_size = page_size
         self._chosen = chosen
         self._records = chosen.is_cuda
-        self._sizes = graph_sizes(most)
-        self._rows = _padding(most, width, chosen.device)
+        self._sizes: tuple[int, ...] = ()
+        self._rows = _padding(chosen.shape[0], width, chosen.device)  # never moved: graphs read them where they are
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Computed]] = {}
+        self._graph_memory: Any = None
         self._one, self._many = _compiled(self._compute, kind)
+        self._compiled = 0  # of these two
 
-    def prepare(self, on_part: Heard) -> None:
-        """Compile, and record every size on a CUDA device. Raises what compiling and the model raise."""
-        passes = [self._one] if self._sizes == (1,) else [self._one, self._many]
-        for done, compute in enumerate(passes):
-            if compute is not self._compute:
+    def prepare(self, most: int, on_part: Heard) -> None:
+        """Steps of up to ``most`` sequences: compile, and record every size on a CUDA device; what there is stays.
+
+        Raises what compiling and the model raise; then there are the sizes that there were.
+        """
+        if self._sizes and most <= self._sizes[-1]:
+            return
+        sizes = tuple(sorted({*self._sizes, *graph_sizes(most)}))
+        passes = [self._one] if most == 1 else [self._one, self._many]
+        for done, compute in enumerate(passes[self._compiled :], self._compiled):
+            if compute != self._compute:
                 words = "one sequence" if done == 0 else "many sequences"
                 on_part(0.4 * done, f"Compiling the decode step of {words}.")
                 self._compile(compute, self._rows[: 1 + done])
+            self._compiled = done + 1
         if self._records:
-            self._record(on_part)
+            self._record([size for size in sizes if size not in self._sizes], on_part)
+        self._sizes = sizes
 
     def _compile(self, compute: Any, rows: torch.Tensor) -> None:
         if rows.shape[0] > 1:
@@ -90,7 +99,7 @@ class DecodeSteps:
 
     def size_for(self, count: int) -> int | None:
         """The rows that a step of ``count`` sequences is padded to; None when there is no such step."""
-        if count > self._sizes[-1]:
+        if not self._sizes or count > self._sizes[-1]:
             return None
         return self._sizes[bisect_left(self._sizes, count)] if self._records else count
 
@@ -124,17 +133,17 @@ class DecodeSteps:
         self._chosen[:count].copy_(best)
         return Computed(logits, best)
 
-    def _record(self, on_part: Heard) -> None:
+    def _record(self, sizes: Sequence[int], on_part: Heard) -> None:
         """The largest first, so that the smaller ones share its memory."""
-        pool = torch.cuda.graph_pool_handle()
-        for done, size in enumerate(reversed(self._sizes)):
-            on_part(
-                0.8 + 0.2 * done / len(self._sizes),
-                f"Recording decode steps: size {done + 1} of {len(self._sizes)}.",
-            )
-            self._graphs[size] = self._recorded(size, pool)
+        made: dict[int, tuple[torch.cuda.CUDAGraph, Computed]] = {}
+        for done, size in enumerate(reversed(sizes)):
+            on_part(0.8 + 0.2 * done / len(sizes), f"Recording decode steps: size {done + 1} of {len(sizes)}.")
+            made[size] = self._recorded(size)
+        self._graphs |= made
 
-    def _recorded(self, size: int, pool: Any) -> tuple[torch.cuda.CUDAGraph, Computed]:
+    def _recorded(self, size: int) -> tuple[torch.cuda.CUDAGraph, Computed]:
+        if self._graph_memory is None:
+            self._graph_memory = torch.cuda.graph_pool_handle()
         compute, rows = self._one if size == 1 else self._many, self._rows[:size]
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -143,7 +152,7 @@ class DecodeSteps:
                 compute(rows)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=self._graph_memory):
             computed = compute(rows)
         return graph, computed
 

@@ -26,31 +26,31 @@ __all__ = ["PagedRunner"]
 class PagedRunner:
     """Owns the pool's tensors, the newest token of each sequence and, on request, decode steps made ahead.
 
-    ``most`` sequences have such steps; more are computed all the same. ``kernel`` names attention's kernel.
+    ``kernel`` names attention's kernel.
     """
 
-    def __init__(
-        self, model: Any, pages: int, page_size: int, most: int, implementation: Attention = "sdpa"
-    ) -> None:
+    def __init__(self, model: Any, pages: int, page_size: int, implementation: Attention = "sdpa") -> None:
         weight = model.get_input_embeddings().weight
         device: torch.device = weight.device
         head_dim = head_dim_of(model.config)
         self.kernel, kernel = kernel_for(device, weight.dtype, head_dim, implementation)
         self.cache = PagedCache(model.config, pages, page_size, weight.dtype, device, kernel)
         self._model = model
-        self._most = most
-        # Not ``most``: a live change may let more run than were asked for at first.
+        # A live change may let more run than were asked for at first.
         self._chosen = torch.zeros(MOST_RUNNING, dtype=torch.long, device=device)
         self._decode: DecodeSteps | None = None
         attention.register()
 
     @torch.inference_mode()
-    def prepare(self, kind: Compile, most_pages: int, on_part: Heard) -> None:
-        """Compile or record decode steps of sequences of up to ``most_pages`` pages. Raises RecipeError."""
-        page_size = self.cache.page_size
-        decode = DecodeSteps(self._forward, kind, self._most, most_pages, page_size, self._chosen)
+    def prepare(self, kind: Compile, most: int, most_pages: int, on_part: Heard) -> None:
+        """Compile or record decode steps of up to ``most`` sequences of up to ``most_pages`` pages each, as far as
+        there are none yet; steps of more sequences are computed all the same. Raises RecipeError.
+
+        No token may be unread: they are overwritten.
+        """
+        decode = self._decode or DecodeSteps(self._forward, kind, most_pages, self.cache.page_size, self._chosen)
         with self._attention():
-            decode.prepare(on_part)
+            decode.prepare(most, on_part)
         self._decode = decode
 
     @torch.inference_mode()

@@ -68,6 +68,11 @@ class Scheduler:
         """The longest sequence that the pool can hold, tokens."""
         return self.pool.capacity * self.pool.page_size
 
+    def set_most(self, running: int) -> None:
+        """So many may run from the next step on, with a token each in it at least."""
+        self.max_running = running
+        self.step_tokens = max(self.step_tokens, running)
+
     def requests(self) -> tuple[GenerationRequest, ...]:
         """Every request that has not ended: running ones first, oldest first."""
         return tuple(sequence.request for sequence in (*self._running, *self._waiting))

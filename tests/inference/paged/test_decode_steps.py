@@ -21,7 +21,7 @@ PAGE, WIDTH = 16, 8
 
 @pytest.fixture
 def runner(model):
-    made = PagedRunner(model, 40, PAGE, 6)
+    made = PagedRunner(model, 40, PAGE)
     yield made
     made.close()
 
@@ -59,7 +59,7 @@ def test_a_padded_step_computes_what_an_eager_one_does(runner, known):
     parts = scheduler.plan() if known else scheduler.plan_ahead()
     assert [part.count for part in parts] == [1, 1, 1]
     eager = runner.run(parts)
-    decode = DecodeSteps(runner._forward, "graphs", 6, WIDTH, PAGE, runner._chosen)
+    decode = DecodeSteps(runner._forward, "graphs", WIDTH, PAGE, runner._chosen)
     runner.keep(best)
     rows = torch.from_numpy(decode_rows(parts, PAGE, 6, WIDTH))
     with torch.inference_mode(), runner._attention():
@@ -70,7 +70,9 @@ def test_a_padded_step_computes_what_an_eager_one_does(runner, known):
 
 
 def test_a_step_of_too_many_is_computed_eagerly(runner):
-    decode = DecodeSteps(runner._forward, "graphs", 6, WIDTH, PAGE, runner._chosen)
+    decode = DecodeSteps(runner._forward, "graphs", WIDTH, PAGE, runner._chosen)
+    assert decode.size_for(1) is None
+    decode.prepare(6, lambda _part, _text: None)
     assert decode.size_for(6) == 6
     assert decode.size_for(7) is None
     decode._records = True
@@ -82,9 +84,52 @@ def test_what_torch_cannot_compile_is_refused_with_what_to_do(runner):
         torch._dynamo.graph_break()
         return step.tokens.float()
 
-    decode = DecodeSteps(breaks, "compiled", 1, WIDTH, PAGE, runner._chosen)
+    decode = DecodeSteps(breaks, "compiled", WIDTH, PAGE, runner._chosen)
     with pytest.raises(RecipeError, match="cannot compile"):
-        decode.prepare(lambda _part, _text: None)
+        decode.prepare(1, lambda _part, _text: None)
+
+
+class Recorder(DecodeSteps):
+    """As on a CUDA device, whose graphs are noted and not recorded."""
+
+    def __init__(self, runner):
+        super().__init__(runner._forward, "graphs", WIDTH, PAGE, runner._chosen)
+        self._records, self.recorded, self.fails_at = True, [], None
+
+    def _recorded(self, size):
+        if size == self.fails_at:
+            raise torch.OutOfMemoryError
+        self.recorded.append(size)
+        return size, None
+
+
+def test_only_missing_sizes_are_recorded_and_what_fails_leaves_those_there_were(runner):
+    decode, said = Recorder(runner), []
+    rows = decode._rows.data_ptr()
+    decode.prepare(2, lambda *part: said.append(part))
+    assert decode.recorded == [2, 1]
+    decode.fails_at = 4
+    with pytest.raises(torch.OutOfMemoryError):
+        decode.prepare(10, lambda *part: said.append(part))
+    assert (sorted(decode._graphs), decode.size_for(2), decode.size_for(3)) == ([1, 2], 2, None)
+    decode.fails_at, decode.recorded = None, []
+    decode.prepare(10, lambda *part: said.append(part))
+    assert decode.recorded == [10, 8, 4]
+    assert sorted(decode._graphs) == [1, 2, 4, 8, 10]
+    assert [decode.size_for(count) for count in (3, 9, 11)] == [4, 10, None]
+    decode.prepare(5, lambda *part: said.append(part))  # fewer: all are there
+    assert decode.recorded == [10, 8, 4]
+    assert decode._rows.data_ptr() == rows  # recorded graphs read them where they are
+    assert said[-1][1] == "Recording decode steps: size 3 of 3."
+
+
+def test_a_step_of_many_is_compiled_once_they_may_be_many(runner, monkeypatch):
+    decode, compiled = DecodeSteps(runner._forward, "graphs", WIDTH, PAGE, runner._chosen), []
+    decode._one, decode._many = "one", "many"
+    monkeypatch.setattr(decode, "_compile", lambda compute, rows: compiled.append((compute, len(rows))))
+    for most in (1, 4, 8):
+        decode.prepare(most, lambda _part, _text: None)
+    assert compiled == [("one", 1), ("many", 2)]
 
 
 @pytest.mark.slow  # about a minute of compiling
