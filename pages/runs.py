@@ -15,6 +15,8 @@ frame.require("runs")
 PAGE_SIZE = 100
 # Comparisons in a report resample request records: a second or so for all of them.
 _MOST_COMPARED = 10
+# More are no place in any list, and Python reads only so many.
+_MOST_DIGITS = 10
 _GONE = "There is no Run {} here: it was deleted, or is not on this machine."
 
 
@@ -94,7 +96,7 @@ def _offset(total: int) -> int:
     """How many newer Runs are left out (``?from=``)."""
 
     def find(text: str) -> int | None:
-        return int(text) if text.isdecimal() and int(text) < total else None
+        return int(text) if text.isdecimal() and len(text) < _MOST_DIGITS and int(text) < total else None
 
     beyond = f"There are {total:,} Runs: no place {{}} in their list."
     asked = links.asked("from", find, beyond, "The newest are shown instead.")

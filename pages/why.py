@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from mcp_core import conflicts
 from mcp_core.decision.recipe_changes import changed_fields
 from mcp_core.errors import McpError
 from mcp_core.evaluation.step_bar import bar_of, why_slower
@@ -122,34 +123,59 @@ def _model(run: Run) -> ResolvedModel | None:
 
 
 def _ceilings(found: Explanation) -> None:
-    """A button that measures them, where they are missing and this is the machine."""
+    """Where they are missing, what measures them: a button if this is the machine, else a command."""
     wb = workbench.get_workbench()
     job = wb.studies.latest("ceilings")
     if job is not None and job.state in ACTIVE:
         job_panel(job)
     if found.case.ceilings is not None or found.case.run.recipe.model.source == "endpoint":
         return
-    if found.case.run.hardware.host != wb.hardware().host:
-        st.caption(":material/info: Measured on another machine whose ceilings are not stored with the Run.")
-        return
-    with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button("Measure this device", icon=":material/speed:", help="Bandwidth, FLOP/s: about ten seconds."):
-            with frame.errors_shown():
-                wb.studies.start_ceilings(found.case.recipe)
-                st.rerun()
-        st.caption(
-            "What this device reaches at most is not known yet: MBU, MFU and floors need it.", width="content"
+    with st.container(border=True):
+        st.markdown(
+            "**The ceilings of this Run's device are not measured**: how many bytes and FLOPs a second it reaches "
+            "at most. How far this Run stays below them is told once they are known."
         )
+        if found.case.run.hardware.host == wb.hardware().host:
+            _measure_here(found)
+        else:
+            st.caption(
+                "Measured on another machine, and its ceilings are not stored with the Run. Measure them there, "
+                "then the Run again; it keeps them:"
+            )
+        st.code(_doctor(found.case.run), "bash")
+
+
+def _measure_here(found: Explanation) -> None:
+    if st.button("Measure this device", icon=":material/speed:", help="Bandwidth, FLOP/s: about ten seconds."):
+        with frame.errors_shown():
+            workbench.get_workbench().studies.start_ceilings(found.case.recipe)
+            st.rerun()
+    st.caption("It takes about ten seconds and nothing else should run meanwhile. The same from a shell:")
+
+
+def _doctor(run: Run) -> str:
+    """With the Run's threads: a CPU's ceilings are those of so many."""
+    recipe = conflicts.resolve(run.recipe, run.hardware)
+    threads = f" --threads {recipe.threads}" if recipe.device == "cpu" and recipe.threads else ""
+    return f"mcp-core doctor --measure{threads}"
 
 
 def _roofline(shown: list[tuple[str, Explanation]]) -> None:
+    if not any(found.roofline for _, found in shown):
+        return
     placed = [
         why_charts.Placed(label, found.case.recipe.fingerprint, found.roofline)
         for label, found in shown
-        if found.roofline is not None
+        if found.roofline is not None and found.roofline.is_placed
     ]
-    if not placed:
-        return
+    if placed:
+        _below_the_ceilings(placed)
+    else:
+        st.subheader("Prefill and decode", help="Measured times, and what they have to read, by the model's sizes.")
+    why_panel.draw_figures(shown)
+
+
+def _below_the_ceilings(placed: Sequence[why_charts.Placed]) -> None:
     st.subheader(
         "Below the ceilings",
         help="Roofline: the sloped line is what memory can deliver, the flat one what the arithmetic can. A point "
@@ -160,7 +186,6 @@ def _roofline(shown: list[tuple[str, Explanation]]) -> None:
         key="roofline",
         alt="Prefill and decode of each Run on axes of FLOPs a byte and FLOP/s, below the device's ceilings.",
     )
-    why_panel.draw_figures(shown)
 
 
 def _steps(shown: list[tuple[str, Explanation]]) -> None:

@@ -130,6 +130,11 @@ class Roofline:
     context_tokens: float
     ceilings: Ceilings | None = None
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether a phase has both a measured time and a ceiling above it."""
+        return any(each.ms and each.bandwidth_bytes_s for each in (self.prefill, self.decode))
+
 
 def decode_work(predictor: Predictor, context_tokens: float, sequences: float = 1.0) -> Work:
     """One decode step of ``sequences`` that hold ``context_tokens`` each.

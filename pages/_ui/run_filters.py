@@ -64,14 +64,14 @@ def _say_unknown(values: Mapping[str, Sequence[str]]) -> None:
 def pinned_baseline(runs: Sequence[RunFacts]) -> RunFacts | None:
     """Choose the Run that all others are compared with; None at first."""
     good = {run.id: run for run in runs if run.measured}
-    if len(good) < 2:
-        return None
     asked = links.asked(
         "baseline",
         good.get,
         "Run {} cannot be the baseline: it is not among those that were measured and pass the filter.",
         "Nothing is pinned.",
     )
+    if len(good) < 2:
+        return None
     ids = list(good)
     chosen = st.selectbox(
         "Baseline",

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Placed", "roofline_figure", "steps_figure"]
 
 _MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
-_LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+# Left to itself plotly cuts a horizontal legend at half the figure, and on a phone the last parts are gone.
+_LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "maxheight": 1.0}
 # Room for a legend of four rows, as on a phone, and for the axis.
 _LEGEND_PX = 165
 _ROOF_COLOUR = "#8a7f72"

@@ -114,10 +114,11 @@ def draw_figures(runs: list[tuple[str, Explanation]]) -> None:
         {"Run": label, "Work": name} | _cells(point)
         for label, found in runs
         if found.roofline is not None
-        for name, point in (("prompt", found.roofline.prefill), ("decode step", found.roofline.decode))
+        for name, point in (("one prompt", found.roofline.prefill), ("one decode step", found.roofline.decode))
     ]
+    known = [name for name in rows[0] if any(row[name] != fmt.NOT_MEASURED for row in rows)]
     st.dataframe(
-        rows,
+        [{name: row[name] for name in known} for row in rows],
         column_config={
             "At least": st.column_config.TextColumn(help=_FLOOR_HELP),
             "MBU": st.column_config.TextColumn(help=_MBU_HELP),

@@ -116,6 +116,7 @@ def test_a_profile_splits_the_step(page: OpenPage, measured: fakes.FakeWorkbench
     assert not at.exception
     assert at.header[0].value == "Bandwidth-bound"
     assert "By the profile" in words(at)
+    assert "Below the ceilings" in words(at)
 
 
 def test_without_ceilings_a_button_measures_them(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
@@ -123,6 +124,11 @@ def test_without_ceilings_a_button_measures_them(page: OpenPage, wb: fakes.FakeW
     at = page("why").run()
     assert not at.exception
     assert at.header[0].value == "Undecided"
+    assert "Below the ceilings" not in words(at)
+    assert "The ceilings of this Run's device are not measured" in words(at)
+    assert "mcp-core doctor --measure --threads 4" in [each.value for each in at.code]
+    (figures,) = [each.value for each in at.dataframe if "Measured" in each.value]
+    assert "MBU" not in figures
     (button,) = [each for each in at.button if each.label == "Measure this device"]
     button.click().run()
     assert "start_ceilings" in {name for name, *_ in wb.calls}
@@ -135,6 +141,7 @@ def test_a_run_of_another_machine_is_not_offered_this_ones_ceilings(
     wb.add(run().model_copy(update={"hardware": elsewhere}))
     at = page("why").run()
     assert "Measured on another machine" in words(at)
+    assert "Below the ceilings" not in words(at)
     assert "Measure this device" not in {each.label for each in at.button}
 
 
