@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -52,7 +52,7 @@ def keep(connection: sa.Connection, run: Run, records: Sequence[RequestRecord]) 
     """Write the facts and samples of a Run that has none."""
     packed, texts = RunFacts.of(run).pack()
     created = run.created.astimezone(UTC).isoformat(timespec="microseconds")
-    connection.execute(_facts.insert().values(_row(run.id, created) | {"document": packed}))
+    connection.execute(_facts.insert().values(_row(connection, run.id, created) | {"document": packed}))
     _keep_texts(connection, texts)
     if records:
         connection.execute(_samples.insert().values(run_id=run.id, document=RequestSamples.of(records).pack()))
@@ -60,7 +60,7 @@ def keep(connection: sa.Connection, run: Run, records: Sequence[RequestRecord]) 
 
 def keep_unreadable(connection: sa.Connection, run_id: str) -> None:
     """A Run of a newer MCP, or a damaged one: it is not looked at again before the version moves on."""
-    connection.execute(_facts.insert().values(_row(run_id, "")))
+    connection.execute(_facts.insert().values(_row(connection, run_id, "")))
 
 
 def forget(connection: sa.Connection, run_id: str) -> None:
@@ -98,9 +98,15 @@ def read_samples(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str,
     return found
 
 
-def _row(run_id: str, created: str) -> dict[str, Any]:
-    written = datetime.now(UTC).isoformat(timespec="microseconds")
+def _row(connection: sa.Connection, run_id: str, created: str) -> dict[str, Any]:
+    written = _later_than_all(connection).isoformat(timespec="microseconds")
     return {"run_id": run_id, "version": VERSION, "written": written, "created": created}
+
+
+def _later_than_all(connection: sa.Connection) -> datetime:
+    """Now, or just after what another host wrote whose clock is ahead: ``state`` tells by it that there is news."""
+    now, last = datetime.now(UTC), connection.scalar(sa.select(sa.func.max(_facts.c.written)))
+    return max(now, datetime.fromisoformat(last) + timedelta(microseconds=1)) if last else now
 
 
 def _keep_texts(connection: sa.Connection, texts: dict[str, str]) -> None:

@@ -15,7 +15,7 @@ from mcp_core.errors import StoreError
 
 __all__ = ["MIGRATIONS", "WRITING", "migrate", "schema_version"]
 
-# Execution options of a connection that will write (what they do on SQLite: ``store.py``).
+# Execution options of a connection that will write (what they do: ``database.py``).
 WRITING = {"mcp_writes": True}
 
 Migration = Callable[[sa.Connection], None]

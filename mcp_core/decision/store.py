@@ -1,4 +1,4 @@
-"""Store: Runs with records and telemetry, Fidelities with token maps, in SQLite or any SQLAlchemy database.
+"""Store: Runs with records and telemetry, Fidelities with token maps, in SQLite or PostgreSQL.
 
 One short transaction a Run; several processes may write at once. This file does not know what a Run or a Fidelity
 means, and it interprets no telemetry.
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from mcp_core import paths
 from mcp_core.decision import fact_tables
+from mcp_core.decision.database import address_of, first_line, open_engine, told
 from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.migrations import WRITING, migrate
 from mcp_core.errors import StoreError
@@ -33,7 +34,6 @@ __all__ = ["Store"]
 T = TypeVar("T")
 D = TypeVar("D")
 
-BUSY_TIMEOUT_MS = 10_000
 # Runs of which facts are made in one transaction.
 _FACTS_AT_ONCE = 200
 
@@ -92,18 +92,15 @@ class Store:
 
     def __init__(self, url: str | None = None) -> None:
         """Open (and create or upgrade) the store at this SQLAlchemy URL; None is ``paths.store_url()``."""
-        try:
-            self._engine = _open(url or paths.store_url())
-        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, OSError) as error:
-            raise StoreError(
-                f"The results store cannot be opened: {_first_line(error)}.",
-                "MCP_STORE_URL is an SQLAlchemy URL, such as sqlite:////path/to/runs.sqlite; "
-                "without it, MCP_HOME must be a folder that can be written.",
-            ) from error
+        self._engine = open_engine(url or paths.store_url())
         self._writer = self._engine.execution_options(**WRITING)
         self._kept_facts: tuple[tuple[Any, ...], tuple[RunFacts, ...]] | None = None
-        with self._border():
-            migrate(self._engine)
+        try:
+            with told(self._engine):
+                migrate(self._engine)
+        except StoreError:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -114,7 +111,7 @@ class Store:
     @property
     def address(self) -> str:
         """Its URL, a password blotted out."""
-        return self._engine.url.render_as_string(hide_password=True)
+        return address_of(self._engine)
 
     def close(self) -> None:
         """Close every connection; the Store can still be used and opens them again."""
@@ -268,13 +265,13 @@ class Store:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A connection, also for whoever keeps tables of its own in this store, such as ``sweeps.py``."""
-        with self._border(), self._engine.connect() as connection:
+        with told(self._engine), self._engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """The same in one transaction that writes."""
-        with self._border(), self._writer.begin() as connection:
+        with told(self._engine), self._writer.begin() as connection:
             yield connection
 
     def _stored(self, query: sa.Select[Any]) -> Iterator[StoredFidelity]:
@@ -286,39 +283,6 @@ class Store:
                 recipe=Recipe.from_json(row["recipe"]),
                 fidelity=_parse(row["key"], row["document"], Fidelity.model_validate_json, _JUDGED),
             )
-
-    @contextlib.contextmanager
-    def _border(self) -> Iterator[None]:
-        """Database errors leave this file as StoreError."""
-        try:
-            yield
-        except sa.exc.SQLAlchemyError as error:
-            cause = _first_line(error.orig if isinstance(error, sa.exc.DBAPIError) else error)
-            raise StoreError(f"The results store {self.address} cannot be used: {cause}.", _hint(cause)) from error
-
-
-def _open(url: str) -> sa.Engine:
-    engine = sa.create_engine(url)
-    if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _configure_sqlite)
-        sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _configure_sqlite(dbapi_connection: Any, _record: Any) -> None:
-    # The driver's own transactions leave DDL outside of them; _begin_sqlite starts ours.
-    dbapi_connection.isolation_level = None
-    dbapi_connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    # A store on read-only media can still be read, in the journal mode that it has.
-    with contextlib.suppress(dbapi_connection.OperationalError):
-        dbapi_connection.execute("PRAGMA journal_mode = WAL")
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    # A transaction that reads before it writes fails at once, without waiting, when another one wrote between;
-    # IMMEDIATE waits at the beginning instead.
-    writing = connection.get_execution_options().items() >= WRITING.items()
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
 def _readable(run_id: str, document: str) -> Run | None:
@@ -365,7 +329,7 @@ def _parse(key: str, document: D, read: Callable[[D], T], noun_and_help: tuple[s
         return read(document)
     except (ValidationError, json.JSONDecodeError, zlib.error) as error:
         raise StoreError(
-            f"{noun} {key} in the store cannot be read: {_first_line(error)}.",
+            f"{noun} {key} in the store cannot be read: {first_line(error)}.",
             f"It may come from a newer MCP; {instead.format(key=key)}",
         ) from error
 
@@ -381,24 +345,3 @@ def _rescue(run: Run, records: Sequence[RequestRecord]) -> str:
     except (OSError, StoreError) as error:
         return f"The Run could not be written to {path} either: {error}"
     return f"The Run was written to {path} instead."
-
-
-def _hint(cause: str) -> str:
-    for words, hint in _HINTS.items():
-        if words in cause:
-            return hint
-    return "Check MCP_STORE_URL and MCP_HOME; mcp-core doctor shows where the store is."
-
-
-_HINTS = {
-    "not a database": "The file is not a results store: move it away, or point MCP_STORE_URL elsewhere.",
-    "malformed": "The file is damaged: move it away, or restore a backup.",
-    "readonly": "Make the file and its folder writable, or point MCP_STORE_URL elsewhere.",
-    "is full": "Free some disk space, or point MCP_STORE_URL at another disk.",
-    "locked": "Another process holds the store; try again when it is done.",
-    "unable to open": "Check that the folder exists and is writable, or point MCP_STORE_URL elsewhere.",
-}
-
-
-def _first_line(error: BaseException | None) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

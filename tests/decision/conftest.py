@@ -1,9 +1,10 @@
-"""Helpers of the decision tests: a Run without a measurement, numbered."""
+"""Helpers of the decision tests: a Run without a measurement, numbered; empty stores on either database."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from mcp_core import hardware
 from mcp_core.presets import bundled
 from mcp_core.results import RequestRecord, Run
 from mcp_core.workload import short_chat
+from tests import postgres_server as postgres
 
 MACHINE = hardware.detect()
 
@@ -38,3 +40,26 @@ def records() -> tuple[RequestRecord, ...]:
         RequestRecord(index=index, status="ok", sent_ms=0.5 * index, chunk_ms=(1.5, 2.25), chunk_tokens=(1, 1))
         for index in range(12)
     )
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    """One for all tests of this process; skipped where PostgreSQL is not installed."""
+    programs = postgres.binaries()
+    if programs is None:
+        pytest.skip(postgres.MISSING)
+    with postgres.running(programs) as server:
+        yield server
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'runs.sqlite'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Address of an empty store, in turn on each database."""
+    if request.param == "sqlite":
+        return request.getfixturevalue("sqlite_url")
+    return request.getfixturevalue("postgres_server").fresh_url()

@@ -4,19 +4,20 @@ import pytest
 import sqlalchemy as sa
 
 from mcp_core.decision import store as store_module
+from mcp_core.decision.database import open_engine
 from mcp_core.decision.migrations import MIGRATIONS, migrate, schema_version
 from mcp_core.decision.store import Store
 from mcp_core.errors import StoreError
 
 
 @pytest.fixture
-def engine(tmp_path):
-    made = sa.create_engine(f"sqlite:///{tmp_path / 'runs.sqlite'}")
+def engine(url):
+    made = open_engine(url)
     yield made
     made.dispose()
 
 
-def test_an_old_file_is_upgraded_and_keeps_its_runs(engine, tmp_path, run_number):
+def test_an_old_file_is_upgraded_and_keeps_its_runs(engine, url, run_number):
     migrate(engine, MIGRATIONS[:1])
     run = run_number(1)
     row = dict.fromkeys(("status", "recipe_fingerprint", "load_key", "workload_fingerprint", "title"), "old") | {
@@ -29,7 +30,7 @@ def test_an_old_file_is_upgraded_and_keeps_its_runs(engine, tmp_path, run_number
         assert not sa.inspect(connection).has_table("telemetry")
         columns, values = ", ".join(row), ", ".join(f":{name}" for name in row)
         connection.execute(sa.text(f"INSERT INTO runs ({columns}) VALUES ({values})"), row)
-    with Store(f"sqlite:///{tmp_path / 'runs.sqlite'}") as store:
+    with Store(url) as store:
         assert store.list() == (run,)
         store.add(run_number(2), telemetry=[1, 2])
         assert store.telemetry("run-002") == [1, 2]
@@ -46,9 +47,7 @@ def test_migrating_again_changes_nothing(engine):
         assert connection.execute(sa.text("SELECT count(*) FROM schema_version")).scalar() == len(MIGRATIONS)
 
 
-def test_a_failing_migration_leaves_the_store_as_it_was(tmp_path):
-    url = f"sqlite:///{tmp_path / 'runs.sqlite'}"
-
+def test_a_failing_migration_leaves_the_store_as_it_was(url):
     def breaks(connection):
         connection.execute(sa.text("CREATE TABLE half (id INTEGER)"))
         raise RuntimeError("planted")
@@ -61,12 +60,12 @@ def test_a_failing_migration_leaves_the_store_as_it_was(tmp_path):
             assert not sa.inspect(connection).has_table("half")
 
 
-def test_a_store_of_a_newer_mcp_is_refused(engine, tmp_path):
+def test_a_store_of_a_newer_mcp_is_refused(engine, url):
     migrate(engine, (*MIGRATIONS, lambda connection: None))
     with pytest.raises(
         StoreError, match=rf"version {len(MIGRATIONS) + 1}; this MCP knows versions up to {len(MIGRATIONS)}\."
     ) as caught:
-        Store(f"sqlite:///{tmp_path / 'runs.sqlite'}")
+        Store(url)
     assert "Update MCP" in caught.value.hint
 
 
@@ -75,15 +74,3 @@ def test_migrated_columns_are_the_ones_that_the_store_uses(engine):
     inspector = sa.inspect(engine)
     for table in store_module._metadata.tables.values():
         assert {column["name"] for column in inspector.get_columns(table.name)} == set(table.columns.keys())
-
-
-def test_every_statement_compiles_for_postgresql():
-    from sqlalchemy.dialects import postgresql
-
-    said = []
-    engine = sa.create_mock_engine("postgresql+psycopg2://", lambda sql, *_, **__: said.append(sql))
-    for table in store_module._metadata.tables.values():
-        table.create(engine, checkfirst=False)
-    compiled = [str(sql.compile(dialect=postgresql.dialect())) for sql in said]
-    assert len(compiled) == len(store_module._metadata.tables)
-    assert not any("PRAGMA" in sql or "AUTOINCREMENT" in sql for sql in compiled)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +16,14 @@ TABLES = ("runs", "request_records", "telemetry")
 
 
 @pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path / 'runs.sqlite'}"
+def store(url):
+    with Store(url) as made:
+        yield made
 
 
 @pytest.fixture
-def store(url):
-    with Store(url) as made:
+def sqlite_store(sqlite_url):
+    with Store(sqlite_url) as made:
         yield made
 
 
@@ -67,20 +67,19 @@ def test_an_added_run_replaces_one_of_the_same_id(store, run_number, records):
     assert store.telemetry("run-001") is None
 
 
-def test_delete_removes_everything_of_one_run(store, url, run_number, records):
+def test_delete_removes_everything_of_one_run(store, run_number, records):
     store.add(run_number(1), records, telemetry=1)
     store.add(run_number(2), records, telemetry=2)
     assert store.delete("run-001") is True
     assert store.delete("run-001") is False
     assert store.records("run-002") == records
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as raw:
-        left = [raw.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in TABLES]
-    raw.close()
+    with store.reading() as connection:
+        left = [connection.scalar(sa.text(f"SELECT count(*) FROM {table}")) for table in TABLES]
     assert left == [1, len(records), 1]
 
 
-def test_sqlite_waits_for_others_and_keeps_a_write_ahead_log(store):
-    with store._engine.connect() as connection:
+def test_sqlite_waits_for_others_and_keeps_a_write_ahead_log(sqlite_store):
+    with sqlite_store._engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() >= 5000
 
@@ -128,28 +127,28 @@ def unsaved(home, run):
     return Run.model_validate_json((folder / f"{run.id}.json").read_text()), records
 
 
-def test_a_full_disk_loses_no_run(store, home, run_number, records):
-    @sa.event.listens_for(store._engine, "connect")
+def test_a_full_disk_loses_no_run(sqlite_store, home, run_number, records):
+    @sa.event.listens_for(sqlite_store._engine, "connect")
     def fill(connection, _):
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}")
 
-    store.add(run_number(0))
-    store.close()  # the next connection has no page left
+    sqlite_store.add(run_number(0))
+    sqlite_store.close()  # the next connection has no page left
     with pytest.raises(StoreError, match="full") as caught:
-        store.add(run_number(1), records * 100)
+        sqlite_store.add(run_number(1), records * 100)
     assert str(home / "unsaved" / "run-001.json") in caught.value.message
     assert "Free some disk space" in caught.value.hint
     saved, lines = unsaved(home, run_number(1))
     assert saved == run_number(1)
     assert len(lines) == 1200
-    assert [run.id for run in store.list()] == ["run-000"]
+    assert [run.id for run in sqlite_store.list()] == ["run-000"]
 
 
-def test_a_read_only_store_can_be_read_and_loses_no_run(url, home, run_number):
-    with Store(url) as store:
+def test_a_read_only_store_can_be_read_and_loses_no_run(sqlite_url, home, run_number):
+    with Store(sqlite_url) as store:
         store.add(run_number(1))
-    path = url.removeprefix("sqlite:///")
+    path = sqlite_url.removeprefix("sqlite:///")
     with Store(f"sqlite:///file:{path}?mode=ro&uri=true") as store:
         assert store.list() == (run_number(1),)
         with pytest.raises(StoreError, match="readonly") as caught:
@@ -177,14 +176,14 @@ def test_a_corrupt_file_is_an_error_with_a_hint(tmp_path, content):
     assert path.read_bytes() == content
 
 
-def test_a_file_damaged_in_the_middle_is_an_error_with_a_hint(url, run_number, records):
-    with Store(url) as store:
+def test_a_file_damaged_in_the_middle_is_an_error_with_a_hint(sqlite_url, run_number, records):
+    with Store(sqlite_url) as store:
         for number in range(20):
             store.add(run_number(number), records)
-    with Path(url.removeprefix("sqlite:///")).open("r+b") as file:
+    with Path(sqlite_url.removeprefix("sqlite:///")).open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * 4096 * 8)
-    with pytest.raises(StoreError, match="malformed"), Store(url) as store:
+    with pytest.raises(StoreError, match="malformed"), Store(sqlite_url) as store:
         store.list()
 
 
@@ -224,8 +223,8 @@ def test_the_default_store_lies_in_the_home_folder(home, run_number):
     assert (home / "runs.sqlite").exists()
 
 
-def test_facts_are_those_of_the_runs_newest_first(tmp_path, run_number, records):
-    with Store(f"sqlite:///{tmp_path / 'runs.sqlite'}") as store:
+def test_facts_are_those_of_the_runs_newest_first(url, run_number, records):
+    with Store(url) as store:
         for number in (1, 3, 2):
             store.add(run_number(number), records)
         assert [facts.id for facts in store.facts()] == ["run-003", "run-002", "run-001"]
@@ -253,32 +252,27 @@ def test_a_run_that_is_deleted_while_its_facts_are_made_leaves_none(url, run_num
         assert [facts.id for facts in store.facts()] == ["run-002"]
 
 
-def test_facts_of_another_version_in_a_store_that_cannot_be_written_are_left_out(url, run_number):
-    with Store(url) as store:
+def test_facts_of_another_version_in_a_store_that_cannot_be_written_are_left_out(sqlite_url, run_number):
+    with Store(sqlite_url) as store:
         store.add(run_number(1))
         store.add(run_number(2))
         with store.writing() as connection:
             connection.execute(
                 sa.text("UPDATE run_facts SET version = 0, document = '[]' WHERE run_id = 'run-001'")
             )
-    with Store(f"sqlite:///file:{url.removeprefix('sqlite:///')}?mode=ro&uri=true") as store:
+    with Store(f"sqlite:///file:{sqlite_url.removeprefix('sqlite:///')}?mode=ro&uri=true") as store:
         assert [facts.id for facts in store.facts()] == ["run-002"]
 
 
-def test_facts_of_an_older_version_are_made_anew_and_a_run_that_cannot_be_read_has_none(
-    tmp_path, run_number, records
-):
-    url = f"sqlite:///{tmp_path / 'runs.sqlite'}"
+def test_facts_of_an_older_version_are_made_anew_and_a_run_that_cannot_be_read_has_none(url, run_number, records):
     with Store(url) as store:
         for number in range(3):
             store.add(run_number(number), records)
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
+    with Store(url) as store, store.writing() as connection:
         connection.execute(sa.text("DELETE FROM run_facts WHERE run_id = 'run-000'"))
         connection.execute(sa.text("UPDATE run_facts SET version = 0, document = '[]' WHERE run_id = 'run-001'"))
         connection.execute(sa.text("UPDATE run_facts SET version = 0 WHERE run_id = 'run-002'"))
         connection.execute(sa.text("UPDATE runs SET document = '{}' WHERE id = 'run-002'"))
-    engine.dispose()
     with Store(url) as store:
         assert [facts.id for facts in store.facts()] == ["run-001", "run-000"]
         assert store.facts() is store.facts()
