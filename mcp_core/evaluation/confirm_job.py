@@ -31,7 +31,8 @@ async def run(job: Job) -> Outcome:
     """Request: target, engine, url, and run or decision (documents). Secrets: store_url, hub_token.
 
     The result is {confirmation, decision, run}: what was predicted beside what was measured, the Decision raised
-    where it holds, and the Run, which is stored whatever came of it.
+    where it holds, and the Run, which is stored whatever came of it. Raises what kept the deployment from being
+    asked at all: then nothing was measured, and no Run is left.
     """
     shipment = _shipment(job.request)
     bundle = export(shipment, job.request["target"], job.request.get("engine"))
@@ -65,11 +66,16 @@ def _shipment(request: dict[str, Any]) -> Shipment:
 
 
 async def _measure(job: Job, store: Store, shipment: Shipment, engine: str, url: str) -> Run:
-    """With new prompts: those of the Run may be in a cache by now. It is no configuration to choose."""
+    """With new prompts: those of the Run may be in a cache by now. It is no configuration to choose.
+
+    Raises the failure of a deployment that no request reached.
+    """
     why = f"{CONFIRMATION} the deployment of Run {shipment.run_id}"
     marked: list[Run] = []
 
     def keep(run: Run, records: Sequence[RequestRecord], telemetry: Any) -> None:
+        if run.failure is not None and not records:
+            raise error_from(run.failure.model_dump())
         comparable = Comparable(ok=False, reasons=(why, *run.comparable.reasons))
         marked.append(run.model_copy(update={"comparable": comparable}))
         store.add(marked[0], records, telemetry)

@@ -32,6 +32,7 @@ def draw_confirm(shipment: Shipment, bundle: Bundle, engine: str | None) -> None
     for job in active:
         job_panel(job)
     if jobs and not active and jobs[0].state != "done":
+        st.caption(f"{fmt.sentence(jobs[0].title)} · {fmt.ago(jobs[0].created)}: nothing was measured.")
         job_panel(jobs[0])
     found = next((each for job in jobs if (each := _answer(job, shipment, bundle)) is not None), None)
     if found is not None:
@@ -72,27 +73,43 @@ def _show(found: Confirmation) -> None:
             found.evidence.capitalize() if found.holds else "Not confirmed", color="green" if found.holds else "red"
         )
         st.markdown(f"**{frame.plain(found.why)}**")
-        rows = [
-            {
-                "figure": f"{each.name}, {each.unit}" if each.unit not in ("", "1/s") else each.name,
-                "predicted": each.predicted,
-                "measured": each.measured,
-                "error": None if each.error is None else each.error * 100,
-            }
-            for each in found.figures
-        ]
-        column = st.column_config
-        st.dataframe(
-            rows,
-            hide_index=True,
-            placeholder=fmt.NOT_MEASURED,
-            column_config={
-                "figure": column.TextColumn("Figure"),
-                "predicted": column.NumberColumn("Predicted", format="%.4g", help="By the Run that is shipped."),
-                "measured": column.NumberColumn("Measured", format="%.4g", help="On the deployment."),
-                "error": column.NumberColumn("Error", format="%+.1f %%", help="Measured / predicted - 1."),
-            },
-        )
+        if any(each.measured is not None for each in found.figures):
+            _figures(found)
         for limit in found.limits:
             st.caption(frame.plain(limit))
-        frame.link("runs", "See what was measured", icon=":material/table_rows:", run=found.run)
+        _its_run(found)
+
+
+def _figures(found: Confirmation) -> None:
+    rows = [
+        {
+            "figure": f"{each.name}, {each.unit}" if each.unit not in ("", "1/s") else each.name,
+            "predicted": each.predicted,
+            "measured": each.measured,
+            "error": None if each.error is None else each.error * 100,
+        }
+        for each in found.figures
+    ]
+    column = st.column_config
+    st.dataframe(
+        rows,
+        hide_index=True,
+        placeholder=fmt.NOT_MEASURED,
+        column_config={
+            "figure": column.TextColumn("Figure"),
+            "predicted": column.NumberColumn("Predicted", format="%.4g", help="By the Run that is shipped."),
+            "measured": column.NumberColumn("Measured", format="%.4g", help="On the deployment."),
+            "error": column.NumberColumn("Error", format="%+.1f %%", help="Measured / predicted - 1."),
+        },
+    )
+
+
+def _its_run(found: Confirmation) -> None:
+    """A link to what there is: a Run with figures, one that failed, or none any more."""
+    run = workbench.get_workbench().run(found.run)
+    if run is None:
+        st.caption(":material/info: The Run of this confirmation is no longer stored.")
+    elif run.measurement is None:
+        frame.link("runs", "See how it failed", icon=":material/table_rows:", run=run.id)
+    else:
+        frame.link("runs", "See what was measured", icon=":material/table_rows:", run=run.id)

@@ -14,7 +14,7 @@ from mcp_core.decision.export import export
 from mcp_core.decision.recommend import recommend
 from mcp_core.decision.shipment import of_run
 from mcp_core.decision.store import Store
-from mcp_core.errors import InputError, LoadFailed, RecipeError
+from mcp_core.errors import InputError, LoadFailed, RecipeError, WorkerDied
 from mcp_core.evaluation import exported_server
 from mcp_core.evaluation.confirm_job import run
 from mcp_core.evaluation.exported_server import command_of, started
@@ -74,6 +74,23 @@ def test_a_slower_server_leaves_the_answer_a_candidate(home: Path) -> None:
     assert not outcome.result["confirmation"]["holds"]
     with Store(f"sqlite:///{home / 'runs.sqlite'}") as store:
         assert not any(each.evidence.startswith("confirmed") for each in store.list())
+
+
+def test_a_server_that_does_not_answer_leaves_no_run(home: Path) -> None:
+    predicted = small(2.0)
+    with pytest.raises(WorkerDied, match="does not answer"):
+        confirmed(home, predicted, url="http://127.0.0.1:1")
+    with Store(f"sqlite:///{home / 'runs.sqlite'}") as store:
+        assert [each.id for each in store.list()] == [predicted.id]
+
+
+def test_a_server_that_fails_while_it_is_measured_leaves_its_run(home: Path) -> None:
+    with FakeServer(LatencyLaw(ttft_ms=5, tpot_ms=2, die_at=4)) as server:
+        outcome = confirmed(home, small(2.0), url=server.url)
+    found = outcome.result["confirmation"]
+    assert not found["holds"]
+    with Store(f"sqlite:///{home / 'runs.sqlite'}") as store:
+        assert found["run"] in {each.id for each in store.list()}
 
 
 def test_an_engine_without_an_interpreter_is_refused_with_its_variable(

@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from mcp_core.decision.confirmation import confirm
 from mcp_core.decision.shipment import of_run
-from mcp_core.results import Run
+from mcp_core.results import Failure, Run
 from tests.decision.planted import Law, machine, planted_run
 
 OpenPage = Callable[[str], AppTest]
@@ -117,6 +117,38 @@ def test_confirming_starts_a_job_and_shows_predicted_beside_measured(
     assert "against the prediction" in texts(at)
     table = at.dataframe[0].value
     assert list(table["figure"])[:2] == ["output tokens/s", "requests/s"]
+
+
+def _confirmed(page: OpenPage, wb: fakes.FakeWorkbench, measured: Run) -> AppTest:
+    """The page after a confirmation by that Run, which is stored only where the caller stored it."""
+    run = planted(wb)
+    found = confirm(of_run(run), measured, "worker", "transformers")
+    result = {"confirmation": found.model_dump(mode="json"), "decision": None, "run": None}
+    wb.add(dataclasses.replace(fakes.study_job("confirm"), state="done", result=result, progress=None))
+    return opened(page, run, "worker")
+
+
+def test_a_confirmation_links_to_what_there_is(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    measured, _ = planted_run(Law(tpot_ms=21), 4, seed=5)
+    at = _confirmed(page, wb, measured)
+    assert not at.exception
+    assert "no longer stored" in texts(at)
+    assert "See what was measured" not in texts(at)
+    wb.add(measured)
+    assert "See what was measured" in texts(at.run())
+
+
+def test_one_that_measured_nothing_says_so_and_shows_no_figures(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    failure = Failure(kind="worker", message="The server ended.", hint="Start it again.")
+    measured, _ = planted_run(Law(tpot_ms=21), 4, seed=5)
+    failed = measured.model_copy(update={"status": "failed", "failure": failure, "measurement": None})
+    wb.add(failed)
+    at = _confirmed(page, wb, failed)
+    assert not at.exception
+    assert "Not confirmed: The server ended." in texts(at)
+    assert "See how it failed" in texts(at)
+    assert "See what was measured" not in texts(at)
+    assert not at.dataframe
 
 
 def test_a_url_is_measured_where_nothing_is_started(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
