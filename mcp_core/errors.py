@@ -23,6 +23,7 @@ border where they occur. An ``assert`` states an invariant of ours; a user's mis
     ├── Cancelled                cancelled   the user asked to stop
     ├── QueueFull                queue       the worker's queue is full (HTTP 503)
     ├── Busy                     busy        the device or worker is held by someone else (HTTP 409)
+    ├── FidelityLost         fidelity    predictions are further from the reference than a Goal allows
     ├── Unscorable               unscorable  a server gives no log-probabilities of a prompt
     └── StoreError               store       the results store cannot be read or written
 
@@ -39,6 +40,7 @@ __all__ = [
     "ContextTooLong",
     "DiskFull",
     "DoesNotFit",
+    "FidelityLost",
     "GoalError",
     "HubError",
     "InputError",
@@ -194,6 +196,12 @@ class Busy(McpError):
     """The device or the worker is held by another user or measurement (HTTP 409)."""
 
     kind = "busy"
+
+
+class FidelityLost(McpError):
+    """The predictions are further from the reference's than a Goal allows, or it is not known how far."""
+
+    kind = "fidelity"
 
 
 class Unscorable(McpError):

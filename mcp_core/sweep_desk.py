@@ -52,11 +52,14 @@ class SweepDesk:
 
     def preview(self, plan: SweepPlan) -> SweepPreview:
         """Its cells with reasons, and device time. Raises RecipeError, WorkloadError for a plan that makes none."""
+        from mcp_core.evaluation.fidelity_time import fidelity_seconds
         from mcp_core.evaluation.sweep_budget import budget_of
         from mcp_core.evaluation.sweep_cells import check_cells
 
-        cells = check_cells(plan, hardware.detect(), self._resolve)
-        return SweepPreview(cells, budget_of(plan, cells, self._store().list(_HISTORY_RUNS)))
+        machine, store = hardware.detect(), self._store()
+        cells = check_cells(plan, machine, self._resolve)
+        judging = fidelity_seconds(plan, cells, machine, store)
+        return SweepPreview(cells, budget_of(plan, cells, store.list(_HISTORY_RUNS), judging))
 
     def start(self, plan: SweepPlan, hub_token: str | None = None) -> str:
         """Queue it and return the job's id; its answer is {sweep_id}. Raises Busy."""

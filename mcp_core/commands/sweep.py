@@ -21,6 +21,7 @@ from mcp_core.decision.sweep_record import SweepRecord
 from mcp_core.decision.sweeps import Sweeps
 from mcp_core.errors import Cancelled, InputError, ModelNotFound
 from mcp_core.evaluation.article_table import article_rows, is_full_size
+from mcp_core.evaluation.fidelity_time import fidelity_seconds
 from mcp_core.evaluation.sweep import Host, begin, race
 from mcp_core.evaluation.sweep_budget import budget_of
 from mcp_core.evaluation.sweep_cells import check_cells
@@ -85,7 +86,8 @@ def _read(name: str, machine: Hardware) -> SweepPlan:
 def _announce(store: Store, plan: SweepPlan, machine: Hardware) -> None:
     """Device time and refusals, before anything is started."""
     checked = check_cells(plan, machine)
-    note(f"sweep {plan.name}: {budget_of(plan, checked, store.list(_HISTORY_RUNS)).in_words()}")
+    judging = fidelity_seconds(plan, checked, machine, store)
+    note(f"sweep {plan.name}: {budget_of(plan, checked, store.list(_HISTORY_RUNS), judging).in_words()}")
     counts: dict[str, list[str]] = {}
     for each in checked:
         if each.refused is not None:
@@ -165,12 +167,14 @@ def _tell(store: Store, record: SweepRecord, options: argparse.Namespace) -> int
 
 
 def _tell_rows(rows: Sequence[SweepRow], record: SweepRecord) -> None:
-    heading = ("CONFIGURATION", "HOW FAR", "OUTPUT tok/s", "TTFT p50 ms", "TPOT p50 ms", "PEAK")
+    heading = ("CONFIGURATION", "HOW FAR", "OUTPUT tok/s", "TTFT p50 ms", "TPOT p50 ms", "PEAK", "KL x FLOOR")
     lines = [(heading, unit(record.plan.goal)), *((_cells(row), _ranked_by(row)) for row in rows if row.stage)]
     told = lines[0][1] != "output tok/s"  # else it stands there already
     _note_table([(*cells, last) if told else cells for cells, last in lines])
     for message, count in reasons(cell for cell in record.cells):
         note(f"{count} refused or failed: {message}")
+    for message in sorted({row.reason for row in rows if row.reason and not row.cell.failure}):
+        note(message)
     if rows and rows[0].stage == "confirm":
         note(f"best: {rows[0].cell.name}, {rows[0].level}; mcp-core recommend decides from all Runs")
 
@@ -185,6 +189,7 @@ def _cells(row: SweepRow) -> tuple[str, ...]:
         _figure(measured.ttft_ms.p50 if measured else None),
         _figure(measured.tpot_ms.p50 if measured else None),
         size(memory.peak_bytes if memory else None),
+        _figure(row.kl_over_floor),
     )
 
 

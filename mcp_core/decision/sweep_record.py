@@ -13,8 +13,10 @@ from mcp_core.recipe import Recipe
 from mcp_core.results import Failure
 from mcp_core.sweep_plan import Stage, SweepPlan
 
-__all__ = ["CellRecord", "CellState", "SweepRecord", "SweepRun", "SweepState"]
+__all__ = ["CellRecord", "CellStage", "CellState", "SweepRecord", "SweepRun", "SweepState"]
 
+# What a cell may have entered: judging fidelity makes no Run.
+CellStage = Stage | Literal["fidelity"]
 # A cell that was raced out is done: its probe is what there is to know of it.
 CellState = Literal["pending", "running", "done", "refused", "failed"]
 # interrupted: its process ended without saying so.
@@ -40,7 +42,7 @@ class CellRecord:
     name: str
     recipe: Recipe
     state: CellState = "pending"
-    stage: Stage | None = None
+    stage: CellStage | None = None
     failure: Failure | None = None
     runs: tuple[SweepRun, ...] = ()
 

@@ -18,12 +18,12 @@ import sqlalchemy as sa
 
 from mcp_core import devices
 from mcp_core.decision.store import Store
-from mcp_core.decision.sweep_record import CellRecord, CellState, SweepRecord, SweepRun, SweepState
+from mcp_core.decision.sweep_record import CellRecord, CellStage, CellState, SweepRecord, SweepRun, SweepState
 from mcp_core.errors import Busy, InputError
 from mcp_core.hardware import Hardware
 from mcp_core.recipe import Recipe
 from mcp_core.results import Failure, new_run_id, now
-from mcp_core.sweep_plan import Stage, SweepPlan
+from mcp_core.sweep_plan import SweepPlan
 
 __all__ = ["Sweeps"]
 
@@ -141,7 +141,7 @@ class Sweeps:
         sweep_id: str,
         position: int,
         state: CellState,
-        stage: Stage | None = None,
+        stage: CellStage | None = None,
         failure: Failure | None = None,
     ) -> None:
         """Write how far a cell is."""

@@ -22,7 +22,7 @@ from mcp_core.models.kv_memory import DEFAULT_WINDOW
 from mcp_core.recipe import DType, KVCache, Recipe
 from mcp_core.results import Fidelity
 
-__all__ = ["Plan", "make_plan", "require_unseen", "screening"]
+__all__ = ["Plan", "make_plan", "plan_of", "require_unseen", "screening"]
 
 # Raised when figures of the same Recipe and text would come out otherwise: what was stored is measured again.
 _METHOD = 1
@@ -169,8 +169,20 @@ def make_plan(
     calibrated on, and what ``catalog.resolve`` raises.
     """
     conflicts.require_runnable(recipe, machine)
-    recipe = conflicts.resolve(recipe, machine)
     resolved = catalog.resolve(recipe.model, hub_token=hub_token)
+    return plan_of(recipe, machine, resolved, text_sha256=text_sha256, reference_dtype=reference_dtype)
+
+
+def plan_of(
+    recipe: Recipe,
+    machine: Hardware,
+    resolved: ResolvedModel,
+    *,
+    text_sha256: str | None = None,
+    reference_dtype: DType | None = None,
+) -> Plan:
+    """The same for a Recipe that can run here, and whose model was looked up."""
+    recipe = conflicts.resolve(recipe, machine)
     recipe = recipe.model_copy(update={"model": resolved.ref})
     text = texts.get(text_sha256) if text_sha256 else builtin_evaluation()
     require_unseen(recipe, text)

@@ -24,9 +24,11 @@ from mcp_core.evaluation.capacity import Capacity, measure_capacity
 from mcp_core.evaluation.device_hold import held_devices
 from mcp_core.evaluation.loadgen import OnProgress
 from mcp_core.evaluation.sweep_cells import CheckedCell, check_cells
+from mcp_core.evaluation.sweep_fidelity import FidelityStage
 from mcp_core.evaluation.sweep_ranking import Score, median_score, score
 from mcp_core.goal import Goal
 from mcp_core.hardware import Hardware
+from mcp_core.job_child import JOB_COMMAND
 from mcp_core.results import Failure, RequestRecord, Run
 from mcp_core.serving.supervisor import WORKER_COMMAND, Supervisor, Worker
 from mcp_core.sweep_plan import RACED, Cell, Stage, SweepPlan
@@ -51,7 +53,9 @@ class Host:
     on_run: Callable[[Run], None] = lambda run: None
     within: Collection[str] = ()
     hub_token: str | None = None
+    store_url: str | None = None
     command: Sequence[str] = WORKER_COMMAND
+    job_command: Sequence[str] = JOB_COMMAND
 
 
 def begin(store: Store, plan: SweepPlan, hardware: Hardware) -> str:
@@ -150,7 +154,7 @@ def _score(store: Store, run: Run | None, plan: SweepPlan) -> Score | None:
 
 
 class _Race:
-    """The three stages over the cells that are still in it."""
+    """The stages over the cells that are still in it."""
 
     def __init__(
         self, store: Store, sweeps: Sweeps, record: SweepRecord, host: Host, leases: Collection[str]
@@ -160,6 +164,9 @@ class _Race:
         self._leases = leases
         self._supervisor = Supervisor(host.command, within=leases)
         self._cells = {cell.position: cell for cell in record.plan.cells()}
+        self._fidelity = FidelityStage(
+            store, self._id, self._plan, host.hardware, host.hub_token, host.store_url, host.job_command
+        )
         self._records: Sequence[RequestRecord] = ()
         self._telemetry: Any = None
 
@@ -167,8 +174,8 @@ class _Race:
         try:
             if self._plan.probe_s:
                 await self._stage("probe", self._left())
-            kept = self._kept()
-            self._let_go(kept)
+            kept = await self._kept()
+            await self._let_go(kept)
             await self._stage("measure", kept)
             await self._confirm()
         finally:
@@ -180,19 +187,45 @@ class _Race:
     def _now(self) -> SweepRecord:
         return _get(self._sweeps, self._id)
 
-    def _kept(self) -> list[Cell]:
-        """Whom the probes leave in the race, neighbours by worker; all where there were none."""
-        if not self._plan.probe_s:
-            return self._left()
-        order = [cell.position for cell, _ in ranked(self._store, self._now(), "probe")]
-        return [self._cells[position] for position in sorted(order[: self._plan.keep])]
+    async def _kept(self) -> list[Cell]:
+        """Whom the probes leave in the race, neighbours by worker; all where there were none.
 
-    def _let_go(self, kept: Sequence[Cell]) -> None:
+        Fidelity is judged from the fastest on: none is judged that could not be kept, and the next takes the place
+        of one that is refused.
+        """
+        if self._plan.probe_s:
+            order = [cell for cell, _ in ranked(self._store, self._now(), "probe")]
+            most = self._plan.keep or len(order)
+        else:
+            order = list(_alive(self._now()))
+            most = len(order)
+        kept: list[int] = []
+        for cell in order:
+            if len(kept) < most and await self._goes_on(cell, _Place(len(kept), most)):
+                kept.append(cell.position)
+        return [self._cells[position] for position in sorted(kept)]
+
+    async def _goes_on(self, cell: CellRecord, place: _Place) -> bool:
+        """Whether its fidelity lets it; what had gone on before a kill keeps its place."""
+        if not self._plan.judges_fidelity or cell.stage in ("measure", "confirm"):
+            return True
+        if cell.state in ("refused", "failed"):
+            return False
+
+        def tell(inside: float | None, message: str) -> None:
+            self._host.tell("fidelity", place.fraction(inside or 0.0), f"{place}: {cell.name}: {message}".rstrip())
+
+        refused_as = self._plan.workload_of("measure", self._cells[cell.position])
+        return await self._fidelity.passes(cell, refused_as, tell)
+
+    async def _let_go(self, kept: Sequence[Cell]) -> None:
         """The others have been probed, and that is all."""
         staying = {cell.position for cell in kept}
         for cell in _alive(self._now()):
             if cell.position not in staying:
                 self._sweeps.set_cell(self._id, cell.position, "done", "probe")
+                if self._plan.judges_fidelity:
+                    await self._fidelity.share(cell)
 
     async def _stage(self, stage: Stage, cells: Sequence[Cell]) -> None:
         """Every cell that has no Run of the stage yet, those of one worker one after the other."""
@@ -238,7 +271,7 @@ class _Race:
             run = unmeasured(recipe, workload, self._host.hardware, error)
         if run.status == "cancelled":
             raise Cancelled("The sweep was stopped.")
-        self._keep(run, cell, stage, start)
+        await self._keep(run, cell, stage, start)
         return worker if worker is not None and worker.status == "ready" else None
 
     async def _worker_for(self, cell: Cell, worker: Worker | None, report: OnProgress) -> Worker:
@@ -274,7 +307,7 @@ class _Race:
             if run.status != "cancelled":
                 taken[run.id] = (run, self._records, self._telemetry)
                 self._sweeps.link(self._id, cell.position, SweepRun(run.id, "measure", final=False))
-                self._store.add(self._worded(run, "measure"), self._records, self._telemetry)
+                self._store.add(await self._complete(run, "measure"), self._records, self._telemetry)
             return run, self._records
 
         found = await measure_capacity(
@@ -312,9 +345,9 @@ class _Race:
     def _take(self, _run: Run, records: Sequence[RequestRecord], telemetry: Any) -> None:
         self._records, self._telemetry = records, telemetry
 
-    def _keep(self, run: Run, cell: Cell, stage: Stage, start: int) -> None:
+    async def _keep(self, run: Run, cell: Cell, stage: Stage, start: int) -> None:
         """Store the Run as the answer of this step, and what it means for the cell."""
-        run = self._worded(run, stage)
+        run = await self._complete(run, stage)
         self._sweeps.link(self._id, cell.position, SweepRun(run.id, stage, start))
         self._store.add(run, self._records, self._telemetry)
         if run.status == "ok":
@@ -324,10 +357,12 @@ class _Race:
             self._sweeps.set_cell(self._id, cell.position, state, stage, run.failure or _unknown())
         self._host.on_run(run)
 
-    def _worded(self, run: Run, stage: Stage) -> Run:
-        """With its evidence level: a probe is shorter than a measurement, and one that chooses confirms nothing."""
+    async def _complete(self, run: Run, stage: Stage) -> Run:
+        """With its fidelity, and its evidence level: a probe is shorter than a measurement, and one that chooses
+        confirms nothing."""
         raced = RACED if stage == "measure" and self._plan.confirm else ""
-        return run.model_copy(update={"evidence": f"{_WORDS[stage]} on {run.recipe.engine}{raced}"})
+        run = run.model_copy(update={"evidence": f"{_WORDS[stage]} on {run.recipe.engine}{raced}"})
+        return await self._fidelity.joined(run) if self._plan.judges_fidelity else run
 
     async def _end(self, worker: Worker | None) -> None:
         """Its memory is free before the next one loads."""

@@ -35,7 +35,10 @@ class LoadTime:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Device time in seconds by stage. ``loads`` workers are started, ``known_loads`` of them of a known time."""
+    """Device time in seconds by stage. ``loads`` workers are started, ``known_loads`` of them of a known time.
+
+    ``judged`` answers on fidelity are sought at most.
+    """
 
     cells: int
     refused: int
@@ -43,18 +46,25 @@ class Budget:
     known_loads: int
     load_s: float
     probe_s: float
+    judged: int
+    fidelity_s: float
     measure_s: float
     confirm_s: float
 
     @property
     def seconds(self) -> float:
         """All stages."""
-        return self.load_s + self.probe_s + self.measure_s + self.confirm_s
+        return self.load_s + self.probe_s + self.fidelity_s + self.measure_s + self.confirm_s
 
     def in_words(self) -> str:
         """ "26 configurations (10 refused): about 31 min of device time: 9 min loading (...), ..."."""
-        parts = {"loading": self.load_s, "probes": self.probe_s, "measuring": self.measure_s}
-        parts["confirming"] = self.confirm_s
+        parts = {
+            "loading": self.load_s,
+            "probes": self.probe_s,
+            f"judging at most {self.judged} by fidelity": self.fidelity_s,
+            "measuring": self.measure_s,
+            "confirming": self.confirm_s,
+        }
         split = ", ".join(f"{_time(seconds)} {what}" for what, seconds in parts.items() if seconds)
         refused = f", {self.refused} more refused" if self.refused else ""
         what = f"{self.cells} configuration{'' if self.cells == 1 else 's'}{refused}"
@@ -91,13 +101,18 @@ def load_time(each: CheckedCell, runs: Sequence[Run]) -> LoadTime:
     return LoadTime(_START_S + weights / _LOAD_BYTES_S, measured=False)
 
 
-def budget_of(plan: SweepPlan, checked: Sequence[CheckedCell], runs: Sequence[Run]) -> Budget:
-    """Device time of the whole plan; ``runs`` are earlier ones of this machine."""
+def budget_of(
+    plan: SweepPlan, checked: Sequence[CheckedCell], runs: Sequence[Run], fidelity_s: Sequence[float] = ()
+) -> Budget:
+    """Device time of the whole plan; ``runs`` are earlier ones of this machine, ``fidelity_s`` seconds of each
+    answer on fidelity that is not known yet (``fidelity_time.py``)."""
     cells = runnable(checked)
     firsts = [next(group) for _, group in groupby(cells, key=lambda each: each.cell.load_key)]
     times = [load_time(each, runs) for each in firsts]
     typical_s = mean(time.seconds for time in times) if times else 0.0
     measured = min(len(cells), plan.keep or len(cells))
+    # Over a limit the next is judged; without one only those that are kept.
+    judged = sorted(fidelity_s, reverse=True)[: None if plan.fidelity_limits else measured]
     confirmed = min(measured, plan.confirm) * plan.starts
     again = min(measured, len(firsts)) if plan.probe_s else 0
     return Budget(
@@ -107,6 +122,8 @@ def budget_of(plan: SweepPlan, checked: Sequence[CheckedCell], runs: Sequence[Ru
         known_loads=sum(time.measured for time in times),
         load_s=sum(time.seconds for time in times) + typical_s * (again + confirmed),
         probe_s=len(cells) * _with_ends(plan.probe_s) if plan.probe_s else 0.0,
+        judged=len(judged),
+        fidelity_s=sum(judged),
         measure_s=measured * _with_ends(plan.capacity_s),
         confirm_s=confirmed * _with_ends(plan.confirm_s),
     )

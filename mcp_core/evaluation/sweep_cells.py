@@ -30,12 +30,13 @@ Resolve = Callable[[ModelRef], ResolvedModel]
 class CheckedCell:
     """A cell with what is known before loading; ``refused`` None where it can run.
 
-    ``footprint`` is for the sweep's own load, None where it was not come to.
+    ``footprint`` is for the sweep's own load; it and ``resolved`` are None where they were not come to.
     """
 
     cell: Cell
     refused: Failure | None = None
     footprint: Footprint | None = None
+    resolved: ResolvedModel | None = None
 
 
 def check_cells(plan: SweepPlan, hardware: Hardware, resolve: Resolve = catalog.resolve) -> tuple[CheckedCell, ...]:
@@ -56,13 +57,14 @@ def _check(cell: Cell, load: Workload, hardware: Hardware, resolve: Resolve) -> 
     try:
         conflicts.require_runnable(cell.recipe, hardware)
         _require_room_in_queue(cell.recipe, load)
+        resolved = resolve(cell.recipe.model)
         footprint = _footprint(cell.recipe, load, hardware, resolve)
     except McpError as error:  # also a model that cannot be looked up now
         return CheckedCell(cell, Failure.of(error))
     if footprint.fits:
-        return CheckedCell(cell, None, footprint)
+        return CheckedCell(cell, None, footprint, resolved)
     misfit = DoesNotFit(footprint.reason, "Choose a smaller dtype, scheme, context or number of users.")
-    return CheckedCell(cell, Failure.of(misfit), footprint)
+    return CheckedCell(cell, Failure.of(misfit), footprint, resolved)
 
 
 def _require_room_in_queue(recipe: Recipe, load: Workload) -> None:

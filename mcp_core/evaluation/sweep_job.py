@@ -27,6 +27,7 @@ async def run(job: Job) -> Outcome:
         tell=job.tell,
         within=devices.leases_of(os.getppid()),  # the app holds the device for its job
         hub_token=job.secrets.get("hub_token"),
+        store_url=job.secrets.get("store_url"),
     )
     with Store(job.secrets.get("store_url")) as store:
         sweep_id = job.request.get("sweep_id")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from mcp_core.decision.facts import fidelity_facts
 from mcp_core.decision.store import Store
 from mcp_core.decision.sweep_record import CellRecord, SweepRecord
 from mcp_core.evaluation.sweep import ranked
@@ -37,8 +38,19 @@ class SweepRow:
 
     @property
     def reason(self) -> str:
-        """Why it was refused or failed; empty otherwise."""
-        return self.cell.failure.message if self.cell.failure else ""
+        """Why it was refused or failed, or why its fidelity is not known; empty otherwise."""
+        if self.cell.failure:
+            return self.cell.failure.message
+        fidelity = self.run.fidelity if self.run else None
+        lacks = fidelity is not None and fidelity.status == "not-measurable"
+        return f"Fidelity not measured: {fidelity.reason}" if fidelity and lacks else ""
+
+    @property
+    def kl_over_floor(self) -> float | None:
+        """Mean KL as a multiple of the noise floor; None where it was not judged or has none."""
+        known = fidelity_facts(self.run.fidelity) if self.run else None
+        figure = (known or {}).get("kl_over_floor")
+        return None if figure is None else float(figure)
 
 
 def sweep_rows(store: Store, record: SweepRecord) -> tuple[SweepRow, ...]:
@@ -68,13 +80,14 @@ def _row(cell: CellRecord, runs: Mapping[str, Run], scores: Mapping[Stage, Mappi
     ids = [run.run_id for run in cell.runs if run.stage == stage and run.final]
     found = sorted((runs[run_id] for run_id in ids if run_id in runs), key=_speed)
     middle = found[(len(found) - 1) // 2]
-    return SweepRow(cell, stage, middle, tuple(found), scores[stage][cell.position], _level(stage, found))
+    return SweepRow(cell, stage, middle, tuple(found), scores[stage][cell.position], _level(cell, stage, found))
 
 
-def _level(stage: Stage, runs: list[Run]) -> str:
+def _level(cell: CellRecord, stage: Stage, runs: list[Run]) -> str:
     if stage == "confirm":
         return f"{len(runs)} fresh start{'s' if len(runs) > 1 else ''}"
-    return {"measure": "measured", "probe": "probed"}[stage]
+    ended = f", {cell.state}" if cell.state in ("refused", "failed") else ""
+    return {"measure": "measured", "probe": "probed"}[stage] + ended
 
 
 def _speed(run: Run) -> float:

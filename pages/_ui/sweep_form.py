@@ -11,6 +11,7 @@ from typing import Any
 import streamlit as st
 
 from mcp_core.errors import InputError
+from mcp_core.goal import FidelityLimits
 from mcp_core.hardware import Hardware
 from mcp_core.models.shapes import SHAPES
 from mcp_core.recipe import Recipe
@@ -92,6 +93,20 @@ def _stages() -> dict[str, Any]:
     objective = st.selectbox(
         "Best is", list(_OBJECTIVES), format_func=_OBJECTIVES.__getitem__, help=_help("goal"), key="sweep-objective"
     )
+    judged, limit = st.columns(2, vertical_alignment="bottom")
+    with judged:
+        fidelity = st.toggle("Judge fidelity", help=_help("fidelity"), key="sweep-fidelity")
+    with limit:
+        floors = st.number_input(
+            "KL at most, times the noise floor",
+            0.1,
+            None,
+            None,
+            5.0,
+            placeholder="no limit",
+            help=FidelityLimits.model_fields["kl_over_floor_max"].description,
+            key="sweep-kl-over-floor-max",
+        )
     first, second, third, fourth = st.columns(4)
     with first:
         probe = _seconds("Probe, s", "probe_s", 30.0, least=0.0)
@@ -102,7 +117,8 @@ def _stages() -> dict[str, Any]:
     with fourth:
         confirm = _seconds("Confirm, s", "confirm_s", 60.0)
     return {
-        "goal": {"objective": objective},
+        "goal": {"objective": objective, "fidelity": {"kl_over_floor_max": floors}},
+        "fidelity": fidelity,
         "probe_s": probe,
         "keep": int(keep),
         "capacity_s": measure,

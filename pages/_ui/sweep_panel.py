@@ -15,6 +15,7 @@ from mcp_core.sweep_plan import SweepPlan
 from mcp_core.views import JobView
 from pages._ui import format as fmt
 from pages._ui import frame, links, session, workbench
+from pages._ui.fidelity_result import DEFINITIONS
 from pages._ui.job_panel import ACTIVE, job_panel
 from pages._ui.sweep_form import sweep_form
 
@@ -35,7 +36,9 @@ _STATES = {
     "refused": "refused",
     "failed": "failed",
 }
+_FLOOR = "KL, × noise floor"
 _FIGURES = ("Output, tok/s", "TTFT p50, ms", "TPOT p50, ms")
+_FLOOR_MEANING = f"{DEFINITIONS['kl']} In multiples of the noise floor: {DEFINITIONS['floor']}"
 
 
 def sweep_part() -> None:
@@ -43,7 +46,8 @@ def sweep_part() -> None:
     st.subheader("Sweep", anchor="sweep")
     st.caption(
         "Measures every combination of the chosen axes by racing: all are probed, the best are measured, the best "
-        "three confirmed from fresh starts. It goes on where it stopped after a crash or a restart."
+        "three confirmed from fresh starts. What breaks a fidelity limit is refused before it is measured. "
+        "It goes on where it stopped after a crash or a restart."
     )
     active = [job for job in workbench.get_workbench().jobs() if job.verb == "sweep" and job.state in ACTIVE]
     with st.expander("Plan a sweep", icon=":material/grid_view:", expanded=False), frame.errors_shown():
@@ -169,6 +173,7 @@ def _show(record: SweepRecord) -> None:
         [_row(row) for row in rows],
         column_config={
             **{name: st.column_config.NumberColumn(format="%.1f", help=_help(name)) for name in _FIGURES},
+            _FLOOR: st.column_config.NumberColumn(format="%.3g", help=_FLOOR_MEANING),
             "Run": st.column_config.LinkColumn(display_text="open"),
             "Reason": st.column_config.TextColumn(width="large"),
         },
@@ -200,7 +205,8 @@ def _row(row: SweepRow) -> dict[str, Any]:
         "How far": row.level if row.stage else "",
         **dict(zip(_FIGURES, figures, strict=True)),
         "Peak": fmt.size(memory.peak_bytes if memory else None),
-        "Run": f"runs?run={row.run.id}" if row.run else None,
+        _FLOOR: row.kl_over_floor,
+        "Run": frame.address("runs", run=row.run.id) if row.run else None,
         "Reason": row.reason,
     }
 

@@ -1,0 +1,82 @@
+"""How long judging fidelity takes, before it starts: what a sweep has to judge, and an estimate for each.
+
+This file does not know how fidelity is measured (``fidelity.py``) or in which order cells are judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcp_core.decision.store import Store
+from mcp_core.errors import McpError
+from mcp_core.evaluation.fidelity_plan import Plan, plan_of
+from mcp_core.evaluation.fidelity_text import DECODED_TOKENS
+from mcp_core.evaluation.sweep_cells import CheckedCell
+from mcp_core.evaluation.sweep_fidelity import unjudged_engine
+from mcp_core.hardware import Hardware
+from mcp_core.models.architecture import DTYPE_BYTES
+from mcp_core.sweep_plan import SweepPlan
+
+__all__ = ["fidelity_seconds"]
+
+# Of the process, and of reading a model's weights: as a worker's (sweep_budget.py).
+_START_S, _LOAD_BYTES_S = 9.0, 0.15e9
+# Parameters times tokens that a pass takes in a second, and bytes of weights that decoding reads. On a CPU measured
+# on one core with 135M parameters; on a GPU not measured, and low for any that runs such models.
+_PASS_S = {"cpu": 5e10, "cuda": 5e12}
+_DECODE_BYTES_S = {"cpu": 5e9, "cuda": 2e11}
+# The reference once, a packed candidate as long as two of it; the noise floor is the reference twice more.
+_PASSES, _FLOOR_PASSES = 3, 2
+_CHARACTERS_A_TOKEN = 3.4
+
+
+def fidelity_seconds(
+    plan: SweepPlan, checked: Sequence[CheckedCell], hardware: Hardware, store: Store
+) -> tuple[float, ...]:
+    """Of each answer that runnable cells share and that is not known yet, s; none where the plan judges nothing.
+    Raises StoreError."""
+    if not plan.judges_fidelity:
+        return ()
+    seconds: dict[str, float] = {}
+    floors: set[str] = set()
+    for each in checked:
+        asked = _asked(each, hardware)
+        key = "" if asked is None else asked.key or asked.recipe.numerics_key
+        if asked is None or key in seconds or store.fidelity(key) is not None:
+            continue
+        floor = asked.floor_key or asked.reference.numerics_key
+        is_known = floor in floors or store.noise_floor(floor) is not None
+        seconds[key] = _seconds(asked, with_floor=not is_known)
+        floors.add(floor)
+    return tuple(seconds.values())
+
+
+def _asked(each: CheckedCell, hardware: Hardware) -> Plan | None:
+    """None for what is not measured: it cannot run, its engine is not judged here, or its plan tells the answer."""
+    if each.refused is not None or each.resolved is None or unjudged_engine(each.cell.recipe):
+        return None
+    try:
+        asked = plan_of(each.cell.recipe, hardware, each.resolved)
+    except McpError:  # its text is known to it
+        return None
+    return asked if asked.without_measuring() is None else None
+
+
+def _seconds(asked: Plan, *, with_floor: bool) -> float:
+    architecture = asked.resolved.architecture
+    device = asked.recipe.device.split(":")[0]
+    weights = architecture.parameters * DTYPE_BYTES[asked.reference.dtype]
+    passes = _PASSES + (_FLOOR_PASSES if with_floor else 0)
+    if asked.path == "prefill":
+        scoring_s = passes * architecture.parameters * _tokens(asked) / _PASS_S[device]
+    else:
+        scoring_s = passes * DECODED_TOKENS * weights / _DECODE_BYTES_S[device]
+    return _START_S + 2 * weights / _LOAD_BYTES_S + scoring_s
+
+
+def _tokens(asked: Plan) -> float:
+    """Of the documents that the context holds."""
+    most = asked.candidate.kv.max_context or asked.resolved.architecture.context
+    texts = (each.text or "".join(message.content for message in each.messages) for each in asked.text.documents)
+    lengths = (len(text) / _CHARACTERS_A_TOKEN for text in texts)
+    return sum(length for length in lengths if length <= most)
