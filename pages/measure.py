@@ -24,7 +24,7 @@ from pages._ui.workload_form import expectation, workload_form
 frame.require("measure")
 
 _LATEST = 8
-_FIGURES = ("TTFT p50, ms", "TPOT p50, ms", "Output, tok/s")
+_FIGURES = {"TTFT p50, ms": "ttft_ms", "TPOT p50, ms": "tpot_ms", "Output, tok/s": "output_tok_s"}
 
 
 def draw() -> None:
@@ -173,7 +173,13 @@ def _latest_runs() -> None:
         return
     st.dataframe(
         [_run_row(run) for run in runs],
-        column_config={name: st.column_config.NumberColumn(format="%.1f") for name in _FIGURES},
+        column_config={
+            **{
+                name: st.column_config.NumberColumn(format="%.1f", help=fmt.definition(field))
+                for name, field in _FIGURES.items()
+            },
+            "Run": st.column_config.LinkColumn(display_text="open"),
+        },
         hide_index=True,
         placeholder="–",
         key="latest-runs",
@@ -191,6 +197,7 @@ def _run_row(run: Run) -> dict[str, object]:
         "Workload": run.workload.name,
         "Status": run.status,
         **dict(zip(_FIGURES, _figures(measured), strict=True)),
+        "Run": frame.address("runs", run=run.id),
         "Notes": fmt.run_notes(run),
     }
 

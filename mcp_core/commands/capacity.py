@@ -36,12 +36,6 @@ from mcp_core.workload import Workload
 __all__ = ["add_arguments", "run"]
 
 STOPPED = 130
-_ENDINGS = {
-    "budget": "the time is up: the gap is not closed",
-    "range": "no load that could be asked for was on the other side",
-    "failed": "the server was gone",
-    "cancelled": "stopped; the points that were measured are stored",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,8 +120,10 @@ def _show(found: Capacity) -> None:
     ]
     table([(unit, "MEETS", "ATTAINMENT", "GOODPUT", "BROKEN", "RUN"), *rows])
     say(f"\n{found.in_words} {len(found.points)} points in {found.seconds:.0f} s.")
-    if found.ended in _ENDINGS:
-        note(_ENDINGS[found.ended])
+    if found.limits:
+        say(f"Every limit: {', '.join(found.limits)}.")
+    if found.ended_in_words:
+        note(found.ended_in_words)
 
 
 def _positive(text: str) -> float:

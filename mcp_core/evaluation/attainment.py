@@ -16,7 +16,7 @@ from mcp_core.evaluation.request_samples import RequestSamples
 from mcp_core.goal import Limit, Metric, Slo
 from mcp_core.results import Measurement, Quantiles, RequestRecord
 
-__all__ = ["Attainment", "Judged", "attain", "goodput", "judge", "limit_name", "told_apart"]
+__all__ = ["Attainment", "Judged", "attain", "goodput", "judge", "limit_name", "limit_words", "told_apart"]
 
 _WORDS: dict[Metric, str] = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "itl_ms": "ITL", "e2e_ms": "E2E"}
 _LEAST_REQUESTS = {"p95": MIN_REQUESTS_P95, "p99": MIN_REQUESTS_P99}
@@ -98,6 +98,11 @@ def told_apart(figure: float, bound: float, show: Callable[[float], str]) -> tup
 def limit_name(limit: Limit) -> str:
     """As "p95 TTFT"."""
     return f"{limit.statistic} {_WORDS[limit.metric]}"
+
+
+def limit_words(limit: Limit) -> str:
+    """As "p95 TTFT ≤ 500 ms"."""
+    return f"{limit_name(limit)} ≤ {limit.limit_ms:,.6g} ms"
 
 
 def _why(limit: Limit, requests: int) -> str:

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_core.errors import InputError, WorkloadError, error_from
-from mcp_core.evaluation.attainment import attain
+from mcp_core.evaluation.attainment import attain, limit_words
 from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
 from mcp_core.evaluation.saturation import LEAST_REQUESTS
 from mcp_core.goal import Slo
@@ -72,6 +72,10 @@ class Capacity(_Value):
         "other side. failed: the server was gone."
     )
     seconds: float = Field(description="What it took, s.")
+    limits: tuple[str, ...] = Field(
+        default=(),
+        description='What every load had to meet, as "p95 TTFT ≤ 500 ms"; empty: written by an older MCP.',
+    )
 
     @property
     def in_words(self) -> str:
@@ -81,6 +85,21 @@ class Capacity(_Value):
             return f"No load that was measured meets every limit, down to {self._words(least)}."
         above = "nothing above was measured" if self.broken_at is None else f"{self.broken_at:.4g} do not"
         return f"{self._words(self.best)} meet{'s' if self._is_one(self.best) else ''} every limit, {above}."
+
+    @property
+    def ended_in_words(self) -> str:
+        """Why no further load was measured; empty where both sides were found."""
+        if self.ended == "budget":
+            side = "below" if self.best is None else "above"
+            known = self.best is not None and self.broken_at is not None
+            return (
+                f"The time was up: the capacity lies {'between the two' if known else f'{side} what was measured'}."
+            )
+        if self.ended == "range":
+            return "There is no smaller load to try." if self.best is None else "There is no larger load to try."
+        return {"failed": "The server was gone.", "cancelled": "It was stopped; its points are kept."}.get(
+            self.ended, ""
+        )
 
     def _is_one(self, load: float) -> bool:
         return self.kind == "concurrency" and load == 1
@@ -176,7 +195,11 @@ class _Search:
             broken_at=self._bad,
             ended=ended,
             seconds=time.monotonic() - self._begun_s,
+            limits=self._limits(),
         )
+
+    def _limits(self) -> tuple[str, ...]:
+        return (*map(limit_words, self._slo.limits()), f"failed requests ≤ {100 * self._failures_max:.3g} %")
 
     def _next(self, least: float, most: float) -> float | None:
         good, bad = self._good, self._bad

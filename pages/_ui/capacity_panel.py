@@ -14,17 +14,25 @@ from mcp_core.goal import Goal, LatencyLimits, Slo
 from mcp_core.goal_presets import GOALS, goal_preset
 from mcp_core.workload import Workload
 from pages._ui import format as fmt
+from pages._ui import frame
 
 __all__ = ["Asked", "capacity_form", "capacity_result"]
 
 _OWN = "own limits"
 _STATISTICS = ("p50", "p90", "p95", "p99")
-_ENDINGS = {
-    "budget": "The time was up before the gap was closed.",
-    "range": "No load that could be asked for was on the other side.",
-    "failed": "The server was gone.",
-    "cancelled": "It was stopped; its points are kept.",
+_LOAD = {
+    "concurrency": ("Clients at once", "Each sends its next request when its last one was answered."),
+    "rate_s": (
+        "Arrivals (requests/s)",
+        "Requests that are sent a second, whether or not earlier ones were answered.",
+    ),
 }
+_MEETS = (
+    "Whether every percentile was within its limit, few enough requests failed and the queue did not grow all the "
+    "while. A p95 limit lets one request in twenty be slower, so the attainment may be below 100 %."
+)
+_ATTAINMENT = "Share of all requests, failed ones too, each of which was within every latency limit."
+_GOODPUT = "Requests answered a second, each within every latency limit. Beyond the capacity it falls."
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,36 +100,41 @@ def _limit(label: str, name: str, value: float) -> float:
 
 
 def capacity_result(found: Capacity) -> None:
-    """One sentence, and every load that was measured, by load."""
+    """One sentence, what every limit is, and every load that was measured, smallest first."""
     st.markdown(f"**{found.in_words}**")
     took = f"{fmt.count(len(found.points), 'load')} measured in {fmt.duration(found.seconds)}."
-    st.caption(f"{took} {_ENDINGS.get(found.ended, '')}".strip())
-    if not found.points:
-        return
-    unit = "Clients" if found.kind == "concurrency" else "Requests/s"
+    st.caption(f"{took} {found.ended_in_words}".strip())
+    if found.limits:
+        st.caption(f"Every limit: {' · '.join(found.limits)}")
+    if found.points:
+        _points(found)
+
+
+def _points(found: Capacity) -> None:
+    column = st.column_config
     st.dataframe(
-        [_row(unit, point) for point in sorted(found.points, key=lambda each: each.load)],
+        [_row(point) for point in sorted(found.points, key=lambda each: each.load)],
         column_config={
-            "Met every limit, % of requests": st.column_config.NumberColumn(
-                format="%.1f",
-                help="Attainment: share of all requests, failed ones too, within every latency limit.",
-            ),
-            "Goodput, requests/s": st.column_config.NumberColumn(
-                format="%.2f", help="Requests a second that met every latency limit."
-            ),
+            "load": column.NumberColumn(_LOAD[found.kind][0], format="%.4g", help=_LOAD[found.kind][1]),
+            "meets": column.TextColumn("Meets every limit", help=_MEETS),
+            "attainment": column.NumberColumn("Attainment", format="%.1f %%", help=_ATTAINMENT),
+            "goodput": column.NumberColumn("Goodput (requests/s)", format="%.3g", help=_GOODPUT),
+            "broken": column.TextColumn("What broke", help="Measured figure and limit."),
+            "run": column.LinkColumn("Run", display_text="open", help="Everything that was measured at this load."),
         },
         hide_index=True,
+        placeholder=fmt.NOT_MEASURED,
         key="capacity-points",
         alt="Loads that were measured, smallest first, with the limits that broke.",
     )
 
 
-def _row(unit: str, point: CapacityPoint) -> dict[str, object]:
+def _row(point: CapacityPoint) -> dict[str, object]:
     return {
-        unit: f"{point.load:.4g}",
-        "Meets the limits": "yes" if point.meets else "no",
-        "Met every limit, % of requests": None if point.attainment is None else 100 * point.attainment,
-        "Goodput, requests/s": point.goodput_s,
-        "Broken": "; ".join(point.broken) or "–",
-        "Run": point.run_id,
+        "load": point.load,
+        "meets": "✓ yes" if point.meets else "✕ no",
+        "attainment": None if point.attainment is None else 100 * point.attainment,
+        "goodput": point.goodput_s,
+        "broken": "; ".join(point.broken) or "–",
+        "run": frame.address("runs", run=point.run_id),
     }

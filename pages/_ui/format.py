@@ -14,6 +14,8 @@ from mcp_core.schemes import SCHEMES
 
 NOT_MEASURED = "–"
 BUNDLED_TITLE = "SmolLM2-135M-Instruct"
+# Engines that a line about a Recipe does not name: our own, and one that is not known.
+_UNNAMED = ("transformers", "endpoint")
 _BYTE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -116,14 +118,17 @@ def scheme_title(name: str) -> str:
 def recipe_line(recipe: Recipe) -> str:
     """ "fp32 · not quantized": what is special about how a model is served. A checkpoint may come quantized.
 
-    Another engine than transformers is named; llama.cpp has no dtype beside the file's own.
+    Another engine than transformers is named; llama.cpp has no dtype beside the file's own. Of a server elsewhere
+    nothing more is known.
     """
     name = recipe.quantization.scheme
+    if recipe.model.source == "endpoint":
+        return "settings not known" if recipe.engine in _UNNAMED else f"{recipe.engine} · settings not known"
     if recipe.engine == "llama.cpp":
         return f"llama.cpp · {scheme_title(name)}"
     stored = name == "none" and recipe.model.source in ("folder", "hub")
     scheme = "as stored" if stored else scheme_title(name)
-    engine = "" if recipe.engine in ("transformers", "endpoint") else f"{recipe.engine} · "
+    engine = "" if recipe.engine in _UNNAMED else f"{recipe.engine} · "
     doubly = " · double quantization" if recipe.quantization.double_quant else ""
     return f"{engine}{recipe.dtype} · {scheme}{doubly}"
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
@@ -106,6 +107,11 @@ def link(name: str, label: str, *, icon: str | None = None, help: str | None = N
         st.page_link(path_of(name), label=label, icon=icon, help=help, query_params=query or None)
     except (StreamlitAPIException, KeyError):
         st.markdown(label)
+
+
+def address(name: str, **query: str) -> str:
+    """A page's relative address, as a cell of a table links to it."""
+    return f"{name}?{urlencode(query)}"
 
 
 def show_error(error: McpError | Failure) -> None:

@@ -129,9 +129,22 @@ def test_nothing_is_said_beyond_what_was_measured(record):
     easy = find(Planted(record, crowded(5, 0.0)), most=24)
     assert (easy.best, easy.broken_at, easy.ended) == (24, None, "range")
     assert "nothing above was measured" in easy.in_words
+    assert easy.ended_in_words == "There is no larger load to try."
     hard = find(Planted(record, crowded(50, 0.0)), CLOSED.replace({"concurrency": 4}))
     assert (hard.best, hard.broken_at, hard.ended) == (None, 1, "range")
     assert hard.in_words == "No load that was measured meets every limit, down to 1 client."
+    assert hard.ended_in_words == "There is no smaller load to try."
+    assert hard.limits[-1] == "failed requests ≤ 1 %"
+    assert hard.limits[0].startswith("p95 TPOT ≤ ")
+
+
+@pytest.mark.parametrize(
+    ("best", "broken_at", "lies"),
+    [(None, 4, "below what was measured"), (4, None, "above what was measured"), (4, 8, "between the two")],
+)
+def test_where_the_capacity_lies_when_the_time_was_up(best, broken_at, lies):
+    found = Capacity(kind="concurrency", points=(), best=best, broken_at=broken_at, ended="budget", seconds=1)
+    assert found.ended_in_words == f"The time was up: the capacity lies {lies}."
 
 
 def test_a_point_has_the_requests_that_its_percentiles_need(record):

@@ -98,3 +98,5 @@ def test_an_engine_that_is_not_transformers_is_named_in_a_recipes_line() -> None
     assert fmt.recipe_line(recipe_preset("bundled-llama.cpp")) == "llama.cpp · GGUF, as the file has it"
     assert fmt.recipe_line(bundled().replace({"engine": "vllm"})) == "vllm · fp32 · not quantized"
     assert "transformers" not in fmt.recipe_line(bundled())
+    elsewhere = bundled().replace({"model": {"source": "endpoint", "id": "http://127.0.0.1:1"}, "engine": "vllm"})
+    assert fmt.recipe_line(elsewhere) == "vllm · settings not known"

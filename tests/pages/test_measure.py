@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 import fake_workbench as fakes
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from mcp_core import recordings
@@ -258,15 +259,25 @@ def test_a_capacity_is_searched_by_published_or_own_limits(wb: fakes.FakeWorkben
     assert "This model is being measured." in texts(at)
 
 
+LIMITS = ("p95 TTFT ≤ 500 ms", "failed requests ≤ 1 %")
+
+
 def test_what_a_search_found_is_shown_point_by_point(wb: fakes.FakeWorkbench, page: Page) -> None:
     points = (
         CapacityPoint(load=8, run_id="r8", meets=True, attainment=0.995, goodput_s=3.2),
         CapacityPoint(load=16, run_id="r16", meets=False, attainment=0.4, broken=("p95 TTFT 812 > 500 ms",)),
     )
-    found = Capacity(kind="concurrency", points=points, best=8, broken_at=16, ended="budget", seconds=61)
+    found = Capacity(
+        kind="concurrency", points=points, best=8, broken_at=16, ended="budget", seconds=61, limits=LIMITS
+    )
     result = found.model_dump(mode="json")
     wb.add(fakes.ready_worker(), ended_job(verb="capacity", run=None, result=result))
     at = page("measure").run()
     assert "8 clients meet every limit, 16 do not." in texts(at)
     assert "The time was up" in texts(at)
-    assert list(at.dataframe[0].value["Broken"]) == ["–", "p95 TTFT 812 > 500 ms"]
+    table = at.dataframe[0].value
+    assert list(table["broken"]) == ["–", "p95 TTFT 812 > 500 ms"]
+    assert list(table["meets"]) == ["✓ yes", "✕ no"]
+    assert list(table["attainment"]) == pytest.approx([99.5, 40.0])
+    assert list(table["run"]) == ["runs?run=r8", "runs?run=r16"]
+    assert "Every limit: p95 TTFT ≤ 500 ms" in texts(at)
