@@ -219,11 +219,16 @@ class Effective(_Value):
     switches: tuple[str, ...] = Field(default=(), description="Those of torch in force while the model computes.")
     compile_s: float | None = Field(
         default=None,
-        description="What making decode steps ahead took, s: at this start (part of load_s), and since then for a live "
-        "change to more requests.",
+        description="What making decode steps ahead took, s: at this start (part of load_s), and since then for "
+        "live changes to more requests.",
     )
     compile_kept: bool | None = Field(
         default=None, description="Whether all that torch compiled was found from an earlier start."
+    )
+    kv_host_limit_bytes: int | None = Field(
+        default=None,
+        description="Host memory that keys and values of preempted requests may take, where copying them there and "
+        "back is measured to be cheaper than computing them again; bytes.",
     )
     not_carried: tuple[str, ...] = Field(
         default=(), description="Fields of the Recipe that another engine does not have or does otherwise, and why."
@@ -361,6 +366,7 @@ class Imported(_Value):
     file: str = Field(description="Its name.")
     sha256: str = Field(description="Of its content.")
     notes: tuple[str, ...] = Field(default=(), description="What its metrics mean where they differ from ours.")
+    load_known: bool = Field(default=True, description="Whether its file says at which load it was measured.")
     fields: dict[str, Any] = Field(default_factory=dict, description="Every field that was not taken over.")
 
 
@@ -397,6 +403,20 @@ class Run(_Value):
         description="predicted, probed, measured on ENGINE, confirmed on ENGINE, imported from TOOL.",
     )
     imported: Imported | None = Field(default=None, description="Set when another tool measured it.")
+
+    @property
+    def load(self) -> float | None:
+        """Clients, or arrivals a second; None for a replay, and where another tool's file does not say it."""
+        return self.workload.load if self._load_known else None
+
+    @property
+    def load_words(self) -> str:
+        """As "8 clients" or "2.5 requests/s, Poisson"."""
+        return self.workload.load_words if self._load_known else "a load that is not known"
+
+    @property
+    def _load_known(self) -> bool:
+        return self.imported is None or self.imported.load_known
 
 
 def new_run_id() -> str:

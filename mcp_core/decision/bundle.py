@@ -23,12 +23,11 @@ _LEAST_LEFT_BYTES = 100_000_000
 @dataclass(frozen=True, slots=True)
 class Command:
     """A server's command line. ``interpreter`` says which program starts it: vllm, sglang, python or llama-server;
-    ``arguments`` follow it. ``port`` is the one in them."""
+    ``arguments`` follow it, its port after --port."""
 
     interpreter: str
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
-    port: int = 8000
 
 
 @dataclass(frozen=True, slots=True)

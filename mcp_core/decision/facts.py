@@ -131,7 +131,7 @@ class RunFacts:
             workload=run.workload.name,
             workload_document=run.workload.model_dump_json(),
             load_kind=run.workload.load_kind,
-            load=run.workload.load,
+            load=run.load,
             repeat=f"{run.workload.seed}/{run.workload.repeat}",
             start=_start(run),
             evidence=run.evidence,

@@ -146,7 +146,15 @@ def _run(row: ImportedRow, tool: str, path: Path, digest: str, index: int) -> Ru
         load_s=row.load_s,
         comparable=Comparable(ok=False, reasons=(why,)),
         evidence=f"imported from {tool}",
-        imported=Imported(tool=tool, file=path.name, sha256=digest, notes=row.notes, fields=dict(row.fields)),
+        imported=_imported(row, tool, path, digest),
+    )
+
+
+def _imported(row: ImportedRow, tool: str, path: Path, digest: str) -> Imported:
+    load_known = bool(row.users or row.rate_s)
+    notes = row.notes if load_known else (*row.notes, f"{tool} does not say at which load it was measured.")
+    return Imported(
+        tool=tool, file=path.name, sha256=digest, notes=notes, load_known=load_known, fields=dict(row.fields)
     )
 
 
@@ -187,7 +195,7 @@ def _workload(row: ImportedRow) -> Workload:
         requests=min(max(1, row.completed + row.failed), _MOST_REQUESTS),
         prompt_tokens=_lengths(row.prompt_length),
         output_tokens=_lengths(row.output_length),
-        concurrency=min(max(1, row.users), _MOST_USERS),
+        concurrency=min(max(1, row.users or 1), _MOST_USERS),
         arrivals=arrivals,
         warmup_requests=0,
     )

@@ -105,7 +105,7 @@ def _queue(view: View) -> Iterator[Finding]:
     at_once = 1 if run.recipe.batching.mode == "off" else run.recipe.batching.max_requests
     evidence = (
         _time("Waiting for the first step", waiting_ms, request),
-        Line("Load", run.workload.load_words, f"{at_once} served at once", "workload"),
+        Line("Load", run.load_words, f"{at_once} served at once", "workload"),
     )
     sentence = f"A request waits {ms(waiting_ms)} of its {ms(request.e2e_ms)} for its turn."
     yield Finding("queue", request.queue, sentence, evidence, "high")

@@ -118,6 +118,8 @@ def draw_worth(run: Run) -> None:
         st.warning(f"**Not to be compared with other Runs**\n\n{listed}", icon=":material/warning:")
     elif notes := fmt.run_notes(run):
         st.caption(f":material/info: {notes[:1].upper() + notes[1:]}.")
+    for note in run.imported.notes if run.imported else ():
+        st.caption(f":material/info: {frame.plain(note)}")
 
 
 def draw_latencies(speed: Measurement) -> None:

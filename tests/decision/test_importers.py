@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mcp_core.cli import main
+from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.importers import FORMATS, read_file
 from mcp_core.decision.recommend import recommend
 from mcp_core.decision.store import Store
@@ -101,6 +102,29 @@ def test_guidellm_tpot_is_its_inter_token_latency_never_its_own(tmp_path: Path) 
     assert open_loop.workload.arrivals.rate_s == 5
     assert closed.imported is not None
     assert closed.imported.fields["metrics"]["time_per_output_token_ms"]["successful"]["mean"] == 17
+
+
+@pytest.mark.parametrize(
+    ("strategy", "load", "words"),
+    [
+        ({"type_": "synchronous"}, 1, "1 client"),
+        ({"type_": "throughput", "max_concurrency": 64}, 64, "64 clients"),
+        ({"type_": "throughput"}, None, "a load that is not known"),
+        ({"type_": "constant", "max_concurrency": 64}, None, "a load that is not known"),
+        ({"type_": "poisson", "rate": 2.5, "max_concurrency": 64}, 2.5, "2.5 requests/s, Poisson"),
+        ({}, None, "a load that is not known"),
+    ],
+)
+def test_guidellm_load_is_what_its_file_says_or_not_known(
+    tmp_path: Path, strategy: dict[str, Any], load: float | None, words: str
+) -> None:
+    benchmark = GUIDELLM["benchmarks"][0] | {"config": {"strategy": strategy}}
+    (run,) = imported(tmp_path, GUIDELLM | {"benchmarks": [benchmark]})
+    assert (run.load, run.load_words) == (load, words)
+    assert RunFacts.of(run).load == load
+    assert run.imported is not None
+    said = "GuideLLM does not say at which load it was measured." in run.imported.notes
+    assert said == (load is None)
 
 
 def test_optimum_benchmark_has_prefill_and_no_ttft(tmp_path: Path) -> None:

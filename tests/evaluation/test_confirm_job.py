@@ -133,7 +133,8 @@ def test_the_command_has_a_free_port_and_its_files_where_they_lie(tmp_path: Path
     assert words[1:] == (str(tmp_path / "serve.py"), "--port", "4321")
     made = export(what, "llama.cpp")
     assert made.command is not None
-    alike = (*made.command.arguments, "--max-model-len", str(made.command.port))
+    port = made.command.arguments[made.command.arguments.index("--port") + 1]
+    alike = (*made.command.arguments, "--max-model-len", port)
     long = replace(made, command=replace(made.command, arguments=alike))
     assert command_of(long, what.recipe, tmp_path, 4321)[-4:] == ("--port", "4321", "--max-model-len", alike[-1])
 

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from mcp_core.decision.facts import RunFacts
 from mcp_core.errors import StoreError
-from mcp_core.results import Comparable
+from mcp_core.results import Comparable, Imported
 from pages._ui import run_table, telemetry_csv
 from pages._ui.fidelity_result import headline
 from tests.decision.planted import Law, planted_run
@@ -106,6 +106,17 @@ def test_a_link_to_an_older_run_works_although_the_table_does_not_list_it(
     wb.add(OK)
     wb.run = {"old": FAILED}.get  # type: ignore[method-assign, assignment]
     assert "Memory ran out while serving." in _open(page, "old").error[0].value
+
+
+def test_an_imported_run_says_what_its_file_does_not(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    note = "GuideLLM does not say at which load it was measured."
+    source = Imported(tool="GuideLLM", file="b.json", sha256="a" * 64, notes=(note,), load_known=False)
+    apart = Comparable(ok=False, reasons=("endpoint: imported from GuideLLM",))
+    wb.add(OK.model_copy(update={"imported": source, "comparable": apart}))
+    at = _open(page, OK.id)
+    assert not at.exception
+    assert any(note in each.value for each in at.caption)
+    assert at.dataframe[0].value["load"].isna().all()
 
 
 def test_a_link_to_a_deleted_run_says_so(page: OpenPage, wb: fakes.FakeWorkbench) -> None:

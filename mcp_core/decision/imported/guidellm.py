@@ -52,8 +52,8 @@ def _row(each: Mapping[str, Any], document: Mapping[str, Any], index: int, versi
         failed=count(totals, "errored"),
         cancelled=count(totals, "incomplete"),
         duration_s=_duration(each),
-        users=count(strategy, "streams", "max_concurrency") or 1,
-        rate_s=number(strategy, "rate") if text(strategy, "type_").startswith(_OPEN) else None,
+        users=_users(strategy),
+        rate_s=number(strategy, "rate") if _is_open(strategy) else None,
         prompt_length=prompt / completed if completed else None,
         output_length=output / completed if completed else None,
         prompt_tokens=round(prompt),
@@ -73,6 +73,18 @@ def _row(each: Mapping[str, Any], document: Mapping[str, Any], index: int, versi
             **rest(each, ("metrics", "requests", "request_samples")),
         },
     )
+
+
+def _is_open(strategy: Mapping[str, Any]) -> bool:
+    return text(strategy, "type_").startswith(_OPEN)
+
+
+def _users(strategy: Mapping[str, Any]) -> int | None:
+    """None where it is not fixed: "throughput" sends as many as the server takes, unless a limit is named."""
+    if _is_open(strategy):
+        return None
+    named = count(strategy, "streams", "max_concurrency")
+    return named or (1 if text(strategy, "type_") == "synchronous" else None)
 
 
 def _model(each: Mapping[str, Any], document: Mapping[str, Any]) -> str:

@@ -28,7 +28,8 @@ _NONE = Quantiles()
 class ImportedRow:
     """Our metrics of one measurement; None was not in the file. Lengths are means, tokens.
 
-    ``rate_s`` is of arrivals, None for a closed loop of ``users``; ``device`` is empty where the file names none.
+    ``rate_s`` is of arrivals, None for a closed loop of ``users``; the load is not known where both are None.
+    ``device`` is empty where the file names none.
     ``fields`` is what of the file has no place here, kept as it is.
     """
 
@@ -39,7 +40,7 @@ class ImportedRow:
     label: str = ""
     failed: int = 0
     cancelled: int = 0
-    users: int = 1
+    users: int | None = 1
     rate_s: float | None = None
     burstiness: float | None = None
     prompt_length: float | None = None

@@ -106,7 +106,7 @@ def bundle(shipment: Shipment, engine: str) -> Bundle:
         engine=engine,
         files={"serve.sh": script, **files},
         run="./serve.sh",
-        command=Command(engine, served.arguments, served.environment, PORTS[engine]),
+        command=Command(engine, served.arguments, served.environment),
         executable=frozenset({"serve.sh"}),
         not_carried=served.not_carried,
         steps=(_INSTALL[engine], *_fetching(served.recipe.model)),

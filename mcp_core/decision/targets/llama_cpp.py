@@ -89,7 +89,7 @@ def bundle(shipment: Shipment) -> Bundle:
             "serve.py": python_script(sizes),
         },
         run="./serve.sh, or python serve.py --port 8080",
-        command=Command("python", ("serve.py", "--port", str(PORT)), {}, PORT),
+        command=Command("python", ("serve.py", "--port", str(PORT))),
         copies={MODEL_FILE: gguf_file(recipe)},
         executable=frozenset({"serve.sh"}),
         not_carried=tuple(_not_carried(recipe)),

@@ -22,7 +22,7 @@ def bundle(shipment: Shipment) -> Bundle:
         engine=shipment.recipe.engine,
         files={"serve.sh": shell_script(f"MCP's worker, from Run {shipment.run_id}.", command, {})},
         run="./serve.sh",
-        command=Command("mcp-core", ("serve", "recipe.json", "--port", str(PORT)), {}, PORT),
+        command=Command("mcp-core", ("serve", "recipe.json", "--port", str(PORT))),
         executable=frozenset({"serve.sh"}),
         not_carried=(
             "It listens on its own machine only: put a reverse proxy that asks for a key in front of it.",
