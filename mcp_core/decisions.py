@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mcp_core.decision.compare import Comparison
     from mcp_core.decision.decision import Decision
     from mcp_core.decision.facts import RunFacts
+    from mcp_core.decision.remarks import Remarks
     from mcp_core.decision.store import Store
     from mcp_core.evaluation.request_samples import RequestSamples
     from mcp_core.goal import Goal
@@ -40,6 +41,25 @@ class Decisions:
     def samples(self, run_ids: Sequence[str]) -> dict[str, RequestSamples]:
         """Request samples by Run."""
         return self._store().samples(run_ids)
+
+    def remarks(self) -> dict[str, Remarks]:
+        """Tags and notes by Run, of those that have any."""
+        return self._store().remarks()
+
+    def remark(self, run_id: str, tags: Sequence[str] | None = None, note: str | None = None) -> Remarks:
+        """Give a Run these tags and this note; None leaves what there is.
+
+        Raises ModelNotFound for a Run that there is not, InputError for what is no tag or too long a note.
+        """
+
+        def change(found: Remarks) -> Remarks:
+            tagged = found if tags is None else found.with_tags(tags)
+            return tagged if note is None else tagged.with_note(note)
+
+        changed = self._store().remark(run_id, change)
+        if changed is None:
+            raise ModelNotFound(f'There is no Run "{run_id}".', "mcp-core runs lists those there are.")
+        return changed
 
     def recommend(self, goal: Goal) -> Decision:
         """Decide by every stored Run. Raises ModelNotFound for a workload that is no preset's."""

@@ -22,6 +22,7 @@ from mcp_core.recipe import Recipe
 from mcp_core.results import Run
 from mcp_core.serving.supervisor import Supervisor
 from mcp_core.workload import WORKLOADS, Lengths, Workload
+from tests.decision.planted import Law, planted_run
 
 FAKE_WORKER = Path(__file__).parent / "evaluation" / "fake_worker.py"
 TINY = {
@@ -141,6 +142,7 @@ def test_wrong_arguments_exit_2(cli_run, arguments):
         (("preset", "no-such-preset"), "no-such-preset"),
         (("runs", "show", "no-such-run"), "no-such-run"),
         (("runs", "delete", "no-such-run"), "no-such-run"),
+        (("runs", "tag", "no-such-run", "best"), "no-such-run"),
         (("models", "delete", "no-such-model"), "no-such-model"),
     ],
 )
@@ -348,6 +350,42 @@ def test_runs_are_listed_shown_and_deleted(answer, cli_run, stored):
     assert "cause 0" in cli_run("runs", "show", stored[0].id)[1]
     assert cli_run("runs", "delete", stored[0].id)[0] == 0
     assert len(answer("runs", "--json")) == 2
+
+
+def test_runs_are_tagged_noted_and_found_by_tag(answer, cli_run, stored):
+    first, other = stored[0].id, stored[1].id
+    assert cli_run("runs", "tag", first, "release  candidate", "best", "best")[0] == 0
+    assert cli_run("runs", "note", first, "Fastest so far.")[0] == 0
+    assert cli_run("runs", "tag", other, "best")[0] == 0
+    assert [run["id"] for run in answer("runs", "--tag", "release candidate", "--json")] == [first]
+    code, out, err = cli_run("runs", "--tag", "best", "--limit", "1")
+    assert (code, other in out, first in out) == (0, True, False)
+    assert "1 of 2" in err
+    shown = cli_run("runs", "show", first)[1]
+    assert "tags: best, release candidate\n" in shown
+    assert "note: Fastest so far.\n" in shown
+    assert "best" not in cli_run("runs", "untag", first, "best", "never there")[2]
+    assert cli_run("runs", "note", first, "")[0] == 0
+    assert cli_run("runs", "untag", first, "release candidate")[2] == f"{first}: no tags, no note\n"
+    assert cli_run("runs", "--tag", "nobody's")[1] == "No Run has this tag.\n"
+
+
+@pytest.mark.parametrize("tag", ["", "a,b", "x" * 41, "line\x00"])
+def test_what_is_no_tag_is_refused_and_changes_nothing(cli_run, stored, tag):
+    code, _, err = cli_run("runs", "tag", stored[0].id, "good", tag)
+    assert code == 2
+    assert "a tag has 1 to 40 letters and no comma" in err
+    assert "tags:" not in cli_run("runs", "show", stored[0].id)[1]
+
+
+def test_a_run_that_its_machine_has_outgrown_is_stale(cli_run, home):
+    with Store() as store:
+        made = [planted_run(Law(), 4, start=start, requests=4)[0] for start in (0, 1)]
+        for run, version in zip(made, ("2.11.0", "2.12.0"), strict=True):
+            store.add(run.model_copy(update={"versions": {"torch": version}}))
+    listed = cli_run("runs")[1].splitlines()
+    assert [line.partition("  ")[0] for line in listed if "ok, stale" in line] == [made[0].id]
+    assert "stale: torch 2.11.0 then, 2.12.0 now\n" in cli_run("runs", "show", made[0].id)[1]
 
 
 # bench

@@ -7,22 +7,35 @@ from __future__ import annotations
 
 from mcp_core.commands.fidelity_table import headline
 from mcp_core.commands.output import say, size, table
+from mcp_core.decision.remarks import Remarks
 from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
 from mcp_core.models.correction import error_of
 from mcp_core.results import Measurement, Quantiles, Run
 
-__all__ = ["HEADING", "row_of", "show"]
+__all__ = ["HEADING", "remark_lines", "row_of", "show"]
 
-HEADING = ("RUN", "CREATED", "STATUS", "MODEL", "ENGINE", "SCHEME", "WORKLOAD", "TTFT p50", "TPOT p50", "OUTPUT")
+HEADING = (
+    "RUN",
+    "CREATED",
+    "STATUS",
+    "MODEL",
+    "ENGINE",
+    "SCHEME",
+    "WORKLOAD",
+    "TTFT p50",
+    "TPOT p50",
+    "OUTPUT",
+    "TAGS",
+)
 
 
-def row_of(run: Run) -> tuple[str, ...]:
+def row_of(run: Run, tags: str = "", *, stale: bool = False) -> tuple[str, ...]:
     """The Run under HEADING."""
     measured = run.measurement
     return (
         run.id,
         f"{run.created.astimezone():%Y-%m-%d %H:%M}",
-        run.status,
+        f"{run.status}, stale" if stale else run.status,
         run.recipe.model.id,
         run.recipe.engine,
         run.recipe.quantization.scheme,
@@ -30,7 +43,14 @@ def row_of(run: Run) -> tuple[str, ...]:
         _figure(measured.ttft_ms.p50 if measured else None, "ms"),
         _figure(measured.tpot_ms.p50 if measured else None, "ms"),
         _figure(measured.output_tok_s if measured else None, "tok/s"),
+        tags,
     )
+
+
+def remark_lines(remarks: Remarks) -> list[str]:
+    """What people said of a Run."""
+    tags = [f"tags: {', '.join(remarks.tags)}"] if remarks.tags else []
+    return [*tags, *([f"note: {remarks.note}"] if remarks.note else [])]
 
 
 def show(run: Run) -> None:
@@ -38,7 +58,7 @@ def show(run: Run) -> None:
     recipe = run.recipe
     say(f"Run {run.id}: {run.status}")
     say(f"{recipe.model.id}, {recipe.dtype}, {recipe.quantization.scheme}, {recipe.device}, {recipe.engine}")
-    say(f"{run.workload.name}: {run.workload.load_words}")
+    say(f"{run.workload.name}: {run.load_words}")
     if run.failure:
         say(f"{run.failure.kind}: {run.failure.message}")
     if run.measurement:
@@ -57,6 +77,8 @@ def show(run: Run) -> None:
         say(headline(run.fidelity))
     for line in run.effective.not_carried if run.effective else ():
         say(f"not carried over: {line}")
+    for line in run.imported.notes if run.imported else ():
+        say(line)
     if not run.comparable.ok:
         say(f"not comparable: {'; '.join(run.comparable.reasons)}")
 

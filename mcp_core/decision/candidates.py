@@ -14,6 +14,7 @@ from statistics import fmean
 
 from mcp_core.decision.decision import Cause
 from mcp_core.decision.facts import RunFacts, short_names
+from mcp_core.decision.staleness import broken_versions
 from mcp_core.evaluation.attainment import judge, told_apart
 from mcp_core.goal import FidelityLimits, Goal
 from mcp_core.recipe import Recipe
@@ -27,7 +28,6 @@ __all__ = [
     "Candidate",
     "Point",
     "Scene",
-    "broken_versions",
     "candidates",
     "fidelity_of",
     "judged_fidelity",
@@ -156,16 +156,6 @@ def candidates(facts: Sequence[RunFacts], scene: Scene) -> tuple[Candidate, ...]
     names = {key: f"{runs[0].model} · {runs[0].name}" for key, runs in groups.items()}
     names |= short_names([each for runs in groups.values() for each in runs if _is_about(each, scene)])
     return tuple(_candidate(tuple(runs), names[key], scene) for key, runs in groups.items())
-
-
-def broken_versions(facts: RunFacts, current: Mapping[str, str]) -> str:
-    """As "torch 2.11 then, 2.12 now"; empty where nothing changed since."""
-    changed = (
-        f"{name} {then} then, {current[name]} now"
-        for name, then in facts.versions.items()
-        if current.get(name, then) != then
-    )
-    return "; ".join(changed)
 
 
 def _candidate(runs: tuple[RunFacts, ...], name: str, scene: Scene) -> Candidate:

@@ -1,6 +1,7 @@
 """Runs carried from one store to another: written to a file of JSON lines, read from one or from another store.
 
-A Run that is already there stays as it is. This file does not know where the Runs were made.
+A Run that is already there stays as it is, but gets the tags of both and the newer note. This file does not know
+where the Runs were made.
 """
 
 from __future__ import annotations
@@ -12,31 +13,41 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from mcp_core.decision.remarks import Remarks
 from mcp_core.decision.store import Store
-from mcp_core.errors import InputError, McpError, ModelNotFound
+from mcp_core.errors import InputError, McpError, ModelNotFound, StoreError
 from mcp_core.recipe import validation_message
 from mcp_core.results import RequestRecord, Run
 
-__all__ = ["Merged", "merge", "write_runs"]
+__all__ = ["Merged", "Unreadable", "merge", "write_runs"]
 
 _SQLITE = b"SQLite format 3\x00"
-_PAGE = 500
+_HINT = "Give a file that mcp-core sweep --out wrote, or another results store."
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A Run that was left out: its id, or the line where it stands; and why."""
+
+    what: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """How many Runs were added, and how many were there already."""
+    """How many Runs were added, how many were there already, and which could not be read."""
 
     added: int
     known: int
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 def write_runs(store: Store, run_ids: Iterable[str], path: Path) -> int:
-    """Write these Runs with their request records and telemetry, a line of JSON each; how many there were.
+    """Write these Runs with records, telemetry and remarks, a line of JSON each; how many there were.
 
     The file is there whole or not at all. Raises McpError when it cannot be written.
     """
@@ -55,24 +66,37 @@ def write_runs(store: Store, run_ids: Iterable[str], path: Path) -> int:
 def merge(store: Store, path: Path) -> Merged:
     """Add the Runs of a file: a results store (SQLite), or JSON lines as ``write_runs`` makes them.
 
-    Raises ModelNotFound, and InputError naming the line that is none; what came before it has been added.
+    A Run that cannot be read keeps no other from being added. Raises ModelNotFound; InputError for a file of which
+    nothing can be read, or which is none of these; StoreError where ours cannot be written.
     """
     try:
         with path.open("rb") as file:
             is_sqlite = file.read(len(_SQLITE)) == _SQLITE
     except OSError as error:
         raise ModelNotFound(f"{path} cannot be read: {error.strerror}.", "Give a sweep's result file.") from error
-    added = known = 0
-    for run, records, telemetry in _of_store(path) if is_sqlite else _of_lines(path):
-        if store.get(run.id) is not None:
+    there, added, known, unreadable = set(store.ids()), 0, 0, []
+    for entry in _of_store(path) if is_sqlite else _of_lines(path):
+        if isinstance(entry, Unreadable):
+            unreadable.append(entry)
+            continue
+        if entry.run.id in there:
             known += 1
         else:
-            store.add(run, records, telemetry)
+            store.add(entry.run, entry.records, entry.telemetry)
+            there.add(entry.run.id)
             added += 1
-    return Merged(added, known)
+        if entry.remarks != Remarks():
+            store.remark(entry.run.id, entry.remarks.merged)
+    if unreadable and not added and not known:
+        raise InputError(f"{path}, {unreadable[0].what}: {unreadable[0].why}.", _HINT)
+    return Merged(added, known, tuple(unreadable))
 
 
-_Entry = tuple[Run, tuple[RequestRecord, ...], Any]
+class _Entry(NamedTuple):
+    run: Run
+    records: tuple[RequestRecord, ...]
+    telemetry: Any
+    remarks: Remarks
 
 
 def _document(store: Store, run: Run) -> dict[str, Any]:
@@ -80,37 +104,49 @@ def _document(store: Store, run: Run) -> dict[str, Any]:
         "run": run.model_dump(mode="json"),
         "records": [record.model_dump(mode="json") for record in store.records(run.id)],
         "telemetry": store.telemetry(run.id),
+        "remarks": store.remarks_of(run.id).model_dump(mode="json"),
     }
 
 
-def _of_lines(path: Path) -> Iterator[_Entry]:
+def _of_lines(path: Path) -> Iterator[_Entry | Unreadable]:
     with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _entry(line, f"{path}, line {number}")
+        numbered = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+        for place, (number, line) in enumerate(numbered):
+            try:
+                document = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                if place == 0:  # no such file at all: it may be of any size, and is not read on
+                    raise InputError(f"{path}, line {number}: this is not JSON.", _HINT) from error
+                yield Unreadable(f"line {number}", "this is not JSON")
+            else:
+                yield _entry(document, f"line {number}")
 
 
-def _entry(line: str, where: str) -> _Entry:
-    hint = "Give a file that mcp-core sweep --out wrote, or another results store."
+def _entry(document: Any, where: str) -> _Entry | Unreadable:
+    if not isinstance(document, dict) or not isinstance(document.get("records", []), list):
+        return Unreadable(where, "this is no stored Run")
+    run = document.get("run")
+    name = f" (Run {run['id'][:64]!r})" if isinstance(run, dict) and isinstance(run.get("id"), str) else ""
     try:
-        document = json.loads(line)
-        if not isinstance(document, dict) or not isinstance(document.get("records", []), list):
-            raise InputError(f"{where}: this is no stored Run.", hint)
-        records = tuple(map(RequestRecord.model_validate, document.get("records", ())))
-        return Run.model_validate(document.get("run")), records, document.get("telemetry")
+        return _Entry(
+            Run.model_validate(run),
+            tuple(map(RequestRecord.model_validate, document.get("records", ()))),
+            document.get("telemetry"),
+            Remarks.model_validate(document.get("remarks") or {}),
+        )
     except ValidationError as error:
-        raise InputError(f"{where}: {validation_message(error)}.", hint) from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{where}: this is not JSON.", hint) from error
+        return Unreadable(f"{where}{name}", validation_message(error))
 
 
-def _of_store(path: Path) -> Iterator[_Entry]:
+def _of_store(path: Path) -> Iterator[_Entry | Unreadable]:
     with _copy_of(path) as copy, Store(f"sqlite:///{copy}") as other:
-        for offset in range(0, other.count(), _PAGE):
-            for run in other.list(_PAGE, offset):
-                yield run, other.records(run.id), other.telemetry(run.id)
+        for run_id in other.ids():
+            try:
+                run = other.get(run_id)
+                assert run is not None, "nobody else has this copy"
+                yield _Entry(run, other.records(run_id), other.telemetry(run_id), other.remarks_of(run_id))
+            except StoreError as error:
+                yield Unreadable(f"Run {run_id}", error.message.rstrip("."))
 
 
 @contextmanager

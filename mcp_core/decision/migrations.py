@@ -159,8 +159,27 @@ def _fact_texts(connection: sa.Connection) -> None:
     tables.create_all(connection)
 
 
+def _run_remarks(connection: sa.Connection) -> None:
+    tables = sa.MetaData()
+    sa.Table(
+        "run_remarks",
+        tables,
+        sa.Column("run_id", sa.String(64), primary_key=True),
+        sa.Column("document", sa.Text, nullable=False),
+    )
+    tables.create_all(connection)
+
+
 # Position + 1 is the version that the function brings a store to.
-MIGRATIONS: tuple[Migration, ...] = (_runs_and_records, _telemetry, _fidelities, _facts, _sweep_tables, _fact_texts)
+MIGRATIONS: tuple[Migration, ...] = (
+    _runs_and_records,
+    _telemetry,
+    _fidelities,
+    _facts,
+    _sweep_tables,
+    _fact_texts,
+    _run_remarks,
+)
 
 
 def migrate(engine: sa.Engine, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -22,10 +22,11 @@ from mcp_core.decision import fact_tables
 from mcp_core.decision.database import address_of, first_line, open_engine, told
 from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.migrations import WRITING, migrate
+from mcp_core.decision.remarks import Remarks
 from mcp_core.errors import StoreError
 from mcp_core.evaluation.request_samples import RequestSamples
 from mcp_core.monitoring.run_telemetry import RunTelemetry
-from mcp_core.recipe import Recipe
+from mcp_core.recipe import Recipe, validation_message
 from mcp_core.results import Fidelity, Mean, RequestRecord, Run, StoredFidelity, now
 from mcp_core.token_map import TokenMap
 
@@ -60,6 +61,12 @@ _records = sa.Table(
 )
 _telemetry = sa.Table(
     "telemetry",
+    _metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("document", sa.Text),
+)
+_remarks = sa.Table(
+    "run_remarks",
     _metadata,
     sa.Column("run_id", sa.String(64), primary_key=True),
     sa.Column("document", sa.Text),
@@ -118,7 +125,7 @@ class Store:
         self._engine.dispose()
 
     def add(self, run: Run, records: Sequence[RequestRecord] = (), telemetry: Any = None) -> None:
-        """Write one Run; one of the same id is replaced. ``telemetry`` is any JSON value, or None.
+        """Write one Run; one of the same id is replaced, its remarks stay. ``telemetry`` is any JSON value or None.
 
         When the store cannot be written, the Run goes to MCP_HOME/unsaved as JSON, and StoreError says so.
         """
@@ -176,7 +183,10 @@ class Store:
                 rows = connection.execute(sa.select(_runs.c.id, _runs.c.document).where(_runs.c.id.in_(ids))).all()
             if not rows:
                 return
-            found = [(run_id, _readable(run_id, document), self.records(run_id)) for run_id, document in rows]
+            found = [
+                (run_id, _readable(run_id, document, Run.model_validate_json), self.records(run_id))
+                for run_id, document in rows
+            ]
             with self.writing() as connection:
                 # One that was deleted meanwhile must not come back as facts without a Run.
                 there = set(connection.scalars(sa.select(_runs.c.id).where(_runs.c.id.in_(ids))))
@@ -186,6 +196,13 @@ class Store:
                         fact_tables.keep_unreadable(connection, run_id)
                     else:
                         fact_tables.keep(connection, run, records)
+
+    def ids(self) -> tuple[str, ...]:
+        """Of every Run, also of those that cannot be read; newest first."""
+        with self.reading() as connection:
+            return tuple(
+                connection.scalars(sa.select(_runs.c.id).order_by(_runs.c.created.desc(), _runs.c.id.desc()))
+            )
 
     def count(self) -> int:
         """How many Runs there are."""
@@ -211,9 +228,33 @@ class Store:
         return None if document is None else _parse(run_id, document, RunTelemetry.model_validate)
 
     def delete(self, run_id: str) -> bool:
-        """Delete a Run with its records and telemetry; False when there was none."""
+        """Delete a Run with its records, telemetry and remarks; False when there was none."""
         with self.writing() as connection:
+            connection.execute(_remarks.delete().where(_remarks.c.run_id == run_id))
             return _forget(connection, run_id)
+
+    def remarks(self) -> dict[str, Remarks]:
+        """Tags and notes by Run; left out are Runs that have none, or some that cannot be read."""
+        with self.reading() as connection:
+            rows = connection.execute(sa.select(_remarks)).all()
+        found = ((run_id, _readable(run_id, document, Remarks.model_validate_json)) for run_id, document in rows)
+        return {run_id: remarks for run_id, remarks in found if remarks is not None}
+
+    def remarks_of(self, run_id: str) -> Remarks:
+        """Those of one Run; empty where there are none."""
+        with self.reading() as connection:
+            return _remarks_of(connection, run_id)
+
+    def remark(self, run_id: str, change: Callable[[Remarks], Remarks]) -> Remarks | None:
+        """Replace a Run's tags and note by what ``change`` makes of them; None where there is no such Run."""
+        with self.writing() as connection:
+            if connection.scalar(sa.select(_runs.c.id).where(_runs.c.id == run_id)) is None:
+                return None
+            changed = change(_remarks_of(connection, run_id))
+            connection.execute(_remarks.delete().where(_remarks.c.run_id == run_id))
+            if changed != Remarks():
+                connection.execute(_remarks.insert().values(run_id=run_id, document=changed.model_dump_json()))
+            return changed
 
     def add_fidelity(self, recipe: Recipe, fidelity: Fidelity, token_map: TokenMap | None = None) -> None:
         """Write what came out of judging ``recipe``; one of the same key is replaced, with its token map."""
@@ -285,10 +326,10 @@ class Store:
             )
 
 
-def _readable(run_id: str, document: str) -> Run | None:
-    """None for a Run of a newer MCP or a damaged one, which lists then leave out."""
+def _readable(run_id: str, document: str, read: Callable[[str], T]) -> T | None:
+    """None for what a newer MCP wrote or is damaged, which lists then leave out."""
     try:
-        return _parse(run_id, document, Run.model_validate_json)
+        return _parse(run_id, document, read)
     except StoreError:
         return None
 
@@ -297,6 +338,11 @@ def _forget(connection: sa.Connection, run_id: str) -> bool:
     for table in (_records, _telemetry, *fact_tables.DERIVED):
         connection.execute(table.delete().where(table.c.run_id == run_id))
     return connection.execute(_runs.delete().where(_runs.c.id == run_id)).rowcount > 0
+
+
+def _remarks_of(connection: sa.Connection, run_id: str) -> Remarks:
+    document = connection.scalar(sa.select(_remarks.c.document).where(_remarks.c.run_id == run_id))
+    return Remarks() if document is None else _parse(run_id, document, Remarks.model_validate_json)
 
 
 def _row(run: Run) -> dict[str, str]:
@@ -328,8 +374,9 @@ def _parse(key: str, document: D, read: Callable[[D], T], noun_and_help: tuple[s
     try:
         return read(document)
     except (ValidationError, json.JSONDecodeError, zlib.error) as error:
+        why = validation_message(error) if isinstance(error, ValidationError) else first_line(error)
         raise StoreError(
-            f"{noun} {key} in the store cannot be read: {first_line(error)}.",
+            f"{noun} {key} in the store cannot be read: {why}.",
             f"It may come from a newer MCP; {instead.format(key=key)}",
         ) from error
 

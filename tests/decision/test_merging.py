@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
 from mcp_core import cli
 from mcp_core.decision.merging import Merged, merge, write_runs
@@ -62,6 +63,71 @@ def test_a_bad_line_is_named(store, tmp_path, content, said):
     path = tmp_path / "bad.jsonl"
     path.write_bytes(content)
     with pytest.raises(InputError, match=said):
+        merge(store, path)
+
+
+def test_runs_that_cannot_be_read_keep_no_other_out(store, theirs, run_number, capsys):
+    with Store(f"sqlite:///{theirs}") as other, other.writing() as connection:
+        connection.execute(sa.text("UPDATE runs SET document = '{\"schema_version\": 99}' WHERE id = 'run-002'"))
+        connection.execute(sa.text("UPDATE request_records SET document = 'x' WHERE run_id = 'run-003'"))
+    merged = merge(store, theirs)
+    assert (merged.added, merged.known) == (1, 0)
+    assert [each.what for each in merged.unreadable] == ["Run run-003", "Run run-002"]
+    assert "schema_version" in merged.unreadable[1].why
+    assert store.ids() == ("run-001",)
+    assert cli.main(["runs", "merge", str(theirs)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "1 Runs added, 0 were there already"
+    assert [line.partition(": ")[0] for line in said[1:]] == ["left out", "left out"]
+    assert "run-002" in said[2]
+
+
+def test_lines_that_cannot_be_read_keep_no_other_out(store, theirs, run_number, tmp_path):
+    path = tmp_path / "runs.jsonl"
+    with Store(f"sqlite:///{theirs}") as other:
+        write_runs(other, ["run-001", "run-002", "run-003"], path)
+    one, two, three = path.read_text().splitlines()
+    newer = two.replace('"schema_version": 1', '"schema_version": 99')
+    path.write_text(f"{one}\n{newer}\n{three}\n{two[:50]}")
+    merged = merge(store, path)
+    assert merged.added == 2
+    assert [each.what for each in merged.unreadable] == ["line 2 (Run 'run-002')", "line 4"]
+    assert store.ids() == ("run-003", "run-001")
+
+
+def test_ours_that_cannot_be_read_stays_and_keeps_no_other_out(store, theirs, run_number):
+    store.add(run_number(1))
+    with store.writing() as connection:
+        connection.execute(sa.text("UPDATE runs SET document = '{}'"))
+    assert merge(store, theirs) == Merged(2, 1)
+
+
+@pytest.mark.parametrize("by_lines", [False, True])
+def test_tags_of_both_and_the_newer_note_survive(store, theirs, run_number, tmp_path, by_lines):
+    store.add(run_number(1))
+    store.add(run_number(2))
+    store.remark("run-001", lambda found: found.with_tags(["ours"]).with_note("older"))
+    with Store(f"sqlite:///{theirs}") as other:
+        other.remark("run-001", lambda found: found.with_tags(["theirs"]).with_note("newer"))
+        other.remark("run-002", lambda found: found.with_note("soon older"))
+        other.remark("run-003", lambda found: found.with_tags(["came along"]))
+        path = tmp_path / "runs.jsonl"
+        write_runs(other, other.ids(), path)
+    store.remark("run-002", lambda found: found.with_note("written").with_note(""))  # emptied last: it stays empty
+    for _ in range(2):
+        merge(store, path if by_lines else theirs)
+        found = store.remarks()
+        assert {each: (found[each].tags, found[each].note) for each in found} == {
+            "run-001": (("ours", "theirs"), "newer"),
+            "run-002": ((), ""),
+            "run-003": (("came along",), ""),
+        }
+
+
+def test_a_file_of_another_kind_is_not_read_on(store, tmp_path):
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"\n\x00\xff\n" * 3 + b"{}\n")
+    with pytest.raises(InputError, match="line 2: this is not JSON"):
         merge(store, path)
 
 

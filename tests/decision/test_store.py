@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.remarks import Remarks
 from mcp_core.decision.store import Store
 from mcp_core.errors import StoreError
 from mcp_core.results import Run
@@ -76,6 +77,39 @@ def test_delete_removes_everything_of_one_run(store, run_number, records):
     with store.reading() as connection:
         left = [connection.scalar(sa.text(f"SELECT count(*) FROM {table}")) for table in TABLES]
     assert left == [1, len(records), 1]
+
+
+def test_remarks_stand_apart_from_the_run_and_go_with_it(store, run_number):
+    assert store.remark("run-001", lambda found: found.with_note("none there")) is None
+    store.add(run_number(1))
+    store.add(run_number(2))
+    changed = store.remark("run-001", lambda found: found.with_tags(["best"]).with_note("Größe: ✓"))
+    assert store.remarks() == {"run-001": changed}
+    store.add(run_number(1))  # replaced: what people said stays
+    assert store.remarks_of("run-001") == changed
+    assert store.get("run-001") == run_number(1)
+    assert store.remarks_of("run-002") == Remarks()
+    store.delete("run-001")
+    store.add(run_number(1))
+    assert store.remarks() == {}
+
+
+def test_remarks_taken_away_leave_no_tags(store, run_number):
+    store.add(run_number(1))
+    store.remark("run-001", lambda found: found.with_tags(["a", "b"]))
+    store.remark("run-001", lambda found: found.with_tags([]))
+    assert store.remarks() == {}
+
+
+def test_remarks_that_cannot_be_read_hide_no_others(store, run_number):
+    for number in (1, 2):
+        store.add(run_number(number))
+        store.remark(f"run-00{number}", lambda found: found.with_tags(["kept"]))
+    with store.writing() as connection:
+        connection.execute(sa.text("UPDATE run_remarks SET document = '[]' WHERE run_id = 'run-001'"))
+    assert list(store.remarks()) == ["run-002"]
+    with pytest.raises(StoreError, match="run-001"):
+        store.remarks_of("run-001")
 
 
 def test_sqlite_waits_for_others_and_keeps_a_write_ahead_log(sqlite_store):
