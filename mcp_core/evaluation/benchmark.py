@@ -23,6 +23,7 @@ from mcp_core.errors import (
     Cancelled,
     DiskFull,
     DoesNotFit,
+    FidelityLost,
     InputError,
     McpError,
     RequestRejected,
@@ -69,7 +70,7 @@ MAX_OTHERS_LOAD = 0.5
 # Of loading and of serving, each.
 _TIMELINE_POINTS = 60
 # The request was understood and turned down before anything was tried.
-_REFUSALS = (InputError, DoesNotFit, DiskFull, Busy)
+_REFUSALS = (InputError, DoesNotFit, FidelityLost, DiskFull, Busy)
 
 
 async def measure(
