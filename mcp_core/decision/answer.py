@@ -17,6 +17,15 @@ __all__ = ["HOW_TO_BEGIN", "NOTHING_MEASURED", "notes", "sentence"]
 
 NOTHING_MEASURED = "Nothing has been measured yet, so there is nothing to decide by."
 HOW_TO_BEGIN = "Measure a model first: the Measure page, or mcp-core bench RECIPE WORKLOAD."
+# By the word that begins the reason why figures do not count: what helps before they are measured again.
+_REMEDIES = {
+    "noisy": "end what else runs on that machine",
+    "not pinned": "leave the load generator a core of its own, by fewer threads",
+    "client-limited": "give the load generator more of the machine by fewer threads, users or requests/s, or send "
+    "the load from another machine (mcp-core bench --url)",
+    "throttled": "see to cooling and the power limit",
+    "shared device": "end what else holds that device",
+}
 
 
 def sentence(decision: Decision, found: Sequence[Candidate]) -> str:
@@ -84,6 +93,7 @@ def _nearest(found: Sequence[Candidate]) -> tuple[str, Broken | None]:
 
 def _notes(scene: Scene, found: Sequence[Candidate], hardware: Hardware) -> Iterator[str]:
     judged = [each for each in found if each.point is not None]
+    yield from _uncounted(found)
     if judged and not any(not each.broken for each in judged):
         yield from _excluding(judged)
     if scene.device not in {device.name for device in hardware.devices}:
@@ -92,6 +102,15 @@ def _notes(scene: Scene, found: Sequence[Candidate], hardware: Hardware) -> Iter
         yield f"This machine has changed since the Runs: {since}. Measure again, or mcp-core verify the decision."
     if any(each.runs[0].random_weights for each in judged):
         yield "Random weights: speed and memory are those of the shape; quality is not measurable."
+
+
+def _uncounted(found: Sequence[Candidate]) -> Iterator[str]:
+    """What helps where measured figures do not count because of how they were taken."""
+    firsts = [each.broken[0].text for each in found if each.broken and each.broken[0].cause == "not comparable"]
+    words = Counter(text.removeprefix("not comparable: ").partition(":")[0] for text in firsts)
+    for word, count in words.most_common():
+        if word in _REMEDIES:
+            yield f"{count} of {len(found)} do not count ({word}): {_REMEDIES[word]}, then measure again."
 
 
 def _excluding(judged: Sequence[Candidate]) -> Iterator[str]:

@@ -1,10 +1,11 @@
 """``make bench-decide``: a sweep of the bundled model that survives a kill -9, and the decision that it comes to.
 
 Runs the preset ``bundled`` (26 configurations: schemes × batching × engine; 24 where xllamacpp is not installed)
-through the command line in a home of its own, kills it with SIGKILL when half of the probes are stored, resumes it,
-asks ``mcp-core recommend``, and measures winner and runner-up three times more from fresh starts, in turn. Prints
-what it found and exits 1 where a promise does not hold: ≥ 24 configurations, ≤ 40 min, every step once, the winner
-keeps its place. ``--small`` is a trial of a few minutes with 4 configurations.
+within its fidelity limit through the command line in a home of its own, kills it with SIGKILL when half of the
+probes are stored, resumes it, asks ``mcp-core recommend``, and measures winner and runner-up three times more from
+fresh starts, in turn. What is known stands in ``results.json`` of that home after every step. Prints a table and
+exits 1 where a promise does not hold: ≥ 24 configurations, ≤ 40 min, every step once, the winner keeps its place.
+``--small`` is a trial of some minutes with 4 configurations.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import psutil
 from mcp_core.decision.store import Store
 from mcp_core.decision.sweep_record import SweepRecord
 from mcp_core.decision.sweeps import Sweeps
+from mcp_core.evaluation.sweep_table import sweep_rows
 from mcp_core.goal import Goal
 from mcp_core.hardware import detect
 from mcp_core.sweep_plan import Axes, BatchingChoice, SweepPlan
@@ -43,11 +45,25 @@ REPEAT_FROM = 1000
 def small(plan: SweepPlan) -> SweepPlan:
     axes = Axes(
         engine=("transformers", "llama.cpp"),
-        scheme=("torchao-int8-weight-only", "gguf"),
-        batching=(BatchingChoice(mode="continuous", max_requests=8), BatchingChoice(mode="off", max_requests=8)),
+        scheme=("none", "torchao-int8-weight-only", "bnb-nf4", "gguf"),
+        batching=(BatchingChoice(mode="continuous", max_requests=8),),
     )
     shorter = {"probe_s": 5, "keep": 3, "capacity_s": 10, "confirm": 2, "starts": 2, "confirm_s": 8}
     return plan.model_copy(update={"name": "bundled-small", "axes": axes, **shorter})
+
+
+class Results:
+    """What is known so far, written after every step."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "results.json"
+        self._began_s = time.monotonic()
+        self._found: dict[str, Any] = {}
+
+    def add(self, **found: Any) -> None:
+        self._found |= found | {"minutes": round((time.monotonic() - self._began_s) / 60, 2)}
+        self._file.write_text(json.dumps(self._found, indent=2) + "\n")
+        print(f"{self._found['minutes']:5.1f} min  {', '.join(found)}", file=sys.stderr, flush=True)
 
 
 def record_of(plan: SweepPlan) -> SweepRecord | None:
@@ -62,7 +78,7 @@ def children_of(pid: int) -> list[psutil.Process]:
         return []
 
 
-def swept(plan: SweepPlan, folder: Path) -> dict[str, Any]:
+def swept(plan: SweepPlan, folder: Path, results: Results) -> dict[str, Any]:
     """Start it, kill it halfway, resume it to the end."""
     file = folder / "plan.json"
     file.write_text(plan.to_json())
@@ -85,7 +101,8 @@ def swept(plan: SweepPlan, folder: Path) -> dict[str, Any]:
         f"killed with {len(killed.run_ids)} Runs stored, state {killed.state}, workers left: {len(alive)}",
         flush=True,
     )
-    subprocess.run([*command, "--resume"], stdout=subprocess.DEVNULL, check=True)
+    results.add(killed_with_runs=len(killed.run_ids), state_after_kill=killed.state, workers_left=len(alive))
+    subprocess.run([*command, "--resume"], stdout=subprocess.DEVNULL, check=False)
     return {"before": set(killed.run_ids), "orphans": len(alive)}
 
 
@@ -118,22 +135,54 @@ def measured_again(plan: SweepPlan, choice: dict[str, Any], repeat: int, folder:
     return float(run["measurement"]["output_tok_s"])
 
 
-def keeps_its_place(plan: SweepPlan, decision: dict[str, Any], folder: Path) -> tuple[bool, str]:
+def keeps_its_place(plan: SweepPlan, decision: dict[str, Any], folder: Path, results: Results) -> bool:
     """Winner and runner-up three times more, in turn, then asked again."""
     choices = [decision["winner"], *decision["runners_up"][:1]]
-    figures: list[list[float]] = [[] for _ in choices]
+    figures: dict[str, list[float]] = {choice["name"]: [] for choice in choices}
     for number in range(REMEASURED):
-        for choice, found in zip(choices, figures, strict=True):
-            found.append(measured_again(plan, choice, REPEAT_FROM + number, folder))
+        for choice in choices:
+            figures[choice["name"]].append(measured_again(plan, choice, REPEAT_FROM + number, folder))
+            results.add(measured_again_tok_s=figures)
     again = recommend(plan.goal or Goal(), folder)
-    same = again["winner"]["recipe"] == decision["winner"]["recipe"]
-    told = [
-        f"{choice['name']}: {', '.join(f'{value:.0f}' for value in found)} tok/s"
-        for choice, found in zip(choices, figures, strict=True)
+    for name, found in figures.items():
+        print(f"measured again: {name}: {', '.join(f'{value:.1f}' for value in found)} tok/s")
+    means = [mean(found) for found in figures.values()]
+    ratio = means[0] / means[1] if len(means) > 1 else float("inf")
+    same = again["winner"] is not None and again["winner"]["recipe"] == decision["winner"]["recipe"]
+    results.add(winner_over_runner_up=ratio, asked_again=again["answer"])
+    print(f"winner / runner-up {ratio:.2f}; asked again: {again['answer']}")
+    return same and ratio > 1 - TIE
+
+
+def rows_of(record: SweepRecord) -> list[dict[str, Any]]:
+    """Every configuration that was not refused before the sweep began, best first."""
+    with Store() as store:
+        rows = sweep_rows(store, record)
+    return [
+        {
+            "name": row.cell.name,
+            "how_far": row.level,
+            "output_tok_s": row.run.measurement.output_tok_s if row.run and row.run.measurement else None,
+            "kl_over_floor": row.kl_over_floor,
+            "reason": row.reason,
+        }
+        for row in rows
+        if row.cell.runs
     ]
-    ratio = mean(figures[0]) / mean(figures[1]) if len(figures) > 1 else float("inf")
-    words = f"{'; '.join(told)}; winner / runner-up {ratio:.2f}; asked again: {again['answer']}"
-    return same and ratio > 1 - TIE, words
+
+
+def show(rows: list[dict[str, Any]], decision: dict[str, Any]) -> None:
+    print(f"{'CONFIGURATION':48} {'HOW FAR':16} {'tok/s':>7} {'KL x floor':>10}  REASON")
+    for row in rows:
+        speed, kl = (
+            "-" if value is None else f"{value:.3g}" for value in (row["output_tok_s"], row["kl_over_floor"])
+        )
+        print(f"{row['name']:48} {row['how_far']:16} {speed:>7} {kl:>10}  {row['reason']}".rstrip())
+    print(f"decision: {decision['answer']} ({decision['evidence']})")
+    for choice in decision["runners_up"][:3]:
+        print(f"  runner-up: {choice['name']}")
+    for each in decision["refused"]:
+        print(f"  refused: {each['name']}: {each['reason']}")
 
 
 def main() -> int:
@@ -147,29 +196,37 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["MCP_HOME"] = str(folder)
     print(f"home {folder}; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+    results = Results(folder)
+    results.add(plan=plan.name, configurations=len(plan.cells()), load_average=os.getloadavg()[0])
     began_s = time.monotonic()
-    swept_ = swept(plan, folder)
+    swept_ = swept(plan, folder, results)
     took_s = time.monotonic() - began_s
     record = record_of(plan)
     assert record is not None
-    measured = sum(cell.state == "done" for cell in record.cells)
+    rows = rows_of(record)
+    results.add(sweep_minutes=took_s / 60, state=record.state, rows=rows)
     decision = recommend(plan.goal or Goal(), folder)
-    print(f"{measured} configurations measured, {record.count('refused')} refused, {record.count('failed')} failed")
-    print(f"sweep took {took_s / 60:.1f} min, with the kill and the resume; {len(record.run_ids)} Runs")
-    print(f"decision: {decision['answer']}", flush=True)
-    if decision["winner"] is None:
-        return 1
-    kept, words = keeps_its_place(plan, decision, folder)
-    print(words)
+    results.add(
+        answer=decision["answer"],
+        evidence=decision["evidence"],
+        winner=decision["winner"] and decision["winner"]["name"],
+        runners_up=[each["name"] for each in decision["runners_up"]],
+        refused=[{"name": each["name"], "reason": each["reason"]} for each in decision["refused"]],
+    )
+    show(rows, decision)
+    print(f"sweep took {took_s / 60:.1f} min, with the kill and the resume; {len(record.run_ids)} Runs", flush=True)
+    kept = decision["winner"] is not None and keeps_its_place(plan, decision, folder, results)
+    least = 4 if options.small else LEAST
     promises = {
-        f"at least {LEAST} configurations (4 in the trial)": measured >= (4 if options.small else LEAST),
+        f"at least {least} configurations": len(rows) >= least,
         "within 40 min": took_s <= LIMIT_S,
         "no worker outlives the kill": swept_["orphans"] == 0,
         "every Run from before the kill is kept": swept_["before"] <= set(record.run_ids),
         "every step once": steps_once(record),
         "the sweep came to its end": record.state == "done",
-        "the winner keeps its place": kept,
+        "a winner whose fidelity was measured within the limit, which keeps its place": kept,
     }
+    results.add(promises=promises)
     for promise, holds in promises.items():
         print(f"{'ok  ' if holds else 'FAIL'} {promise}")
     return 0 if all(promises.values()) else 1

@@ -352,6 +352,32 @@ def test_gpus_none_leaves_only_the_cpu():
     assert found.winner.recipe == on_cpu.recipe
 
 
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("noisy: other processes used 0.9 cores meanwhile", "(noisy): end what else runs on that machine"),
+        (
+            "client-limited: the load generator's own loop was 3.1 ms late (p99)",
+            "(client-limited): give the load generator more of the machine by fewer threads, users or requests/s",
+        ),
+        (
+            "not pinned: 2 threads leave no core of 2 to the load generator",
+            "(not pinned): leave the load generator",
+        ),
+    ],
+)
+def test_what_makes_figures_not_count_is_told_with_what_helps(reason, told):
+    voided, good = runs(law(1), (8,), 2, reasons=(reason,)), runs(law(2), (8,), 2)
+    all_of_it = decide({"users": 8}, voided)
+    assert all_of_it.winner is None
+    assert any(note.startswith(f"1 of 1 do not count {told}") for note in all_of_it.notes)
+    # One that counts still wins, and one void Run of a configuration does not cost the others.
+    some = decide({"users": 8}, voided + good)
+    assert (some.winner.recipe, len(some.notes)) == (law(2).recipe, 1)
+    mixed = decide({"users": 8}, [*voided[:1], *runs(law(1), (8,), 1)])
+    assert (mixed.winner.recipe, mixed.notes) == (law(1).recipe, ())
+
+
 def test_smoke_tests_are_no_evidence():
     pairs = runs(law(1), (8,), 1, reasons=("smoke test: too small to decide anything",))
     found = decide({"users": 8}, pairs)
