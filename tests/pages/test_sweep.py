@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 
 import fake_workbench as fakes
@@ -12,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from mcp_core.decision.sweep_record import CellRecord, SweepRecord, SweepRun
 from mcp_core.evaluation.sweep_table import SweepRow
 from mcp_core.presets import bundled
-from mcp_core.results import Failure
+from mcp_core.results import Failure, Fidelity
 from mcp_core.sweep_plan import Axes, SweepPlan
 from mcp_core.workload import short_chat
 
@@ -62,6 +63,40 @@ def test_axes_make_cells_with_reasons_and_device_time_before_the_start(wb: fakes
     assert (plan.base, plan.workload.name) == (bundled(), "short-chat")
     assert at.button(key="sweep-start").disabled
     assert "A sweep is running or waiting" in texts(at)
+
+
+def test_a_fidelity_limit_goes_into_the_plan(wb: fakes.FakeWorkbench, page: Page) -> None:
+    at = page("measure").run()
+    at.toggle(key="sweep-fidelity").set_value(True)
+    at.number_input(key="sweep-kl-over-floor-max").set_value(20.0).run()
+    assert not at.exception
+    at.button(key="sweep-start").click().run()
+    (plan,) = started(wb)
+    assert (plan.fidelity, plan.judges_fidelity) == (True, True)
+    assert plan.goal is not None
+    assert plan.goal.fidelity.kl_over_floor_max == 20.0
+
+
+def test_fidelity_stands_beside_speed_with_why_it_is_lacking(
+    wb: fakes.FakeWorkbench, page: Page, record: SweepRecord
+) -> None:
+    measured = Fidelity(status="measured", kl_over_floor=5.7)
+    silent = Fidelity(status="not-measurable", reason="The server gives no log-probabilities of a prompt.")
+    first, second = wb.sweeps.rows_of["s1"]
+    done = dataclasses.replace(second.cell, state="done", failure=None)
+    wb.sweeps.rows_of["s1"] = (
+        dataclasses.replace(first, run=fakes.ok_run("r0").model_copy(update={"fidelity": measured})),
+        dataclasses.replace(second, cell=done, run=fakes.ok_run("r1").model_copy(update={"fidelity": silent})),
+    )
+    at = page("measure").run()
+    (rows,) = [each.value for each in at.dataframe if "How far" in each.value]
+    assert rows["KL, × noise floor"].iloc[0] == 5.7
+    assert rows["KL, × noise floor"].isna().iloc[1]
+    assert rows["Reason"].iloc[1] == f"Fidelity not measured: {silent.reason}"
+    (column,) = [
+        json.loads(each.proto.columns)["KL, × noise floor"] for each in at.dataframe if "How far" in each.value
+    ]
+    assert "multiples of the noise floor" in column["help"]
 
 
 def test_a_preset_is_taken_whole(wb: fakes.FakeWorkbench, page: Page) -> None:
