@@ -113,7 +113,8 @@ class EngineStats:
     """Counters since start, and what is going on now.
 
     ``batch_size`` is the number of sequences in the newest step. Pages are those of a paged KV pool: used by
-    sequences, or kept because their prefix may be asked for again; 0 in modes without a pool. ``drafted`` and
+    sequences, or kept because their prefix may be asked for again; 0 in modes without a pool. ``kv_host`` is host
+    memory with keys and values of preempted requests, and how many were kept there and came back. ``drafted`` and
     ``accepted`` tokens are those of speculative decoding.
     """
 
@@ -137,5 +138,9 @@ class EngineStats:
     kv_pages_total: int = 0
     kv_evictions_total: int = 0
     preemptions_total: int = 0
+    kv_host_bytes: int = 0
+    kv_host_limit_bytes: int = 0
+    kv_host_kept_total: int = 0
+    kv_host_returned_total: int = 0
     drafted_tokens_total: int = 0
     accepted_tokens_total: int = 0

@@ -22,11 +22,12 @@ from mcp_core.inference.joined_projections import join_projections
 from mcp_core.inference.kv_cache import CacheFactory
 from mcp_core.inference.mode import Mode
 from mcp_core.inference.one_by_one import OneByOne
+from mcp_core.inference.paged.host_pages import HostPages
 from mcp_core.inference.paged.pages import PagePool
 from mcp_core.inference.paged.runner import PagedRunner
 from mcp_core.inference.paged.scheduler import Scheduler
 from mcp_core.inference.static_batch import StaticBatch
-from mcp_core.models.kv_pool import MOST_RUNNING, PAGE_TOKENS, pool_pages
+from mcp_core.models.kv_pool import MOST_RUNNING, PAGE_TOKENS, host_limit_bytes, pool_pages
 from mcp_core.models.loaded import LoadedModel, Report
 from mcp_core.recipe import Compile, Recipe
 
@@ -93,9 +94,15 @@ def _paged(parts: Parts, most_running: int) -> Mode:
         loaded.eos_ids,
         loaded.max_context,
         device,
+        _host_pages(runner, pool) if recipe.batching.mode != "off" else None,
         name=name,
         prepare=functools.partial(_prepare, runner, parts) if recipe.compile != "off" else None,
     )
+
+
+def _host_pages(runner: PagedRunner, pool: PagePool) -> HostPages:
+    limit = host_limit_bytes(runner.cache.nbytes, int(psutil.virtual_memory().available))
+    return HostPages(runner.cache, pool, limit)
 
 
 _STEPS: dict[Compile, str] = {"graphs": "recorded", "compiled": "compiled", "autotuned": "tuned"}

@@ -7,6 +7,7 @@ know how pages are shared (``paged/``) or tokens chosen (``choosing.py``).
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from mcp_core.inference.finish import finish_of
 from mcp_core.inference.mode import ModeFigures, Outcome, StepOutcome
 from mcp_core.inference.one_by_one import OneByOne
 from mcp_core.inference.paged.decode_steps import Computed
+from mcp_core.inference.paged.host_pages import HostPages, TimedStep
 from mcp_core.inference.paged.runner import PagedRunner
 from mcp_core.inference.paged.scheduler import Part, Scheduler
 from mcp_core.inference.paged.sequence import Sequence as PagedSequence
@@ -40,6 +42,8 @@ _SMALLEST_STEP = 16
 class _Launched:
     """A step whose tokens may still be on their way: ``whole`` are the sequences that each get one, in order."""
 
+    timed: TimedStep
+
     whole: tuple[PagedSequence, ...]
     chosen: Chosen | None
     prefill_tokens: int
@@ -50,7 +54,8 @@ class Continuous:
     """``kernel`` names what computes its attention. ``scorer`` serves prompts whose own log-probabilities are asked
     for (echo): they need logits of every position, which a shared step does not keep.
 
-    ``prepare`` makes the steps of up to so many sequences ahead, those that there are not yet.
+    ``host`` keeps what preempted sequences had computed. ``prepare`` makes the steps of up to so many sequences
+    ahead, those that there are not yet.
 
     ``ahead``: a step is launched before the tokens of the one before it are read, so that a device need not wait
     for the host between two steps. A sequence that ends by a token of its own is then computed once more, in vain.
@@ -66,6 +71,7 @@ class Continuous:
         eos_ids: frozenset[int],
         max_context: int,
         device: torch.device,
+        host: HostPages | None = None,
         *,
         name: str = "continuous",
         ahead: bool | None = None,
@@ -76,6 +82,10 @@ class Continuous:
         self._prepare = prepare
         self.preparation = prepare(scheduler.max_running) if prepare else None
         self._scheduler = scheduler
+        self._host = host
+        if host is not None:
+            scheduler.keeper = host
+        self._waits = device.type != "cuda"
         self._runner = runner
         self._scorer = scorer
         self._eos_ids = eos_ids
@@ -160,7 +170,19 @@ class Continuous:
             kv_pages_total=pool.capacity,
             kv_evictions_total=pool.evictions,
             preemptions_total=scheduler.preemptions,
+            **self._host_figures(),
         )
+
+    def _host_figures(self) -> dict[str, int]:
+        host = self._host
+        if host is None:
+            return {}
+        return {
+            "kv_host_bytes": host.nbytes,
+            "kv_host_limit_bytes": host.limit_bytes,
+            "kv_host_kept_total": host.kept_total,
+            "kv_host_returned_total": host.returned_total,
+        }
 
     def pause(self) -> StepOutcome:
         """Read the step that was launched."""
@@ -196,6 +218,7 @@ class Continuous:
         """Compute the parts and choose the next token of those that are whole, all of it on the device."""
         self._at_work = tuple(part.sequence.request for part in parts)
         self._scored_last = False
+        timed = _timed(parts)
         prefill = sum(part.count for part in parts if part.sequence.chosen_count == 0)
         computed = self._runner.run(parts)
         whole = [index for index, part in enumerate(parts) if part.complete]
@@ -203,7 +226,7 @@ class Continuous:
         for part in parts:
             self._scheduler.done(part)
         chosen = self._choose(computed, whole, sequences) if whole else None
-        return _Launched(sequences, chosen, prefill, len(parts))
+        return _Launched(timed, sequences, chosen, prefill, len(parts))
 
     def _choose(self, computed: Computed, whole: list[int], sequences: Sequence[PagedSequence]) -> Chosen:
         logits, best = computed
@@ -222,6 +245,8 @@ class Continuous:
         if launched is None:
             return StepOutcome()
         choices = launched.chosen.read() if launched.chosen else []
+        if self._host is not None:
+            self._host.step_read(launched.timed, waited=self._waits or launched.chosen is not None)
         outcomes = [
             self._take(sequence, choice)
             for sequence, choice in zip(launched.whole, choices, strict=True)
@@ -282,3 +307,9 @@ class Continuous:
     def _forget(self, request: GenerationRequest) -> None:
         self._chooser.forget(request.id)
         self._started.discard(request.id)
+
+
+def _timed(parts: Sequence[Part]) -> TimedStep:
+    """The step of these parts, launched now."""
+    of_prompts = sum(part.count for part in parts if part.count > 1)
+    return TimedStep(time.perf_counter(), sum(part.count for part in parts), of_prompts)

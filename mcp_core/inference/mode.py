@@ -56,6 +56,10 @@ class ModeFigures:
     kv_pages_total: int = 0
     kv_evictions_total: int = 0
     preemptions_total: int = 0
+    kv_host_bytes: int = 0
+    kv_host_limit_bytes: int = 0
+    kv_host_kept_total: int = 0
+    kv_host_returned_total: int = 0
     drafted_tokens_total: int = 0
     accepted_tokens_total: int = 0
 

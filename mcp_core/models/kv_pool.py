@@ -8,7 +8,7 @@ from __future__ import annotations
 from mcp_core.models.architecture import DTYPE_BYTES, Architecture
 from mcp_core.recipe import Recipe
 
-__all__ = ["MOST_RUNNING", "PAGE_TOKENS", "page_bytes", "pool_pages"]
+__all__ = ["MOST_RUNNING", "PAGE_TOKENS", "host_limit_bytes", "page_bytes", "pool_pages"]
 
 # Prefixes are shared by whole pages, and a sequence wastes half a page: small ones serve both.
 PAGE_TOKENS = 16
@@ -17,6 +17,8 @@ MOST_RUNNING = 256
 # Where batching.kv_blocks is null: on a host this many tokens for each of 16 sequences, on a device what is free.
 _HOST_SEQUENCES, _HOST_TOKENS = 16, 1024
 _DEVICE_SHARE = 0.9
+# Of the host's available memory, for what preempted requests had in the pool.
+_KEPT_SHARE = 0.25
 # Left on a device for the activations of a step and recorded graphs, beside the share.
 _DEVICE_RESERVE_BYTES = 3 * 10**9
 
@@ -42,3 +44,8 @@ def pool_pages(recipe: Recipe, architecture: Architecture, context: int, kind: s
         return max(one, min(most, sequences * _HOST_TOKENS // PAGE_TOKENS))
     usable = max(0, int(free_bytes * _DEVICE_SHARE) - _DEVICE_RESERVE_BYTES)
     return max(one, min(most, usable // page_bytes(recipe, architecture)))
+
+
+def host_limit_bytes(pool_bytes: int, available_bytes: int) -> int:
+    """Host memory for keys and values of preempted requests: as much as the pool, and a quarter of what is free."""
+    return min(pool_bytes, int(available_bytes * _KEPT_SHARE))

@@ -216,6 +216,11 @@ class _EngineCollector(Collector):
         yield self._gauge("mcp:kv_pages_used", "Pages that sequences hold.", stats.kv_pages_used)
         yield self._gauge("mcp:kv_pages_kept", "Unused pages whose prefix is remembered.", stats.kv_pages_kept)
         yield self._counter("mcp:kv_evictions", "Remembered pages given up for room.", stats.kv_evictions_total)
+        yield self._gauge("mcp:kv_host_bytes", "Host memory with preempted requests' pages.", stats.kv_host_bytes)
+        yield self._gauge("mcp:kv_host_limit_bytes", "The most that it may take.", stats.kv_host_limit_bytes)
+        kept, returned = stats.kv_host_kept_total, stats.kv_host_returned_total
+        yield self._counter("mcp:kv_host_kept", "Preempted requests whose pages were copied there.", kept)
+        yield self._counter("mcp:kv_host_returned", "Those whose pages were copied back.", returned)
 
     def _memory_gauges(self, memory: Memory) -> Iterator[Metric]:
         for name, value in memory.model_dump().items():

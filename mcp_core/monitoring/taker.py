@@ -32,6 +32,7 @@ COUNTERS = {
     "cached_prompt_tokens": "cached_prompt_tokens_total",
     "kv_evictions": "kv_evictions_total",
     "preemptions": "preemptions_total",
+    "kv_host_returned": "kv_host_returned_total",
     "drafted_tokens": "drafted_tokens_total",
     "accepted_tokens": "accepted_tokens_total",
     "finished": "finished_total",

@@ -102,7 +102,8 @@ class WorkerControl:
         kernel = {"attention_backend": engine.kernel_name} if engine.kernel_name else {}
         made = engine.preparation
         compiled = {"compile_s": made.seconds, "compile_kept": made.kept} if made else {}
-        return {"batching_mode": engine.mode_name} | kernel | compiled
+        limit = engine.stats().kv_host_limit_bytes
+        return {"batching_mode": engine.mode_name, "kv_host_limit_bytes": limit or None} | kernel | compiled
 
     def apply(self, asked: Recipe) -> None:
         """Change the live fields to those of ``asked``.

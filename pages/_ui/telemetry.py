@@ -207,16 +207,20 @@ def _pages_panel(window: Window) -> Panel | None:
     series = {name: over_workers(window, f"kv_pages_{name}") for name in ("used", "kept", "free")}
     if not _measured(series):
         return None
-    evicted, preempted = (_total(window, name) for name in ("kv_evictions", "preemptions"))
+    evicted, preempted, returned = (
+        _total(window, name) for name in ("kv_evictions", "preemptions", "kv_host_returned")
+    )
     return Panel(
         "KV pages",
         "Pages of the pool of keys and values: used by requests that run, kept because their prefix may be asked "
         "for again, and free. An eviction gives a kept page up for room; a preemption takes a running request's "
-        "pages, and computes them again later.",
+        "pages; what was in them comes back from the host's memory where copying is cheaper, else it is computed "
+        "again.",
         "",
         series,
         decimals=0,
-        note=f"{fmt.count(evicted, 'eviction')}, {fmt.count(preempted, 'preemption')} in this range",
+        note=f"{fmt.count(evicted, 'eviction')}, {fmt.count(preempted, 'preemption')}, "
+        f"{returned:,.0f} back from the host in this range",
     )
 
 

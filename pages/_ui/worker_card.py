@@ -141,6 +141,9 @@ def _effective_rows(worker: WorkerView) -> list[dict[str, str]]:
         "CPU threads": str(effective.threads),
         "Switches": ", ".join(effective.switches) or "–",
     }
+    if effective.kv_host_limit_bytes:
+        limit = fmt.size(effective.kv_host_limit_bytes)
+        rows["Preempted requests"] = f"up to {limit} of host memory, where copying pays"
     if effective.not_carried:
         rows["Not carried over"] = " ".join(effective.not_carried)
     return [{"Setting": name, "Value": value} for name, value in rows.items()]

@@ -89,6 +89,38 @@ def test_a_small_pool_loses_nothing(make_engine, recorder, request_of, prompts, 
     assert engine.stats().preemptions_total > 0
 
 
+@pytest.mark.parametrize("mode", ["small pool", "small pool, ahead"])
+def test_what_the_preempted_had_comes_back_from_the_host_and_changes_no_token(
+    model, make_engine, recorder, request_of, prompts, mode
+):
+    """Against the same load without host memory, and a pool that holds all of it."""
+    told: dict[str, list[list[int]]] = {}
+    counted: dict[str, int] = {}
+    loads = {"kept": MODES[mode], "computed again": MODES[mode], "never preempted": {"batching.mode": "continuous"}}
+    for name, changes in loads.items():
+        engine = make_engine(changes, start=False)
+        run, counts = engine._mode._runner.run, []
+        engine._mode._runner.run = lambda parts, run=run, counts=counts: (
+            counts.append(sum(part.count for part in parts)) or run(parts)
+        )
+        if name == "computed again":
+            engine._mode._host.limit_bytes = 0
+        for index, prompt in enumerate(prompts):
+            engine.submit(request_of(f"{name} {index}", prompt=prompt, max_tokens=60, ignore_eos=True))
+        engine.start()
+        for index in range(len(prompts)):
+            assert recorder.wait_end(f"{name} {index}").finish == "length"
+        told[name] = [recorder.tokens(f"{name} {index}") for index in range(len(prompts))]
+        stats = engine.stats()
+        counted[name] = sum(counts)
+        assert (stats.preemptions_total > 0) == (name != "never preempted")
+        assert (stats.kv_host_returned_total > 0) == (name == "kept")
+        assert stats.kv_host_returned_total <= stats.kv_host_kept_total <= stats.preemptions_total
+        assert stats.kv_host_bytes == 0
+    assert told["kept"] == told["computed again"] == told["never preempted"]
+    assert counted["never preempted"] <= counted["kept"] < counted["computed again"]
+
+
 def test_a_prompt_that_the_pool_cannot_hold_is_refused(make_engine, request_of):
     engine = make_engine({"batching.mode": "continuous", "batching.kv_blocks": 4})
     with pytest.raises(ContextTooLong, match="holds 64"):

@@ -118,3 +118,12 @@ def test_two_workers_in_one_process_do_not_share_counters() -> None:
     first, second = WorkerMetrics("m", EngineStats), WorkerMetrics("m", EngineStats)
     first.observe_gap(0.1)
     assert samples(second)["vllm:inter_token_latency_seconds_count", ""] == 0
+
+
+def test_what_preempted_requests_have_on_the_host_is_told() -> None:
+    stats = EngineStats(
+        kv_host_bytes=7, kv_host_limit_bytes=9, kv_host_kept_total=3, kv_host_returned_total=2, preemptions_total=4
+    )
+    found = samples(WorkerMetrics("m", lambda: stats))
+    names = ("mcp:kv_host_bytes", "mcp:kv_host_limit_bytes", "mcp:kv_host_kept_total", "mcp:kv_host_returned_total")
+    assert [found[name, ""] for name in names] == [7, 9, 3, 2]

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from mcp_core.conflicts import require_runnable
 from mcp_core.crowd import Crowd, CrowdPlan, CrowdRequest, CrowdRun
 from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.remarks import Remarks
 from mcp_core.decision.sweep_record import SweepRecord
 from mcp_core.decisions import Decisions
 from mcp_core.errors import McpError
@@ -295,6 +296,7 @@ def _sample(at_s: float, at: int, worker: WorkerView | None, gpu: bool) -> Sampl
         kv_pages_total=100,
     )
     added = {"output_tokens": 30, "prompt_tokens": 60, "cached_prompt_tokens": 40, "finished": 1, "kv_evictions": 0}
+    added |= {"preemptions": 3, "kv_host_returned": 2}
     one = worker and WorkerSample(
         worker_id=worker.id,
         title=worker.title,
@@ -689,6 +691,16 @@ class FakeStore:
     def facts(self) -> tuple[RunFacts, ...]:
         return tuple(RunFacts.of(run) for run in self._wb.runs(limit=100_000))
 
+    def remarks(self) -> dict[str, Remarks]:
+        return self._wb.run_remarks
+
+    def remark(self, run_id: str, change: Callable[[Remarks], Remarks]) -> Remarks | None:
+        if self._wb.run(run_id) is None:
+            return None
+        changed = change(self._wb.run_remarks.get(run_id, Remarks()))
+        self._wb.run_remarks[run_id] = changed
+        return changed
+
     def samples(self, run_ids: Sequence[str]) -> dict[str, RequestSamples]:
         return {each: RequestSamples.of(self._wb.records(each)) for each in run_ids if self._wb.records(each)}
 
@@ -737,6 +749,7 @@ class FakeWorkbench:
         self.job_views: dict[str, JobView] = {}
         self.run_values: list[Run] = []
         self.request_records: dict[str, tuple[RequestRecord, ...]] = {}
+        self.run_remarks: dict[str, Remarks] = {}
         self.samples: tuple[Sample, ...] = ()
         self.watch = FakeWatch(self)
         self.profiles = FakeProfiles(self)

@@ -104,7 +104,7 @@ def test_totals_of_the_range_are_said_below_their_charts(page: OpenPage, wb: fak
     wb.add(worker).samples = fakes.samples(30, worker=worker, gpu=True)
     notes = [caption.value for caption in page("monitor").run().caption]
     assert "1,200 prompt tokens saved in this range" in notes
-    assert "0 evictions, 0 preemptions in this range" in notes
+    assert "0 evictions, 90 preemptions, 60 back from the host in this range" in notes
     assert "10.5 kJ in this range" in notes
 
 

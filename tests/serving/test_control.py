@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -287,3 +288,10 @@ def test_the_state_tells_the_kernel_of_the_mode_that_runs(serve: Serve, auth: di
     server.engine.kernel_name = "triton over pages"
     after = ask(server.url + "/control/state", auth, None, "GET")[1]["effective"]
     assert (before, after["attention_backend"]) == (None, "triton over pages")
+
+
+def test_the_state_tells_what_preempted_requests_may_take_of_the_host(serve: Serve, auth: dict[str, str]) -> None:
+    server = serve()
+    assert ask(server.url + "/control/state", auth)[1]["effective"]["kv_host_limit_bytes"] is None
+    server.engine._stats = replace(server.engine._stats, kv_host_limit_bytes=123)
+    assert ask(server.url + "/control/state", auth)[1]["effective"]["kv_host_limit_bytes"] == 123

@@ -35,6 +35,7 @@ class PagedCache:
         text = config.get_text_config(decoder=True)
         shape = (pages, page_size, text.num_key_value_heads, head_dim_of(config))
         self.page_size = page_size
+        self.device = device
         self.key = next(key for key in count() if key not in _CACHES)  # small: part of what a compiler keeps
         _CACHES[self.key] = self
         self._kernel = kernel
@@ -42,9 +43,19 @@ class PagedCache:
         self.values = [_zeros(shape, dtype, device) for _ in range(text.num_hidden_layers)]
 
     @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All that a page has a part in; the first axis counts pages."""
+        return (*self.keys, *self.values)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the pool."""
-        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page in all layers."""
+        return self.nbytes // self.keys[0].shape[0]
 
     def close(self) -> None:
         """Give the pool's memory and its number back."""

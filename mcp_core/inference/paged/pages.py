@@ -65,6 +65,10 @@ class PagePool:
         """Pages that nobody uses but whose prefix may be asked for again."""
         return len(self._kept)
 
+    def users(self, page: int) -> int:
+        """How many hold it now."""
+        return self._pages[page].users
+
     def root(self, tenant: str = "") -> PrefixKey:
         """The key before the first page; different tenants never share."""
         return hashlib.blake2b(tenant.encode(), digest_size=16).digest()

@@ -1,9 +1,9 @@
 """Scheduler: which sequences take part in the next step, and with how many tokens each.
 
 Running sequences come first, a token each; what is left of the step's budget goes to prompts, in order of arrival,
-in chunks. When the pool is full the youngest running sequence gives up its pages and is computed again later:
-nothing is lost. A step may be planned before the tokens of the one before it are known. Pure bookkeeping: this file
-does not know models, tensors or time.
+in chunks. When the pool is full the youngest running sequence gives up its pages; what was in them is kept
+elsewhere where that pays, or computed again later: nothing is lost. A step may be planned before the tokens of the
+one before it are known. Pure bookkeeping: this file does not know models, tensors or time.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mcp_core.generation import GenerationRequest
 from mcp_core.inference.paged.pages import PagePool
 from mcp_core.inference.paged.sequence import Sequence
 
-__all__ = ["Part", "Scheduler"]
+__all__ = ["Keeper", "Part", "Scheduler"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,35 @@ class Part:
         return self.count == self.sequence.remaining
 
 
+class Keeper(Protocol):
+    """Keeps what is in the pages of preempted sequences, where that pays; ``host_pages.HostPages``."""
+
+    def keep(self, sequence: Sequence, /) -> None:
+        """It is about to give its pages up."""
+
+    def known(self, sequence: Sequence, /) -> int:
+        """How many of its tokens need not be computed; it has the pages of its known prefix."""
+
+    def give_back(self, sequence: Sequence, /) -> None:
+        """It has pages for all that ``known`` said."""
+
+    def forget(self, request_id: str, /) -> None:
+        """It runs again, or has ended."""
+
+
+class _Nobody:
+    """Keeps nothing."""
+
+    def keep(self, sequence: Sequence) -> None: ...
+
+    def known(self, sequence: Sequence) -> int:
+        return sequence.computed
+
+    def give_back(self, sequence: Sequence) -> None: ...
+
+    def forget(self, request_id: str) -> None: ...
+
+
 @dataclass(slots=True)
 class Scheduler:
     """``step_tokens`` bounds the tokens of a step, ``max_running`` the sequences that hold pages."""
@@ -39,6 +69,7 @@ class Scheduler:
     pool: PagePool
     step_tokens: int
     max_running: int
+    keeper: Keeper = field(default_factory=_Nobody)
     preemptions: int = field(default=0, init=False)
     _waiting: deque[Sequence] = field(default_factory=deque, init=False)
     _running: list[Sequence] = field(default_factory=list, init=False)  # oldest first
@@ -122,6 +153,7 @@ class Scheduler:
                 if sequence in self._running:
                     self.end(sequence)
                 else:
+                    self.keeper.forget(request_id)
                     sequence.ended = True
                     self._waiting.remove(sequence)
                 return sequence
@@ -163,11 +195,16 @@ class Scheduler:
     def _admit(self, sequence: Sequence, budget: int) -> Part | None:
         """Begin the first waiting sequence, if the pool holds its next chunk and a page beyond."""
         sequence.begin(self.pool, self.pool.root(sequence.request.tenant))
-        count = min(budget, sequence.remaining)
-        spare = 1 if self._running else 0
-        if self.pool.available < self._pages_for(sequence, count) + spare or not sequence.reserve(self.pool, count):
+        kept = self.keeper.known(sequence) - sequence.computed
+        count = min(budget, sequence.remaining - kept)
+        new, spare = kept + count, 1 if self._running else 0
+        if self.pool.available < self._pages_for(sequence, new) + spare or not sequence.reserve(self.pool, new):
             sequence.end(self.pool)
             return None
+        if kept:
+            self.keeper.give_back(sequence)
+            sequence.resume(self.pool, sequence.computed + kept)
+        self.keeper.forget(sequence.request.id)
         self._waiting.popleft()
         self._running.append(sequence)
         return Part(sequence, count)
@@ -176,6 +213,7 @@ class Scheduler:
         return -(-(sequence.computed + count) // self.pool.page_size) - len(sequence.pages)
 
     def _preempt(self, sequence: Sequence) -> None:
+        self.keeper.keep(sequence)
         sequence.end(self.pool)
         sequence.preemptions += 1
         self.preemptions += 1

@@ -86,6 +86,11 @@ class Sequence:
         self.computed += count
         self._publish(pool)
 
+    def resume(self, pool: PagePool, computed: int) -> None:
+        """Its first ``computed`` tokens are in its pages again."""
+        self.computed = computed
+        self._publish(pool)
+
     def choose(self, row: int) -> None:
         """Its next token has been chosen on the device, in that row."""
         self.unread += 1
