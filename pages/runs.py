@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
 from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.remarks import Remarks
 from mcp_core.decision.report import Report
+from mcp_core.decision.staleness import stale_runs
 from pages._ui import frame, links, report_downloads, run_charts, run_detail, run_filters, run_table, workbench
+from pages._ui.run_table import RunsBeside
 
 frame.require("runs")
 
@@ -23,13 +26,15 @@ _GONE = "There is no Run {} here: it was deleted, or is not on this machine."
 def _draw() -> None:
     st.title("Runs")
     with frame.errors_shown():
-        everything = workbench.get_workbench().decisions.facts()
+        decisions = workbench.get_workbench().decisions
+        everything = decisions.facts()
         if not everything:
             _draw_empty()
             return
-        runs = run_filters.filtered(everything)
+        about = RunsBeside(decisions.remarks(), stale_runs(everything))
+        runs = run_filters.filtered(everything, about)
         if runs:
-            _draw_runs(runs, _offset(len(runs)))
+            _draw_runs(runs, _offset(len(runs)), about)
         else:
             st.info("No Run passes the filter.", icon=":material/filter_list_off:")
 
@@ -44,13 +49,13 @@ def _draw_empty() -> None:
         frame.link("measure", "Measure a model", icon=":material/timer:")
 
 
-def _draw_runs(runs: tuple[RunFacts, ...], offset: int) -> None:
+def _draw_runs(runs: tuple[RunFacts, ...], offset: int, about: RunsBeside) -> None:
     baseline = run_filters.pinned_baseline(runs)
     shown = runs[offset : offset + PAGE_SIZE]
     against = run_filters.against_baseline(shown, baseline, runs) if baseline else None
     linked = links.asked("run", workbench.get_workbench().run, _GONE, "The list is shown instead.")
-    run_id = run_table.draw(shown, linked.id if linked else None, against)
-    _draw_under_table(shown, offset, len(runs))
+    run_id = run_table.draw(shown, linked.id if linked else None, about, against)
+    _draw_under_table(shown, offset, len(runs), about)
     if run_id is None:
         st.query_params.pop("run", None)
         st.caption("Select a row to see everything that was measured.")
@@ -61,10 +66,10 @@ def _draw_runs(runs: tuple[RunFacts, ...], offset: int) -> None:
     if run is None:
         links.not_found(_GONE.format(run_id), "Choose another.")
     else:
-        run_detail.draw(run)
+        run_detail.draw(run, about.stale.get(run.id, ""))
 
 
-def _draw_under_table(shown: Sequence[RunFacts], offset: int, total: int) -> None:
+def _draw_under_table(shown: Sequence[RunFacts], offset: int, total: int, about: RunsBeside) -> None:
     """How many are shown, older and newer ones, the table as CSV."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"Runs {offset + 1}–{offset + len(shown)} of {total:,}, newest first", width="content")
@@ -74,7 +79,7 @@ def _draw_under_table(shown: Sequence[RunFacts], offset: int, total: int) -> Non
             _go_to(offset + PAGE_SIZE)
         st.download_button(
             "Download CSV",
-            data=lambda: run_table.csv_text(shown),
+            data=lambda: run_table.csv_text(shown, about),
             file_name="mcp-runs.csv",
             mime="text/csv",
             on_click="ignore",
@@ -83,13 +88,14 @@ def _draw_under_table(shown: Sequence[RunFacts], offset: int, total: int) -> Non
         )
     with st.expander("Report of these Runs", icon=":material/description:"):
         st.caption("The Runs above as one file, each against the first.")
-        report_downloads.draw(lambda: _report(shown), "runs", "runs-report")
+        report_downloads.draw(lambda: _report(shown, about.remarks), "runs", "runs-report")
 
 
-def _report(shown: Sequence[RunFacts]) -> Report:
+def _report(shown: Sequence[RunFacts], remarks: Mapping[str, Remarks]) -> Report:
     decisions, first = workbench.get_workbench().decisions, shown[0]
     others = [each for each in shown[1:_MOST_COMPARED] if first.measured and each.measured]
-    return Report(runs=shown, comparisons={each.id: decisions.compare(first.id, each.id) for each in others})
+    compared = {each.id: decisions.compare(first.id, each.id) for each in others}
+    return Report(runs=shown, comparisons=compared, remarks=remarks)
 
 
 def _offset(total: int) -> int:

@@ -57,7 +57,7 @@ def _report(what: Sequence[str], store: Store) -> Report:
     compared: dict[str, Sequence[Comparison]] = {
         each.id: decisions.compare(runs[0].id, each.id) for each in runs[1:] if each.measured and runs[0].measured
     }
-    return Report(runs=runs, comparisons=compared)
+    return Report(runs=runs, comparisons=compared, remarks=decisions.remarks())
 
 
 def _known(run_id: str, facts: Sequence[RunFacts]) -> RunFacts:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mcp_core.decision.compare import Comparison
 from mcp_core.decision.decision import Choice, Decision, Refused
 from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.remarks import Remarks
 from mcp_core.decision.report_page import Chart, Section, page
 
-__all__ = ["Report", "as_csv", "as_html", "as_json"]
+__all__ = ["Report", "as_csv", "as_html", "as_json", "spreadsheet_text"]
 
 _UNITS = {"concurrency": "users", "rate_s": "requests/s"}
 # A cell that begins so is a formula to a spreadsheet.
@@ -29,12 +30,17 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 class Report:
     """What a report is about: a Decision, or Runs of which the first is the baseline.
 
-    ``comparisons`` are of each further Run against the first, by its id.
+    ``comparisons`` are of each further Run against the first, by its id; ``remarks`` are people's, by a Run's id.
     """
 
     decision: Decision | None = None
     runs: Sequence[RunFacts] = ()
     comparisons: dict[str, Sequence[Comparison]] | None = None
+    remarks: Mapping[str, Remarks] = field(default_factory=dict)
+
+    def remarks_of(self, run: RunFacts) -> Remarks:
+        """Empty where nobody said anything."""
+        return self.remarks.get(run.id, Remarks())
 
     @property
     def title(self) -> str:
@@ -61,13 +67,18 @@ def as_json(report: Report) -> str:
         "comparisons": {
             run: [each.model_dump(mode="json") for each in made] for run, made in (report.comparisons or {}).items()
         },
+        "remarks": {
+            each.id: report.remarks[each.id].model_dump(mode="json")
+            for each in report.runs
+            if each.id in report.remarks
+        },
     }
     return json.dumps(found, indent=2) + "\n"
 
 
 def as_csv(report: Report) -> str:
     """A line a configuration: of a Decision what it is (winner, runner-up, refused) and why."""
-    rows = list(_decision_rows(report.decision)) if report.decision else [_run_row(each) for each in report.runs]
+    rows = list(_decision_rows(report.decision)) if report.decision else list(_run_rows(report))
     names = list(dict.fromkeys(name for row in rows for name in row))
     out = io.StringIO()
     writer = csv.DictWriter(out, names, lineterminator="\n")
@@ -76,9 +87,20 @@ def as_csv(report: Report) -> str:
     return out.getvalue()
 
 
+def _run_rows(report: Report) -> Iterator[dict[str, Any]]:
+    for each in report.runs:
+        remarks = report.remarks_of(each)
+        yield _run_row(each) | {"tags": ", ".join(remarks.tags), "note": remarks.note}
+
+
+def spreadsheet_text(text: str) -> str:
+    """As a cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
 def _cell(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
+    if isinstance(value, str):
+        return spreadsheet_text(value)
     return "" if value is None else value
 
 
@@ -154,7 +176,7 @@ def _sections(report: Report) -> Iterator[Section]:
     if report.decision is not None:
         yield from _decision_sections(report.decision)
     else:
-        rows = [_shown_run(each) for each in report.runs]
+        rows = [(*_shown_run(each), *_shown_remarks(report.remarks_of(each))) for each in report.runs]
         yield Section("Runs", _RUN_HEADING, rows)
         for run, made in (report.comparisons or {}).items():
             yield Section(f"{run} against {report.runs[0].id}", _COMPARED, [_compared(each) for each in made])
@@ -170,6 +192,8 @@ _RUN_HEADING = (
     "p50 TPOT ms",
     "Failed",
     "Not comparable",
+    "Tags",
+    "Note",
 )
 _COMPARED = ("Quantity", "First", "This", "Ratio", "95 % interval", "Starts", "This is", "Why")
 
@@ -183,6 +207,10 @@ def _shown_run(run: RunFacts) -> tuple[str, ...]:
         *map(_number, figures),
         *(f"{run.failed} of {run.failed + run.completed}", "; ".join(run.reasons) or "–"),
     )
+
+
+def _shown_remarks(remarks: Remarks) -> tuple[str, str]:
+    return ", ".join(remarks.tags) or "–", remarks.note or "–"
 
 
 def _compared(each: Comparison) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from mcp_core.errors import McpError
 from mcp_core.results import Effective, Fidelity, Measurement, Memory, Quantiles, Run
-from pages._ui import charts, frame, run_machine, session, workbench
+from pages._ui import charts, frame, run_machine, run_remarks, session, workbench
 from pages._ui import format as fmt
 from pages._ui.fidelity_result import DEFINITIONS, headline
 from pages._ui.memory_panel import draw_run_memory
@@ -21,10 +21,11 @@ _LATENCIES = {"TTFT": "ttft_ms", "TPOT": "tpot_ms", "ITL": "itl_ms", "E2E": "e2e
 _COLOURS = {"ok": "green", "failed": "red", "refused": "red"}
 
 
-def draw(run: Run) -> None:
-    """Everything that is stored of ``run``; what was not measured says so."""
+def draw(run: Run, stale: str = "") -> None:
+    """Everything that is stored of ``run``; what was not measured says so. ``stale``: what changed since."""
     st.header(f"{fmt.model_name(run.recipe)} · {fmt.recipe_line(run.recipe)}")
-    _draw_badges(run)
+    _draw_badges(run, stale)
+    run_remarks.draw(run.id)
     _draw_actions(run)
     if run.failure is not None:
         frame.show_error(run.failure)
@@ -45,11 +46,13 @@ def draw(run: Run) -> None:
     _draw_documents(run)
 
 
-def _draw_badges(run: Run) -> None:
+def _draw_badges(run: Run, stale: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.badge(STATUS_WORDS[run.status], color=_COLOURS.get(run.status, "gray"))  # type: ignore[arg-type]
         for note in filter(None, fmt.run_notes(run).split(" · ")):
             st.badge(note, color="orange")
+        if stale:
+            st.badge("stale", color="orange", help=f"Its machine has other versions now: {frame.plain(stale)}.")
         st.caption(
             f"{run.workload.name} · {run.created:%Y-%m-%d %H:%M} UTC · {run.hardware.cpu} · {run.evidence}",
             width="content",

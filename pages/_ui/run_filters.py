@@ -12,26 +12,31 @@ import streamlit as st
 
 from mcp_core.decision.facts import RunFacts
 from pages._ui import links, run_table, workbench
+from pages._ui.run_table import RunsBeside
 
 if TYPE_CHECKING:
     from mcp_core.decision.compare import Comparison
 
 __all__ = ["against_baseline", "filtered", "pinned_baseline"]
 
-_FIELDS: dict[str, tuple[str, Callable[[RunFacts], str]]] = {
-    "model": ("Model", run_table.model_of),
-    "engine": ("Engine", lambda run: run.engine),
-    "scheme": ("Scheme", lambda run: run.scheme),
-    "workload": ("Workload", lambda run: run.workload),
-    "device": ("Device", lambda run: run.device or "none"),
-    "status": ("Status", lambda run: run.status),
+# A field of a Run has one value, several (tags) or none.
+_FIELDS: dict[str, tuple[str, Callable[[RunFacts, RunsBeside], tuple[str, ...]]]] = {
+    "model": ("Model", lambda run, _: (run_table.model_of(run),)),
+    "engine": ("Engine", lambda run, _: (run.engine,)),
+    "scheme": ("Scheme", lambda run, _: (run.scheme,)),
+    "workload": ("Workload", lambda run, _: (run.workload,)),
+    "device": ("Device", lambda run, _: (run.device or "none",)),
+    "status": ("Status", lambda run, _: (run.status,)),
+    "tag": ("Tag", lambda run, about: about.tags(run.id)),
+    "versions": ("Versions", lambda run, about: ("stale" if run.id in about.stale else "current",)),
 }
 
 
-def filtered(runs: Sequence[RunFacts]) -> tuple[RunFacts, ...]:
+def filtered(runs: Sequence[RunFacts], about: RunsBeside) -> tuple[RunFacts, ...]:
     """Draw the filters and return what passes them. A field that all Runs agree on has none."""
-    values = {name: sorted({of(run) for run in runs}) for name, (_, of) in _FIELDS.items()}
-    shown = [name for name, found in values.items() if len(found) > 1]
+    found = {name: {of(run, about) for run in runs} for name, (_, of) in _FIELDS.items()}
+    values = {name: sorted({each for some in found[name] for each in some}) for name in _FIELDS}
+    shown = [name for name in _FIELDS if len(found[name]) > 1]
     _say_unknown(values)
     if not shown:
         return tuple(runs)
@@ -42,8 +47,8 @@ def filtered(runs: Sequence[RunFacts]) -> tuple[RunFacts, ...]:
                 _FIELDS[name][0], values[name], key=f"filter-{name}", bind="query-params", placeholder="any"
             )
             if chosen:
-                of = _FIELDS[name][1]
-                runs = [run for run in runs if of(run) in chosen]
+                of, wanted = _FIELDS[name][1], set(chosen)
+                runs = [run for run in runs if not wanted.isdisjoint(of(run, about))]
     return tuple(runs)
 
 

@@ -9,16 +9,19 @@ import csv
 import functools
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import streamlit as st
 
 from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.remarks import Remarks
+from mcp_core.decision.report import spreadsheet_text
 from mcp_core.recipe import Recipe
 from pages._ui import format as fmt
 
-__all__ = ["STATUS_WORDS", "csv_text", "draw", "label", "model_of", "row"]
+__all__ = ["STATUS_WORDS", "RunsBeside", "csv_text", "draw", "label", "model_of", "row"]
 
 STATUS_WORDS = {
     "ok": "✓ ok",
@@ -31,7 +34,24 @@ _ROW_PX = 35
 _MOST_ROWS_SHOWN = 8
 
 
-def draw(runs: Sequence[RunFacts], chosen: str | None, against: Mapping[str, str] | None = None) -> str | None:
+@dataclass(frozen=True, slots=True)
+class RunsBeside:
+    """What is said of Runs beside their figures, by id: people's remarks, and what made them stale."""
+
+    remarks: Mapping[str, Remarks] = field(default_factory=dict)
+    stale: Mapping[str, str] = field(default_factory=dict)
+
+    def tags(self, run_id: str) -> tuple[str, ...]:
+        """Of one Run."""
+        return self.remarks.get(run_id, _NONE).tags
+
+
+_NONE = Remarks()
+
+
+def draw(
+    runs: Sequence[RunFacts], chosen: str | None, about: RunsBeside, against: Mapping[str, str] | None = None
+) -> str | None:
     """The table with ``chosen`` selected; returns the id of the Run that is selected now.
 
     A ``chosen`` that is not among ``runs`` (an older one, by a link) stays until a row is selected. ``against`` is
@@ -39,9 +59,10 @@ def draw(runs: Sequence[RunFacts], chosen: str | None, against: Mapping[str, str
     """
     ids = [run.id for run in runs]
     listed = chosen in ids
-    columns = _columns(pinned=against is not None, models=len({run.model for run in runs}))
+    remarked = any(run.id in about.remarks for run in runs)
+    columns = _columns(pinned=against is not None, models=len({run.model for run in runs}), remarked=remarked)
     event = st.dataframe(
-        [_shown(run) | ({"against": against.get(run.id)} if against is not None else {}) for run in runs],
+        [_shown(run, about) | ({"against": against.get(run.id)} if against is not None else {}) for run in runs],
         hide_index=True,
         height=_ROW_PX * (min(len(runs), _MOST_ROWS_SHOWN) + 1) + 2,
         column_config=columns,
@@ -59,8 +80,9 @@ def draw(runs: Sequence[RunFacts], chosen: str | None, against: Mapping[str, str
     return None if listed else chosen
 
 
-def row(run: RunFacts) -> dict[str, Any]:
+def row(run: RunFacts, about: RunsBeside) -> dict[str, Any]:
     """One line of the table; unmeasured is None. GB are 10^9 bytes."""
+    remarks = about.remarks.get(run.id, _NONE)
     return {
         "status": run.status,
         "model": model_of(run),
@@ -73,7 +95,9 @@ def row(run: RunFacts) -> dict[str, Any]:
         "tpot_p50_ms": run.figure("tpot_ms", "p50"),
         "output_tok_s": run.output_tok_s,
         "peak_memory_gb": run.peak_bytes / 1e9 if run.peak_bytes is not None else None,
-        "note": _notes(run),
+        "caveats": _caveats(run, about.stale.get(run.id, "")),
+        "tags": list(remarks.tags),
+        "note": remarks.note,
         "created": datetime.fromisoformat(run.created),
         "id": run.id,
     }
@@ -92,9 +116,17 @@ def label(run: RunFacts) -> str:
     )
 
 
-def csv_text(runs: Sequence[RunFacts]) -> str:
-    """The same rows as CSV; unmeasured is empty."""
-    rows = [row(run) | {"created": datetime.fromisoformat(run.created).isoformat()} for run in runs]
+def csv_text(runs: Sequence[RunFacts], about: RunsBeside) -> str:
+    """The same rows as CSV; unmeasured is empty, tags are divided by commas."""
+    rows = [
+        row(run, about)
+        | {
+            "created": datetime.fromisoformat(run.created).isoformat(),
+            "tags": spreadsheet_text(", ".join(about.tags(run.id))),
+            "note": spreadsheet_text(about.remarks.get(run.id, _NONE).note),
+        }
+        for run in runs
+    ]
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -107,24 +139,24 @@ def _recipe(document: str) -> Recipe:
     return Recipe.from_json(document)
 
 
-def _notes(run: RunFacts) -> str:
-    """What limits a Run's worth, a word or two each: "smoke test · too few requests · noisy"."""
+def _caveats(run: RunFacts, stale: str) -> str:
+    """What limits a Run's worth, a word or two each: "smoke test · noisy · stale: torch 2.11 then, 2.12 now"."""
     smoke = [reason for reason in run.reasons if reason.startswith("smoke test")]
     few = run.latency and run.figure("ttft_ms", "p95") is None
     words = ["smoke test"] if smoke or '"smoke_test":true' in run.workload_document else []
     words += ["too few requests"] if few else []
     reasons = (reason.partition(":")[0] for reason in run.reasons)
-    return " · ".join(dict.fromkeys((*words, *reasons)))
+    return " · ".join(dict.fromkeys((*words, *reasons, *([f"stale: {stale}"] if stale else []))))
 
 
-def _shown(run: RunFacts) -> dict[str, Any]:
-    """The row as people read it: the status in words, starred where a note limits the figures."""
-    values = row(run)
-    star = " *" if run.latency and values["note"] else ""
+def _shown(run: RunFacts, about: RunsBeside) -> dict[str, Any]:
+    """The row as people read it: the status in words, starred where something limits the figures."""
+    values = row(run, about)
+    star = " *" if run.latency and values["caveats"] else ""
     return values | {"status": STATUS_WORDS[run.status] + star, "served": run.name}
 
 
-def _columns(*, pinned: bool, models: int) -> dict[str, Any]:
+def _columns(*, pinned: bool, models: int, remarked: bool) -> dict[str, Any]:
     """Headings with units, and what each figure means."""
     column = st.column_config
     against = {
@@ -135,9 +167,15 @@ def _columns(*, pinned: bool, models: int) -> dict[str, Any]:
             "equivalent within 3 %, or undecided.",
         )
     }
+    remarks = {
+        "tags": column.ListColumn("Tags", width=124, help="What people marked it with; select it to edit them."),
+        "note": column.TextColumn("Note", width=150, help="What people said of it."),
+    }
     return {
         "status": column.TextColumn(
-            "Status", width=72, help="How the measurement ended. * = something limits what it is worth: see Note."
+            "Status",
+            width=72,
+            help="How the measurement ended. * = something limits what it is worth: see Caveats.",
         ),
         "created": column.DatetimeColumn("Created", width=84, format="MM-DD HH:mm", help="In your browser's time."),
         **({"model": column.TextColumn("Model", width=124)} if models > 1 or not pinned else {}),
@@ -155,7 +193,13 @@ def _columns(*, pinned: bool, models: int) -> dict[str, Any]:
         "output_tok_s": _number("tok/s", "output_tok_s", 54),
         **(against if pinned else {}),
         "peak_memory_gb": _number("Peak (GB)", "peak_bytes", 72, "%.2f"),
-        "note": column.TextColumn("Note", width=124, help="What limits the worth of the figures."),
+        "caveats": column.TextColumn(
+            "Caveats",
+            width=124,
+            help="What limits the worth of the figures. Stale: measured with versions of the driver, the engine or "
+            "its kernels that the newest Run of that machine has no longer; measure it again to know.",
+        ),
+        **(remarks if remarked else {}),
         "id": column.TextColumn("Run", help="The Run's id, as mcp-core runs lists it."),
     }
 

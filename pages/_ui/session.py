@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
+from mcp_core.decision.remarks import Remarks
 from mcp_core.errors import McpError
 from mcp_core.generation import Sampling
 from mcp_core.goal import Goal
@@ -160,6 +161,16 @@ def goal_revision() -> int:
 def redraw_goal() -> None:
     """Draw the Goal form anew from ``goal``."""
     _set("mcp_goal_revision", goal_revision() + 1)
+    _set("mcp_goal_further", None)
+
+
+def goal_further() -> Goal | None:
+    """Limits that the Goal form shows beside its fields; None until the form is drawn anew."""
+    return _get("mcp_goal_further", _none)
+
+
+def set_goal_further(value: Goal) -> None:
+    _set("mcp_goal_further", value)
 
 
 def hub_token() -> str | None:
@@ -190,6 +201,12 @@ def choose_next(key: str, value: str) -> None:
     _set("mcp_choose_next", (key, value))
 
 
+def begin_with(key: str, value: object) -> None:
+    """Right before that widget is first drawn: what it shows, without being the default that it falls back to."""
+    if key not in st.session_state:
+        st.session_state[key] = value
+
+
 def apply_choice(key: str) -> None:
     """Right before that widget is drawn: what ``choose_next`` asked for."""
     asked, value = _get("mcp_choose_next", lambda: ("", ""))
@@ -205,6 +222,15 @@ def drawn_state() -> object:
 
 def set_drawn_state(value: object) -> None:
     _set("mcp_drawn_state", value)
+
+
+def drawn_remarks() -> tuple[str, Remarks] | None:
+    """The Run whose tags and note the last run drew, and these."""
+    return _get("mcp_drawn_remarks", _none)
+
+
+def set_drawn_remarks(run_id: str, found: Remarks) -> None:
+    _set("mcp_drawn_remarks", (run_id, found))
 
 
 def first_time(event: str) -> bool:

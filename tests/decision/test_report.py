@@ -14,6 +14,7 @@ import pytest
 from mcp_core.cli import main
 from mcp_core.decision.decision import Decision
 from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.remarks import Remarks
 from mcp_core.decision.report import Report, as_csv, as_html, as_json
 from mcp_core.decision.store import Store
 from tests.decision.planted import Law, planted_run
@@ -110,6 +111,18 @@ def test_csv_has_every_configuration_and_no_formula() -> None:
     run, _ = planted_run(Law(), 4)
     (row,) = csv.DictReader(io.StringIO(as_csv(Report(runs=[RunFacts.of(run)]))))
     assert float(row["output_tok_s"]) > 0
+
+
+def test_what_people_said_of_runs_is_in_every_form() -> None:
+    run, _ = planted_run(Law(), 4)
+    remarks = Remarks().with_tags(["best", "nightly"]).with_note("=<b>1</b>")
+    report = Report(runs=[RunFacts.of(run)], remarks={run.id: remarks, "another": remarks})
+    (row,) = csv.DictReader(io.StringIO(as_csv(report)))
+    assert (row["tags"], row["note"]) == ("best, nightly", "'=<b>1</b>")
+    assert "best, nightly" in (page := as_html(report))
+    assert "&lt;b&gt;1" in page
+    assert list(found := json.loads(as_json(report))["remarks"]) == [run.id]
+    assert Remarks.model_validate(found[run.id]) == remarks
 
 
 def test_json_of_a_decision_is_the_decision() -> None:

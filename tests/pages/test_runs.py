@@ -10,6 +10,7 @@ import fake_workbench as fakes
 from streamlit.testing.v1 import AppTest
 
 from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.remarks import Remarks
 from mcp_core.errors import StoreError
 from mcp_core.results import Comparable, Imported
 from pages._ui import run_table, telemetry_csv
@@ -54,7 +55,8 @@ def test_the_table_is_newest_first_with_words_and_units(page: OpenPage, wb: fake
     assert table["ttft_p50_ms"][0] == 84.2
     assert table["ttft_p50_ms"].isna()[1]
     assert table["peak_memory_gb"][0] == 0.63
-    assert table["note"][0] == "smoke test · too few requests"
+    assert table["caveats"][0] == "smoke test · too few requests"
+    assert "tags" not in at.dataframe[0].proto.column_order  # nobody gave any
 
 
 def test_the_fidelity_of_a_run_is_its_answer_in_a_sentence(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
@@ -86,7 +88,7 @@ def test_a_run_that_cannot_be_compared_says_each_reason_in_full(page: OpenPage, 
     reasons = ("smoke test: too small to decide anything", "noisy: other processes used 1.2 cores meanwhile")
     wb.add(fakes.ok_run(comparable=Comparable(ok=False, reasons=reasons)))
     at = _open(page, OK.id)
-    assert at.dataframe[0].value["note"][0] == "smoke test · too few requests · noisy"
+    assert at.dataframe[0].value["caveats"][0] == "smoke test · too few requests · noisy"
     assert "Smoke test: too small" in at.warning[0].value
     assert "Noisy: other processes used 1.2 cores" in at.warning[0].value
 
@@ -165,8 +167,67 @@ def test_an_offset_beyond_the_end_falls_back_to_the_newest(page: OpenPage, wb: f
     assert list(at.dataframe[0].value["id"]) == [OK.id]
 
 
+REMARKS = Remarks().with_tags(["best", "night: run"]).with_note("=1+1 is *not* a formula")
+
+
+def test_tags_and_the_note_are_shown_edited_and_filtered_by(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(OK, FAILED).run_remarks = {FAILED.id: REMARKS}
+    at = _open(page, OK.id)
+    assert {"tags", "note"} < set(at.dataframe[0].proto.column_order)
+    assert [list(tags) for tags in at.dataframe[0].value["tags"]] == [[], ["best", "night: run"]]
+    assert at.multiselect(key=f"tags-{OK.id}").options == ["best", "night: run"]
+    at.multiselect(key=f"tags-{OK.id}").set_value(["best"])
+    at.text_area(key=f"note-{OK.id}").set_value("Measured twice.")
+    next(button for button in at.button if button.label == "Save").click().run()
+    assert not at.exception
+    assert (wb.run_remarks[OK.id].tags, wb.run_remarks[OK.id].note) == (("best",), "Measured twice.")
+    assert "Measured twice." in [caption.value for caption in at.caption]
+    at.multiselect(key="filter-tag").set_value(["night: run"]).run()
+    assert not at.exception
+    assert list(at.dataframe[0].value["id"]) == [FAILED.id]
+
+
+def test_what_another_wrote_meanwhile_is_not_undone(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(OK)
+    at = _open(page, OK.id)
+    at.text_area(key=f"note-{OK.id}").set_value("Mine.")
+    wb.run_remarks[OK.id] = Remarks().with_tags(["theirs"])
+    next(button for button in at.button if button.label == "Save").click().run()
+    assert (wb.run_remarks[OK.id].tags, wb.run_remarks[OK.id].note) == (("theirs",), "Mine.")
+
+
+def test_what_is_no_tag_is_said_in_the_form(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(OK)
+    at = _open(page, OK.id)
+    at.multiselect(key=f"tags-{OK.id}").set_value(["a,b"])
+    next(button for button in at.button if button.label == "Save").click().run()
+    assert not at.exception
+    assert "no comma" in at.error[0].value
+    assert wb.run_remarks == {}
+
+
+def test_a_stale_run_says_what_changed_since(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    old, new = (planted_run(Law(), 4, start=start, requests=4)[0] for start in (0, 1))
+    wb.add(old.model_copy(update={"versions": {"torch": "2.11.0"}}), new)
+    at = _open(page, old.id)
+    table = at.dataframe[0].value.set_index("id")
+    assert table.loc[old.id, "caveats"].endswith("stale: torch 2.11.0 then, 2.12.0 now")
+    assert "stale" not in table.loc[new.id, "caveats"]
+    assert any("orange-badge[stale]" in each.value for each in at.markdown)
+    at.multiselect(key="filter-versions").set_value(["current"]).run()
+    assert list(at.dataframe[0].value["id"]) == [new.id]
+
+
+def test_csv_has_remarks_and_no_formula_in_them() -> None:
+    about = run_table.RunsBeside({OK.id: REMARKS}, {OK.id: "torch 2.11 then, 2.12 now"})
+    (row,) = csv.DictReader(io.StringIO(run_table.csv_text([RunFacts.of(OK)], about)))
+    assert (row["tags"], row["note"]) == ("best, night: run", "'=1+1 is *not* a formula")
+    assert row["caveats"].endswith("stale: torch 2.11 then, 2.12 now")
+
+
 def test_csv_keeps_numbers_unrounded_and_unmeasured_empty() -> None:
-    rows = list(csv.DictReader(io.StringIO(run_table.csv_text([RunFacts.of(OK), RunFacts.of(FAILED)]))))
+    about = run_table.RunsBeside()
+    rows = list(csv.DictReader(io.StringIO(run_table.csv_text([RunFacts.of(OK), RunFacts.of(FAILED)], about))))
     assert [row["status"] for row in rows] == ["ok", "failed"]
     assert (rows[0]["scheme"], rows[0]["dtype"]) == ("none", "fp32")
     assert rows[0]["output_tok_s"] == "29.9"
