@@ -34,6 +34,8 @@ __all__ = ["FidelityStage", "refusal_of", "unjudged_engine"]
 Tell = Callable[[float | None, str], None]
 # Those whose models the fidelity job can load, or of which it says why nothing can be known.
 _ENGINES: tuple[Engine, ...] = ("transformers", "llama.cpp")
+_LESS_LOSS = "Choose a scheme that loses less, or a wider limit."
+_NO_LIMIT = "Without a fidelity limit it stays in the race."
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +161,15 @@ def refusal_of(plan: SweepPlan, fidelity: Fidelity, error: McpError | None = Non
     if limits is None:
         return None
     found = judged_fidelity(fidelity_facts(fidelity) or {}, limits)
-    broken = [each.text for each in found if isinstance(each, Broken)]
+    broken = [each for each in found if isinstance(each, Broken)]
     if not broken:
         return None
-    hint = error.hint if error else "Choose a scheme that loses less, or a wider limit."
-    return Failure(kind=error.kind if error else FidelityLost.kind, message=f"{'; '.join(broken)}.", hint=hint)
+    message = f"{'; '.join(each.text for each in broken)}."
+    if error is not None:
+        return Failure(kind=error.kind, message=message, hint=error.hint)
+    if any(each.is_measured for each in broken):
+        return Failure(kind=FidelityLost.kind, message=message, hint=_LESS_LOSS)
+    return Failure(kind=FidelityLost.kind, message=message, hint=_NO_LIMIT)
 
 
 def _identity(plan: Plan) -> str:

@@ -164,7 +164,9 @@ def test_random_weights_are_refused_without_a_job(log: Path, asked: SweepPlan) -
     plan = asked.model_copy(update={"base": base, "axes": Axes(batching=(BatchingChoice(mode="off"),))})
     with Store() as store:
         record, rows = swept(store, plan)
-    assert {cell.state for cell in record.cells} == {"refused"}
+    assert [(cell.state, cell.failure.hint) for cell in record.cells if cell.failure] == [
+        ("refused", "Without a fidelity limit it stays in the race.")
+    ]
     assert rows["off"].reason.startswith("KL not measured: ")
     assert "what random weights say means nothing" in rows["off"].reason
     assert judged(log) == []
