@@ -15,7 +15,7 @@ from mcp_core.goal import Goal, Metric
 from mcp_core.goal_presets import GOALS, goal_preset
 from mcp_core.workload import WORKLOADS, Workload
 from pages._ui import format as fmt
-from pages._ui import links, session
+from pages._ui import further_limits, links, session
 
 __all__ = ["goal_form", "goal_of_link", "keep_link"]
 
@@ -60,28 +60,41 @@ def keep_link(goal: Goal) -> None:
 
 
 def goal_form(models: Sequence[str]) -> Goal:
-    """Draw every field and return the Goal; ``models`` are those that were measured. Raises GoalError."""
-    now = session.goal()
+    """Draw every field and return the Goal; ``models`` are those that were measured. Raises GoalError.
+
+    Limits without a field are kept as they are, listed below the fields until they are dropped.
+    """
+    now, further = session.goal(), _further()
     _presets()
     left, middle, right = st.columns(3)
     with left:
-        document = _models(now, models) | _workload(now)
+        document: dict[str, Any] = {"name": now.name} | _models(now, models) | _workload(now)
     with middle:
         document |= _load(now)
     with right:
         document |= _objective(now)
-    usual = _slo(now, ("ttft_ms", "tpot_ms"))
+    slo = _slo(now, further, ("ttft_ms", "tpot_ms"))
     with st.expander("More limits", expanded=_has_more(now)):
-        rare = _slo(now, ("itl_ms", "e2e_ms"))
+        slo |= _slo(now, further, ("itl_ms", "e2e_ms"))
         left, right = st.columns(2)
         with left:
-            document |= _fidelity(now) | {"failures_max": _failures(now)}
+            document |= {"fidelity": _fidelity(now, further), "failures_max": _failures(now)}
         with right:
             document |= _means(now)
-    document |= {"slo": usual | rare}
+    document |= {"slo": slo, "device": further.device}
+    further_limits.draw(further)
     goal = Goal.from_dict({name: value for name, value in document.items() if value is not None})
     session.set_goal(goal)
     return goal
+
+
+def _further() -> Goal:
+    """What the fields do not show, as it was when they were drawn anew."""
+    further = session.goal_further()
+    if further is None:
+        further = further_limits.beyond_the_form(session.goal())
+        session.set_goal_further(further)
+    return further
 
 
 def _presets() -> None:
@@ -110,7 +123,7 @@ def _models(now: Goal, models: Sequence[str]) -> dict[str, Any]:
     """Which models may answer; there is nothing to choose from one, unless a link names another."""
     options = sorted({*models, *now.models})
     if len(options) < 2:
-        return {}
+        return {"models": now.models}
     chosen = st.multiselect(
         "Models",
         options,
@@ -131,6 +144,7 @@ def _workload(now: Goal) -> dict[str, Any]:
         "Workload",
         names,
         index=names.index(current),
+        format_func=lambda name: f"{name}, as the link has it" if own and name == own.name else name,
         key=_key("workload"),
         help="What is asked. Only Runs under the same workload count, at whatever load they were made.",
     )
@@ -150,16 +164,17 @@ def _load(now: Goal) -> dict[str, Any]:
         help="Users each wait for their reply before they ask again; a rate waits for nobody.",
     )
     if chosen == "users":
-        return {"users": int(_number("Users", "users", now.users or 8, 1, step=1) or 1)}
+        return {"users": int(_number("Users", "users", now.users or 8, 1, step=1, required=True) or 1)}
     if chosen == "rate_s":
-        return {"rate_s": _number("Requests per second", "rate_s", now.rate_s or 1.0, 0.01)}
+        return {"rate_s": _number("Requests per second", "rate_s", now.rate_s or 1.0, 0.01, required=True)}
     return {}
 
 
-def _fidelity(now: Goal) -> dict[str, Any]:
-    """One limit here; a Goal with several keeps those that this form has no place for."""
-    limits = now.fidelity.model_dump(exclude_none=True)
-    kinds = list(_FIDELITY)
+def _fidelity(now: Goal, further: Goal) -> dict[str, float]:
+    """The limit of the field, and those beyond it."""
+    kept = further.fidelity.model_dump(exclude_none=True)
+    limits = {name: each for name, each in now.fidelity.model_dump(exclude_none=True).items() if name not in kept}
+    kinds = [name for name in _FIDELITY if name not in kept]
     current = next(iter(limits), "")
     chosen = st.selectbox(
         "Fidelity limit",
@@ -171,10 +186,11 @@ def _fidelity(now: Goal) -> dict[str, Any]:
         "is refused as not measured.",
     )
     if not chosen:
-        return {}
-    value = _number("Limit", f"fidelity-{chosen}", limits.get(chosen) or _FIDELITY_START[chosen], 0.0001)
-    others = {name: each for name, each in limits.items() if name not in (current, chosen)}
-    return {"fidelity": others | {chosen: value}}
+        return kept
+    value = _number(
+        "Limit", f"fidelity-{chosen}", limits.get(chosen) or _FIDELITY_START[chosen], 0.0001, required=True
+    )
+    return kept | {chosen: value or 0.0}
 
 
 def _objective(now: Goal) -> dict[str, Any]:
@@ -217,12 +233,19 @@ def _means(now: Goal) -> dict[str, Any]:
     }
 
 
-def _slo(now: Goal, metrics: Sequence[Metric]) -> dict[str, Any]:
-    """One limit a latency here; a Goal with several keeps those that this form has no place for."""
-    found: dict[str, Any] = {}
+def _slo(now: Goal, further: Goal, metrics: Sequence[Metric]) -> dict[str, dict[str, float]]:
+    """The limit of each latency's field, and those beyond it."""
+    found: dict[str, dict[str, float]] = {}
     for column, metric in zip(st.columns(len(metrics)), metrics, strict=True):
-        given = getattr(now.slo, metric).model_dump(exclude_none=True)
-        statistic, limit = next(reversed(given.items()), ("p95", None))
+        kept = getattr(further.slo, metric).model_dump(exclude_none=True)
+        given = {
+            name: each
+            for name, each in getattr(now.slo, metric).model_dump(exclude_none=True).items()
+            if name not in kept
+        }
+        free = [name for name in _STATISTICS if name not in kept]
+        usual = "p95" if "p95" in free else free[-1]
+        statistic, limit = next(reversed(given.items()), (usual, None))
         with column:
             left, right = st.columns([3, 2])
             with left:
@@ -230,20 +253,25 @@ def _slo(now: Goal, metrics: Sequence[Metric]) -> dict[str, Any]:
                     f"{_WORDS[metric]} (ms)", metric, limit, 0.001, help_text=fmt.definition(metric) or ""
                 )
             chosen = right.selectbox(
-                "of",
-                _STATISTICS,
-                index=_STATISTICS.index(statistic),
+                "Percentile",
+                free,
+                index=free.index(statistic),
                 key=_key(f"{metric}-of"),
-                help="p95 takes Runs of 200 requests, p99 of 1,000.",
+                help="Of the requests: p95 TTFT is what 95 % of them stay within. p95 takes Runs of 200 requests, "
+                "p99 of 1,000.",
             )
-        others = {name: each for name, each in given.items() if name not in (statistic, chosen)}
-        found[metric] = others | ({chosen: value} if value is not None else {})
+        found[metric] = kept | ({chosen: value} if value is not None else {})
     return found
 
 
 def _failures(now: Goal) -> float:
     percent = _number(
-        "Failed requests (%)", "failures", now.failures_max * 100, 0.0, help_text="At most this share may fail."
+        "Failed requests (%)",
+        "failures",
+        now.failures_max * 100,
+        0.0,
+        help_text="At most this share may fail.",
+        required=True,
     )
     return min(99.0, percent or 0.0) / 100
 
@@ -257,14 +285,19 @@ def _number(
     step: int | None = None,
     help_text: str | None = None,
     empty: str = "no limit",
+    required: bool = False,
 ) -> float | None:
+    """A field that can be emptied, unless it is required: Streamlit puts a default back where one is emptied."""
     whole = step is not None
     # A link may bring less than one can type.
     least = least if value is None else min(least, value)
+    given = None if value is None else int(value) if whole else float(value)
+    if not required:
+        session.begin_with(_key(name), given)
     return st.number_input(
         label,
         min_value=int(least) if whole else float(least),
-        value=None if value is None else int(value) if whole else float(value),
+        value=given if required else None,
         step=step,
         placeholder=empty,
         help=help_text,

@@ -153,3 +153,51 @@ def test_use_this_recipe(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
     at = _open(page, GOAL)
     at.button(key="use-winner").click().run()
     assert at.session_state["mcp_recipe"] == FAST.recipe
+
+
+MANY = GOAL | {
+    "slo": {"tpot_ms": {"p50": 20, "p90": 25, "p95": 30}, "ttft_ms": {"p95": 5000}},
+    "fidelity": {"kl_max": 0.02, "top1_min": 0.98},
+    "device": "Example CPU",
+    "name": "for the desk",
+}
+
+
+def _dropped(at: AppTest, words: str) -> AppTest:
+    (button,) = [each for each in at.button if each.label.replace("\\", "") == words]
+    return button.click().run()
+
+
+def test_every_limit_that_holds_is_shown_and_can_be_dropped(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
+    at = _open(page, MANY)
+    assert not at.exception
+    drops = {each.label.replace("\\", "") for each in at.button if each.key and each.key.startswith("drop-")}
+    shown = {"p50 TPOT ≤ 20 ms", "p90 TPOT ≤ 25 ms", "KL ≤ 0.02 nats", "Measured on Example CPU"}
+    assert drops == shown
+    assert "These limits hold too" in _texts(at)
+    at = _dropped(at, "p50 TPOT ≤ 20 ms")
+    at = _dropped(at, "Measured on Example CPU")
+    at = _dropped(at, "KL ≤ 0.02 nats")
+    assert not at.exception
+    asked = Goal.from_json(at.query_params["goal"])
+    assert asked.slo.tpot_ms.model_dump(exclude_none=True) == {"p90": 25, "p95": 30}
+    assert asked.fidelity.model_dump(exclude_none=True) == {"top1_min": 0.98}
+    assert (asked.device, asked.name) == (None, "for the desk")
+
+
+def test_emptying_a_field_drops_its_own_limit_only(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
+    at = _open(page, MANY)
+    next(each for each in at.number_input if each.label == "TPOT (ms)").set_value(None).run()
+    at.run()
+    at.run()
+    assert not at.exception
+    asked = Goal.from_json(at.query_params["goal"])
+    assert asked.slo.tpot_ms.model_dump(exclude_none=True) == {"p50": 20, "p90": 25}
+    assert asked.slo.ttft_ms.p95 == 5000
+
+
+def test_a_field_cannot_choose_what_is_listed_beside_it(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
+    at = _open(page, MANY)
+    choices = {each.key: each.options for each in at.selectbox if each.key}
+    (tpot,) = [options for key, options in choices.items() if key.startswith("goal-tpot_ms-of")]
+    assert tpot == ["p95", "p99", "mean"]
