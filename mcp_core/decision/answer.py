@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from mcp_core.decision.candidates import UNITS, Broken, Candidate, Scene
 from mcp_core.decision.decision import Choice, Decision
+from mcp_core.evaluation.comparability import OTHERS_USED
 from mcp_core.hardware import Hardware
 
 __all__ = ["HOW_TO_BEGIN", "NOTHING_MEASURED", "notes", "sentence"]
@@ -107,7 +108,11 @@ def _notes(scene: Scene, found: Sequence[Candidate], hardware: Hardware) -> Iter
 def _uncounted(found: Sequence[Candidate]) -> Iterator[str]:
     """What helps where measured figures do not count because of how they were taken."""
     firsts = [each.broken[0].text for each in found if each.broken and each.broken[0].cause == "not comparable"]
-    words = Counter(text.removeprefix("not comparable: ").partition(":")[0] for text in firsts)
+    # A load generator that others kept waiting is no load generator that was asked for too much.
+    words = Counter(
+        "noisy" if OTHERS_USED in text else text.removeprefix("not comparable: ").partition(":")[0]
+        for text in firsts
+    )
     for word, count in words.most_common():
         if word in _REMEDIES:
             yield f"{count} of {len(found)} do not count ({word}): {_REMEDIES[word]}, then measure again."

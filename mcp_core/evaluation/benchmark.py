@@ -30,7 +30,7 @@ from mcp_core.errors import (
     WorkloadError,
     error_from,
 )
-from mcp_core.evaluation.comparability import incomparable_load, incomparable_requests
+from mcp_core.evaluation.comparability import OTHERS_USED, incomparable_load, incomparable_requests
 from mcp_core.evaluation.conditions import conditions, incomparable
 from mcp_core.evaluation.cores import OthersLoad, pinned, usable_cores
 from mcp_core.evaluation.loadgen import LoadResult, OnProgress, run_load, run_warmup
@@ -123,6 +123,7 @@ class _Findings:
     timeline: MemoryTimeline | None = None
     telemetry: RunTelemetry | None = None
     reasons: list[str] = field(default_factory=list)
+    others_cores: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,9 @@ class _Benchmark:
             self._found.reasons.append(not_pinned)
         load = others.read()
         if load is not None and load > MAX_OTHERS_LOAD:
-            self._found.reasons.append(f"noisy: other processes used {load:.1f} cores meanwhile")
+            self._found.reasons.append(f"noisy: {OTHERS_USED} {load:.1f} cores meanwhile")
+        else:
+            self._found.others_cores = load
 
     async def _warm_up(self, server: _Server) -> None:
         if not self._workload.warmup_requests:
@@ -325,7 +328,7 @@ class _Benchmark:
         reasons = [*found.reasons, *incomparable_load(found.recipe, self._workload)]
         if measurement is not None:
             cached = work.cached_prompt_tokens if work else None
-            reasons += incomparable_requests(measurement, self.records, self._workload, cached)
+            reasons += incomparable_requests(measurement, self.records, self._workload, cached, found.others_cores)
         reasons += incomparable(meanwhile)
         return _run(
             found.recipe,

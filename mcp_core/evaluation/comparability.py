@@ -13,11 +13,14 @@ from mcp_core.recipe import Recipe
 from mcp_core.results import Measurement, RequestRecord
 from mcp_core.workload import Workload
 
-__all__ = ["incomparable_load", "incomparable_requests"]
+__all__ = ["OTHERS_USED", "incomparable_load", "incomparable_requests"]
 
 MAX_CLIENT_LAG_MS = 2.0
 # A tenth of what a first token takes at a very fast server; ticks of the loop alone make one late by 1 ms.
 MAX_LATE_MS = 10.0
+OTHERS_USED = "other processes used"
+# Measured on two cores with other work on them: the loop's p99 was 3 ms although they stayed below what is noisy.
+_DISTURBING_CORES = 0.1
 # What chat templates put before every first message, at most: the same in each prompt.
 _TEMPLATE_TOKENS = 64
 
@@ -32,14 +35,25 @@ def incomparable_load(recipe: Recipe, workload: Workload) -> Iterator[str]:
 
 
 def incomparable_requests(
-    measurement: Measurement, records: Sequence[RequestRecord], workload: Workload, cached: int | None
+    measurement: Measurement,
+    records: Sequence[RequestRecord],
+    workload: Workload,
+    cached: int | None,
+    others_cores: float | None = None,
 ) -> Iterator[str]:
-    """What its requests show; ``cached`` is prompt tokens not computed by the server's counters, None without."""
+    """What its requests show; ``cached`` is prompt tokens not computed by the server's counters, None without.
+
+    ``others_cores`` is what processes besides the two used, where that alone did not make it noisy: enough to
+    make a load generator late that shares its core with them.
+    """
+    beside = others_cores is not None and others_cores >= _DISTURBING_CORES
+    besides = f"; {OTHERS_USED} {others_cores:.1f} cores meanwhile" if beside else ""
     lag_ms = measurement.client_lag_p99_ms
     if lag_ms is not None and lag_ms > MAX_CLIENT_LAG_MS:
-        yield f"client-limited: the load generator's own loop was {lag_ms:.1f} ms late (p99)"
+        yield f"client-limited: the load generator's own loop was {lag_ms:.1f} ms late (p99){besides}"
     if measurement.late_p99_ms is not None and measurement.late_p99_ms > MAX_LATE_MS:
-        yield f"client-limited: requests were sent {measurement.late_p99_ms:.1f} ms after they were due (p99)"
+        late_ms = measurement.late_p99_ms
+        yield f"client-limited: requests were sent {late_ms:.1f} ms after they were due (p99){besides}"
     warm = _warm_tokens(records, workload, cached)
     if warm > 0:
         yield f"warm cache: {warm} prompt tokens were not computed"

@@ -8,9 +8,9 @@ from mcp_core.presets import bundled
 from mcp_core.workload import PromptSource, Workload, short_chat
 
 
-def reasons(records, workload=None, cached=None, **figures):
+def reasons(records, workload=None, cached=None, others_cores=None, **figures):
     measured = summarize(records, 1.0).model_copy(update=figures)
-    return list(incomparable_requests(measured, records, workload or Workload(), cached))
+    return list(incomparable_requests(measured, records, workload or Workload(), cached, others_cores))
 
 
 def test_a_smoke_test_says_so():
@@ -22,6 +22,16 @@ def test_a_late_load_generator_is_named(record):
     assert reasons([record()], client_lag_p99_ms=1.9, late_p99_ms=9.0) == []
     said = reasons([record()], client_lag_p99_ms=2.1, late_p99_ms=11.0)
     assert [each.partition(":")[0] for each in said] == ["client-limited"] * 2
+    assert not any("other processes" in each for each in said)
+
+
+def test_whoever_kept_the_load_generator_waiting_is_named(record):
+    (said,) = reasons([record()], client_lag_p99_ms=3.0, others_cores=0.3)
+    lag, _, others = said.partition("; ")
+    assert lag == "client-limited: the load generator's own loop was 3.0 ms late (p99)"
+    assert others == "other processes used 0.3 cores meanwhile"
+    assert reasons([record()], client_lag_p99_ms=3.0, others_cores=0.04) == [lag]
+    assert reasons([record()], client_lag_p99_ms=1.9, others_cores=0.3) == []
 
 
 @pytest.mark.parametrize(
