@@ -30,8 +30,8 @@ def draw() -> None:
         decision = workbench.get_workbench().decisions.recommend(goal)
         decision_panel.draw_answer(decision)
         _other_loads(goal, decision)
-        decision_panel.draw_missing(decision)
         decision_panel.draw_meeting(decision)
+        decision_panel.draw_missing(decision)
         decision_panel.draw_refused(decision)
         _from_a_shell(goal)
 

@@ -14,6 +14,7 @@ from mcp_core.errors import ModelNotFound
 from pages._ui import format as fmt
 from pages._ui import frame, links, report_downloads, session, workbench
 from pages._ui.confirm_panel import draw_confirm
+from pages._ui.decision_panel import evidence_badge
 from pages._ui.goal_form import goal_of_link
 from pages._ui.ship_files import choose_target, draw_files
 
@@ -99,8 +100,7 @@ def _load(load: float, kind: str | None) -> str:
 
 def _evidence(shipment: Shipment) -> None:
     with st.container(border=True):
-        level = shipment.evidence[:1].upper() + shipment.evidence[1:]
-        st.badge(level, color="green" if shipment.evidence.startswith("confirmed") else "blue")
+        evidence_badge(shipment.evidence)
         if shipment.decision is not None:
             st.markdown(frame.plain(shipment.decision.answer))
         _figures(shipment)
@@ -116,13 +116,15 @@ def _figures(shipment: Shipment) -> None:
     measured, memory = shipment.measurement, shipment.run.memory if shipment.run else None
     if measured is None:
         return
-    columns = st.columns(4)
-    columns[0].metric("Throughput", fmt.rate(measured.output_tok_s), help=fmt.definition("output_tok_s"))
-    columns[1].metric("TTFT, median", fmt.ms(measured.ttft_ms.p50), help=fmt.definition("ttft_ms"))
-    columns[2].metric("TPOT, median", fmt.ms(measured.tpot_ms.p50), help=fmt.definition("tpot_ms"))
-    columns[3].metric(
-        "Peak memory", fmt.size(memory.peak_bytes if memory else None), help=fmt.definition("peak_bytes")
+    figures = (
+        ("Output", fmt.rate(measured.output_tok_s), "output_tok_s"),
+        ("TTFT, median", fmt.ms(measured.ttft_ms.p50), "ttft_ms"),
+        ("TPOT, median", fmt.ms(measured.tpot_ms.p50), "tpot_ms"),
+        ("Peak memory", fmt.size(memory.peak_bytes if memory else None), "peak_bytes"),
     )
+    with st.container(horizontal=True):
+        for label, value, name in figures:
+            st.metric(label, value, help=fmt.definition(name))
 
 
 draw()

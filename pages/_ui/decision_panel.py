@@ -16,9 +16,9 @@ from pages._ui import format as fmt
 from pages._ui import frame, report_downloads, session, workbench
 from pages._ui.hub_token import current_token
 
-__all__ = ["draw_answer", "draw_meeting", "draw_missing", "draw_refused"]
+__all__ = ["draw_answer", "draw_meeting", "draw_missing", "draw_refused", "evidence_badge"]
 
-_COLOURS = {"confirmed": "green", "measured": "blue", "probed": "orange", "predicted": "orange", "none": "grey"}
+_COLOURS = {"confirmed": "green", "measured": "blue", "probed": "orange", "predicted": "orange"}
 _UNITS = {"concurrency": "users", "rate_s": "requests/s"}
 _ROW_PX, _MOST_ROWS = 35, 12
 
@@ -28,7 +28,7 @@ def draw_answer(decision: Decision) -> None:
     with st.container(border=True):
         winner = decision.winner
         word = winner.evidence_text if winner else "no answer"
-        st.badge(fmt.sentence(word), color=_COLOURS[decision.evidence])  # type: ignore[arg-type]
+        evidence_badge(word)
         st.markdown(f"#### {frame.plain(decision.answer)}")
         if winner is None:
             _notes(decision.notes)
@@ -37,6 +37,12 @@ def draw_answer(decision: Decision) -> None:
         _runner_up(decision)
         _notes(decision.notes)
         _next_steps(winner, decision)
+
+
+def evidence_badge(words: str) -> None:
+    """The level, as "probed on transformers", in its colour."""
+    level = words.partition(" ")[0]
+    st.badge(fmt.sentence(words), color=_COLOURS.get(level, "grey"))  # type: ignore[arg-type]
 
 
 def draw_meeting(decision: Decision) -> None:
@@ -64,17 +70,23 @@ def draw_refused(decision: Decision) -> None:
         return
     st.subheader("Refused, and why")
     rows = [
-        {"name": each.name, "cause": each.cause, "reason": each.reason, "command": each.command, "run": each.run}
+        {
+            "name": each.name,
+            "cause": each.cause,
+            "reason": each.reason.removeprefix(f"{each.cause}: "),
+            "run": _run_link(each.run),
+            "command": each.command,
+        }
         for each in decision.refused
     ]
     column = st.column_config
     command = {"command": column.TextColumn("What would measure it", width=200)}
     columns = {
-        "name": column.TextColumn("Configuration", width=190),
+        "name": column.TextColumn("Configuration"),
         "cause": column.TextColumn("Cause", width=110, help="Which kind of limit, or what makes it no evidence."),
-        "reason": column.TextColumn("Figure and limit", width=330),
+        "reason": column.TextColumn("Figure and limit", width=380),
+        "run": _run_column(),
         **(command if any(each.command for each in decision.refused) else {}),
-        "run": column.TextColumn("Run"),
     }
     st.dataframe(rows, hide_index=True, height=_height(rows), column_config=columns, column_order=list(columns))
 
@@ -101,7 +113,7 @@ def draw_missing(decision: Decision) -> None:
         hide_index=True,
         height=_height(rows),
         column_config={
-            "name": column.TextColumn("Configuration", width=190),
+            "name": column.TextColumn("Configuration"),
             "load": column.NumberColumn(fmt.sentence(_UNITS[decision.load_kind]), width=70, format="%g"),
             "repeats": column.NumberColumn(
                 "Starts", width=56, help="Fresh starts of the worker, with new prompts."
@@ -217,8 +229,16 @@ def _row(each: Choice, decision: Decision) -> dict[str, Any]:
         "energy": figures.energy_j_per_token,
         "evidence": each.evidence_text,
         "starts": each.starts,
-        "run": each.run,
+        "run": _run_link(each.run),
     }
+
+
+def _run_link(run_id: str) -> str | None:
+    return frame.address("runs", run=run_id) if run_id else None
+
+
+def _run_column() -> Any:
+    return st.column_config.LinkColumn("Run", width=52, display_text="open", help="Everything that was measured.")
 
 
 def _columns(decision: Decision) -> dict[str, Any]:
@@ -228,7 +248,7 @@ def _columns(decision: Decision) -> dict[str, Any]:
         return column.NumberColumn(heading, width=width, format=pattern, help=meaning)
 
     return {
-        "name": column.TextColumn("Configuration", width=190),
+        "name": column.TextColumn("Configuration"),
         "against": column.TextColumn(
             "Against winner", width=110, help="By the paired ratio of fresh starts; equivalent is within 3 %."
         ),
@@ -243,7 +263,7 @@ def _columns(decision: Decision) -> dict[str, Any]:
         "energy": number("J/token", 66, "%.3f", "By NVML's counter."),
         "evidence": column.TextColumn("Evidence", width=150),
         "starts": number("Starts", 52, "%d", "Fresh process starts behind the figures."),
-        "run": column.TextColumn("Run"),
+        "run": _run_column(),
     }
 
 
