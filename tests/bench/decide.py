@@ -129,6 +129,8 @@ def measured_again(plan: SweepPlan, choice: dict[str, Any], repeat: int, folder:
     workload.write_text(load.model_dump_json())
     command = [*CLI, "bench", str(recipe), str(workload), "--json"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not ended.stdout:
+        raise SystemExit(f"{choice['name']}: {ended.stderr}")
     run = json.loads(ended.stdout)
     if run["status"] != "ok":
         raise SystemExit(f"{choice['name']}: {run['failure']}")
