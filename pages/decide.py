@@ -11,6 +11,7 @@ from mcp_core.decision.decision import Choice, Decision
 from mcp_core.errors import InputError
 from mcp_core.goal import Goal
 from pages._ui import decision_panel, frame, workbench
+from pages._ui import format as fmt
 from pages._ui.goal_form import goal_form, goal_of_link, keep_link
 
 frame.require("decide")
@@ -65,11 +66,12 @@ def _other_loads(goal: Goal, decision: Decision) -> None:
     if len(loads) < 2:
         return
     unit = "users" if decision.load_kind == "concurrency" else "requests/s"
+    served = decision.winner.load if decision.winner else decision.load
     with st.container(border=True):
         load = st.select_slider(
             f"At another load ({unit})",
             loads,
-            value=decision.winner.load if decision.winner and decision.winner.load in loads else loads[0],
+            value=served if served in loads else loads[0],
             format_func=lambda each: f"{each:g}",
             key=f"load-{len(loads)}-{loads[-1]:g}",
             help="Measured loads only; nothing is extrapolated.",
@@ -80,12 +82,13 @@ def _other_loads(goal: Goal, decision: Decision) -> None:
         )
         there = workbench.get_workbench().decisions.recommend(changed)
         meeting = _all(there)
+        at = f"At {fmt.count(int(load), 'user')}" if name == "users" else f"At {load:g} {unit}"
         if not meeting:
-            st.markdown(f"At {load:g} {unit} nothing meets the limits.")
+            st.markdown(f"{at} nothing meets the limits.")
             return
         order = ", then ".join(f"**{frame.plain(each.name)}**" for each in meeting[:3])
         more = f" and {len(meeting) - 3} more" if len(meeting) > 3 else ""
-        st.markdown(f"At {load:g} {unit}: {order}{more}; {len(there.refused)} refused.")
+        st.markdown(f"{at}: {order}{more}; {len(there.refused)} refused.")
 
 
 def _all(decision: Decision) -> tuple[Choice, ...]:

@@ -19,6 +19,7 @@ from pages._ui.hub_token import current_token
 __all__ = ["draw_answer", "draw_meeting", "draw_missing", "draw_refused", "evidence_badge"]
 
 _COLOURS = {"confirmed": "green", "measured": "blue", "probed": "orange", "predicted": "orange"}
+_CAUSES = {"slo": "latency"}
 _UNITS = {"concurrency": "users", "rate_s": "requests/s"}
 _ROW_PX, _MOST_ROWS = 35, 12
 
@@ -72,7 +73,7 @@ def draw_refused(decision: Decision) -> None:
     rows = [
         {
             "name": each.name,
-            "cause": each.cause,
+            "cause": _CAUSES.get(each.cause, each.cause),
             "reason": each.reason.removeprefix(f"{each.cause}: "),
             "run": _run_link(each.run),
             "command": each.command,
@@ -102,7 +103,7 @@ def draw_missing(decision: Decision) -> None:
             "load": each.workload.load,
             "repeats": each.repeats,
             "time": fmt.about(each.seconds),
-            "why": each.why,
+            "why": each.why.removeprefix("not comparable: "),
             "command": each.command,
         }
         for each in decision.missing
@@ -119,7 +120,7 @@ def draw_missing(decision: Decision) -> None:
                 "Starts", width=56, help="Fresh starts of the worker, with new prompts."
             ),
             "time": column.TextColumn("Time", width=100, help="Loading and measuring, as its own Runs took."),
-            "why": column.TextColumn("Why", width=300),
+            "why": column.TextColumn("Why", width=380),
             "command": column.TextColumn("From a shell", width=200),
         },
     )
@@ -170,7 +171,7 @@ def _figures(winner: Choice, decision: Decision) -> None:
             st.metric(
                 "Cost per 1M tokens",
                 fmt.number(figures.cost_per_million_tokens),
-                f"{figures.cost_per_request:.2g} a request" if figures.cost_per_request is not None else None,
+                _cost_of_requests(figures.cost_per_request),
                 delta_color="off",
                 delta_arrow="off",
                 help="Price of the time in which a million output tokens are made, energy included where measured.",
@@ -179,6 +180,11 @@ def _figures(winner: Choice, decision: Decision) -> None:
             st.metric("Energy", f"{fmt.number(figures.energy_j_per_token)} J/token", help="By NVML's counter.")
     if figures.within:
         st.caption("Holds: " + " · ".join(frame.plain(each) for each in figures.within))
+
+
+def _cost_of_requests(cost: float | None) -> str | None:
+    """Of a thousand: one costs too little to be read."""
+    return None if cost is None else f"{fmt.number(1000 * cost)} per 1,000 requests"
 
 
 def _runner_up(decision: Decision) -> None:

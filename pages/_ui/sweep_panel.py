@@ -169,8 +169,10 @@ def _show(record: SweepRecord) -> None:
     if record.is_resumable:
         _resume(record)
     rows = workbench.get_workbench().sweeps.rows(record)
+    shown = [_row(row) for row in rows]
     st.dataframe(
-        [_row(row) for row in rows],
+        shown,
+        column_order=[name for name in shown[0] if any(row[name] for row in shown)] if shown else None,
         column_config={
             **{name: st.column_config.NumberColumn(format="%.1f", help=_help(name)) for name in _FIGURES},
             _FLOOR: st.column_config.NumberColumn(format="%.3g", help=_FLOOR_MEANING),

@@ -64,7 +64,8 @@ def test_the_answer_the_refusal_and_the_figures(page: OpenPage, planted: fakes.F
     assert "Holds: p95 TPOT" in text
     meets, refused = at.dataframe[0].value, at.dataframe[1].value
     assert list(meets["name"]) == ["fp32 · max_requests 7"]
-    assert list(refused["cause"]) == ["slo"]
+    assert list(refused["cause"]) == ["latency"]
+    assert refused["run"][0].startswith("runs?run=")
     assert refused["reason"][0].endswith("> 30 ms")
     figures = {each.label: each.value for each in at.metric}
     assert figures["Goodput"].endswith("/s")
@@ -89,6 +90,14 @@ def test_another_load_is_ranked_from_measured_points(page: OpenPage, planted: fa
     slider.set_value(16).run()
     assert not at.exception
     assert "At 16 users: **fp32 · max_requests 7**; 1 refused." in _texts(at)
+
+
+def test_one_user_is_one_user(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
+    _plant(planted, FAST, (1,))
+    at = _open(page, GOAL)
+    assert at.select_slider[0].value == 8
+    at.select_slider[0].set_value(1).run()
+    assert "At 1 user: **fp32" in _texts(at)
 
 
 def test_near_ones_are_undecided_with_a_button_that_queues_in_turn(
