@@ -55,10 +55,8 @@ def qwen3_30b_a3b_shape() -> Recipe:
 
 
 def gpt_oss_20b_shape() -> Recipe:
-    """gpt-oss-20b's sizes with random weights, bf16; its published checkpoint keeps the experts in MXFP4.
-
-    Attention is eager: its sinks have no sdpa form.
-    """
+    """gpt-oss-20b's sizes with random weights, bf16; its published checkpoint keeps the experts in MXFP4."""
+    # Its attention's sinks have no sdpa form.
     return _shape("gpt-oss-20b").model_copy(update={"attention": "eager"})
 
 

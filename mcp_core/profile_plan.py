@@ -9,7 +9,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["MOST_RECORDED", "MOST_STEPS", "ProfileLoad", "ProfilePlan"]
+from mcp_core.errors import InputError
+from mcp_core.recipe import Recipe
+
+__all__ = ["MOST_RECORDED", "MOST_STEPS", "ProfileLoad", "ProfilePlan", "require_traceable"]
 
 # Engine steps that one profile may last: wait, warm-up and active ones of every repeat.
 MOST_STEPS = 2000
@@ -18,6 +21,14 @@ MOST_RECORDED = 64
 
 Count = Annotated[int, Field(ge=0, le=1000)]
 Activity = Literal["cpu", "cuda"]
+
+
+def require_traceable(recipe: Recipe) -> None:
+    """Raises InputError for an engine whose operators torch does not see."""
+    if recipe.engine != "transformers":
+        raise InputError(
+            f"{recipe.engine} records no trace of its operators.", "Profile a Recipe with engine transformers."
+        )
 
 
 class _Value(BaseModel):

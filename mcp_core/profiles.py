@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mcp_core.errors import Busy, InputError
+from mcp_core.errors import Busy
 from mcp_core.evaluation import trace_store
 from mcp_core.evaluation.trace_store import KeptTrace
 from mcp_core.fleet import Fleet
 from mcp_core.job_registry import JobRegistry
 from mcp_core.loop_thread import LoopThread
-from mcp_core.profile_plan import ProfileLoad, ProfilePlan
+from mcp_core.profile_plan import ProfileLoad, ProfilePlan, require_traceable
 
 __all__ = ["Profiles"]
 
@@ -53,11 +53,7 @@ class Profiles:
 
     def _start(self, worker_id: str, plan: ProfilePlan, load: ProfileLoad | None, run_id: str | None) -> str:
         worker = self._fleet.ready(worker_id)
-        if worker.recipe.engine != "transformers":
-            raise InputError(
-                f"{worker.recipe.engine} records no trace of its operators.",
-                "Profile a Recipe with engine transformers.",
-            )
+        require_traceable(worker.recipe)
         if load is not None:
             if self._jobs.active_on(worker_id):
                 raise Busy(f"{worker.title} is being measured already.", "Wait, or cancel that job.")

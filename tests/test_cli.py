@@ -17,6 +17,7 @@ from mcp_core import cli, devices
 from mcp_core.commands.output import size
 from mcp_core.decision.store import Store
 from mcp_core.errors import StoreError
+from mcp_core.goal_presets import GOALS
 from mcp_core.presets import RECIPES, bundled
 from mcp_core.recipe import Recipe
 from mcp_core.results import Run
@@ -214,6 +215,8 @@ def test_presets_are_listed_for_people(cli_run):
     code, out, _ = cli_run("preset")
     assert code == 0
     assert all(name in out for name in (*RECIPES, *WORKLOADS))
+    table = out.split("\n\nPrint one")[0].splitlines()
+    assert len(table) == 1 + len(RECIPES) + len(WORKLOADS) + len(GOALS)  # a line each
 
 
 def test_schemas_describe_every_field(answer):
@@ -686,9 +689,12 @@ def test_capacity_of_a_running_server_stores_its_points(cli_run, quick, tmp_path
     assert "p50 TPOT" in said
 
 
-def test_capacity_without_a_limit_or_of_a_wrong_goal_is_refused(cli_run, quick):
+def test_capacity_without_a_limit_or_of_a_wrong_goal_is_refused(cli_run, quick, monkeypatch):
     fixed = ("capacity", "bundled", quick, "--url", "http://127.0.0.1:9", "--goal")
     code, _, err = cli_run(*fixed, "{}")
+    assert (code, "no latency limit" in err) == (2, True)
+    monkeypatch.setattr("mcp_core.commands.capacity.Supervisor", None)  # nothing is loaded to find that out
+    code, _, err = cli_run("capacity", "bundled", quick, "--goal", "{}")
     assert (code, "no latency limit" in err) == (2, True)
     code, _, err = cli_run(*fixed, '{"slo": {"ttft_ms": {"p94": 5}}}')
     assert (code, "p94" in err) == (2, True)

@@ -78,5 +78,8 @@ def test_compare_takes_every_repeat_of_both(planted, capsys):
     assert found["tpot_ms"]["ratio"]["value"] == pytest.approx(0.5, rel=0.02)
     assert found["peak_bytes"]["verdict"] == "equivalent"
     assert cli.main(["compare", planted[0], planted[3]]) == 0
-    assert "median TPOT" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "median TPOT" in said
+    (memory,) = (line for line in said.splitlines() if line.startswith("peak memory"))
+    assert memory.split()[3] in ("MB", "GB")
     assert cli.main(["compare", planted[0], "nonsense"]) == 2

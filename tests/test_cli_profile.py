@@ -86,6 +86,11 @@ def test_what_cannot_be_profiled_is_said(
     assert "That is too long: 64 steps" in complaint("--steps", "65", code=2)
     assert "2000 steps in all" in complaint("--repeat", "10", "--wait", "195", code=2)
     assert "load is not valid" in complaint("--concurrency", "5000", code=2)
+    started = ("profile", "bundled-llama.cpp", "--out", str(tmp_path / "out"))
+    assert cli.main([*started]) == 2  # before anything is loaded
+    said = capsys.readouterr().err
+    assert "llama.cpp records no trace" in said
+    assert "load" not in said
     (tmp_path / "out").rmdir()
     (tmp_path / "out").write_text("a file in the way")
     assert "cannot be made" in complaint(code=2)

@@ -24,7 +24,7 @@ from mcp_core.commands.recommend import read_goal
 from mcp_core.conflicts import require_runnable
 from mcp_core.decision.store import Store
 from mcp_core.errors import Cancelled
-from mcp_core.evaluation.capacity import Capacity
+from mcp_core.evaluation.capacity import Capacity, require_searchable
 from mcp_core.evaluation.capacity_job import Served, search
 from mcp_core.evaluation.endpoint_recipe import endpoint_recipe
 from mcp_core.goal import Goal
@@ -65,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     """
     recipe, workload, machine = read_recipe(options), read_workload(options), hardware.detect()
     goal = read_goal(options.goal)
+    require_searchable(workload, goal.slo)
     if options.url:
         recipe = endpoint_recipe(recipe, options.url)
     else:
@@ -119,7 +120,8 @@ def _show(found: Capacity) -> None:
         for point in sorted(found.points, key=lambda each: each.load)
     ]
     table([(unit, "MEETS", "ATTAINMENT", "GOODPUT", "BROKEN", "RUN"), *rows])
-    say(f"\n{found.in_words} {len(found.points)} points in {found.seconds:.0f} s.")
+    points = "1 point" if len(found.points) == 1 else f"{len(found.points)} points"
+    say(f"\n{found.in_words} {points} in {found.seconds:.0f} s.")
     if found.limits:
         say(f"Every limit: {', '.join(found.limits)}.")
     if found.ended_in_words:

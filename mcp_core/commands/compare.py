@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from mcp_core.commands.arguments import add_json
-from mcp_core.commands.output import emit, note, say, table
-from mcp_core.decision.compare import QUANTITIES, Comparison
+from mcp_core.commands.output import emit, note, say, size, table
+from mcp_core.decision.compare import QUANTITIES, Comparison, Quantity
 from mcp_core.decision.store import Store
 from mcp_core.decisions import Decisions
 
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _row(each: Comparison) -> tuple[str, ...]:
     quantity, ratio = QUANTITIES[each.quantity], each.ratio
-    a, b = ("-" if value is None else f"{value:,.4g} {quantity.unit}" for value in (each.a, each.b))
+    a, b = (_figure(value, quantity) for value in (each.a, each.b))
     interval = "-" if ratio is None or ratio.low is None else f"{ratio.low:.3f} to {ratio.high:.3f}"
     return (
         quantity.label,
@@ -49,3 +49,9 @@ def _row(each: Comparison) -> tuple[str, ...]:
         str(each.pairs),
         each.verdict,
     )
+
+
+def _figure(value: float | None, quantity: Quantity) -> str:
+    if value is None:
+        return "-"
+    return size(round(value)) if quantity.unit == "bytes" else f"{value:,.4g} {quantity.unit}"

@@ -40,7 +40,7 @@ from mcp_core.evaluation.why import Explanation, as_document, explain
 from mcp_core.hardware import Hardware
 from mcp_core.models import catalog
 from mcp_core.models.architecture import ResolvedModel
-from mcp_core.profile_plan import MOST_RECORDED, MOST_STEPS, ProfileLoad, ProfilePlan
+from mcp_core.profile_plan import MOST_RECORDED, MOST_STEPS, ProfileLoad, ProfilePlan, require_traceable
 from mcp_core.progress import ProgressTracker
 from mcp_core.recipe import Recipe, validation_message
 from mcp_core.results import Run
@@ -112,6 +112,7 @@ def run(options: argparse.Namespace) -> int:
     _require_folder(options.out)
     if not options.url:
         require_runnable(recipe, machine)
+        require_traceable(recipe)
     elif control_token() is None:
         raise InputError(
             f"profile --url needs the worker's control token in {CONTROL_VARIABLE}.",
@@ -206,6 +207,7 @@ class _Profile:
     ) -> tuple[tuple[KeptTrace, ...], Explanation]:
         async with ServerClient(url, token, control_url=control_url) as client:
             recipe = Recipe.from_dict((await client.state())["recipe"])  # says at once if that is no worker of ours
+            require_traceable(recipe)
             measured = await measure(
                 url,
                 token,

@@ -23,7 +23,7 @@ from mcp_core.results import Measurement, RequestRecord, Run
 from mcp_core.views import Progress
 from mcp_core.workload import LoadKind, Workload
 
-__all__ = ["Capacity", "CapacityPoint", "MeasureLoad", "measure_capacity", "requests_for"]
+__all__ = ["Capacity", "CapacityPoint", "MeasureLoad", "measure_capacity", "requests_for", "require_searchable"]
 
 # Measures a workload; the Run and its requests. A Run that did not come about says why by its status.
 MeasureLoad = Callable[[Workload], Awaitable[tuple[Run, Sequence[RequestRecord]]]]
@@ -117,6 +117,17 @@ def requests_for(slo: Slo, workload: Workload) -> int:
     return max(workload.requests, judged, _LEAST_OPEN if workload.is_open else ROUNDS * workload.concurrency)
 
 
+def require_searchable(workload: Workload, slo: Slo) -> None:
+    """Raises InputError where there is no limit, WorkloadError for a ramp or replay: known before a model is
+    loaded."""
+    if not slo.limits():
+        raise InputError(
+            "There is no latency limit, so no load breaks one.", 'As: {"slo": {"ttft_ms": {"p95": 500}}}.'
+        )
+    if workload.load is None:
+        workload.at_load(1)  # says why not
+
+
 async def measure_capacity(
     measure: MeasureLoad,
     workload: Workload,
@@ -135,13 +146,8 @@ async def measure_capacity(
     Cancelling the task keeps what was measured. Raises InputError where there is no limit, WorkloadError for a ramp
     or replay and where a point has too few requests to judge by, and the error of a Run that was refused.
     """
-    if not slo.limits():
-        raise InputError(
-            "There is no latency limit, so no load breaks one.", 'As: {"slo": {"ttft_ms": {"p95": 500}}}.'
-        )
+    require_searchable(workload, slo)
     first = workload.load
-    if first is None:
-        workload.at_load(1)  # says why not
     most = most or (_MOST_RATE_S if workload.is_open else _MOST_CLIENTS)
     search = _Search(measure, workload, slo, failures_max, budget_s, on_progress)
     return await search.run(first or 1, most if workload.is_open else math.floor(most))

@@ -22,7 +22,7 @@ from mcp_core.evaluation.trace_finishing import finished
 from mcp_core.evaluation.trace_reading import summarize
 from mcp_core.evaluation.trace_store import KeptTrace, keep
 from mcp_core.jobs import Job, Outcome
-from mcp_core.profile_plan import ProfileLoad, ProfilePlan
+from mcp_core.profile_plan import ProfileLoad, ProfilePlan, require_traceable
 from mcp_core.recipe import Recipe
 from mcp_core.results import Failure, new_run_id, now
 from mcp_core.serving.client import ServerClient
@@ -79,10 +79,7 @@ async def profile(
     """
     state = await client.state()
     recipe = Recipe.from_dict(state["recipe"])
-    if recipe.engine != "transformers":
-        raise InputError(
-            f"{recipe.engine} records no trace of its operators.", "Profile a Recipe with engine transformers."
-        )
+    require_traceable(recipe)
     _drop_left_over()
     raws = await _record(client, plan, load, tell, state, timeout_s)
     tell("read", None, "Reading the trace.")
