@@ -161,12 +161,18 @@ def candidates(facts: Sequence[RunFacts], scene: Scene) -> tuple[Candidate, ...]
 def _candidate(runs: tuple[RunFacts, ...], name: str, scene: Scene) -> Candidate:
     usable, refusal = _usable(runs, scene)
     if refusal is not None:
-        return Candidate(usable or runs, name, broken=(refusal,))
+        return Candidate(usable or runs, name, broken=(*_lost_anyway(usable or runs, refusal, scene), refusal))
     whole = Candidate(usable, name, _points(usable, scene))
     point, beside = _decided_point(whole, scene)
     if point is None:
         return replace(whole, broken=beside)
     return replace(whole, point=point, broken=(*point.broken, *beside))
+
+
+def _lost_anyway(runs: Sequence[RunFacts], refusal: Broken, scene: Scene) -> Iterator[Broken]:
+    """What disturbs a speed leaves fidelity as it is: a limit that it breaks stays broken, and says more."""
+    if refusal.cause == "not comparable":
+        yield from (each for each in _fidelity(runs, scene) if isinstance(each, Broken) and each.is_measured)
 
 
 def _usable(runs: tuple[RunFacts, ...], scene: Scene) -> tuple[tuple[RunFacts, ...], Broken | None]:

@@ -174,12 +174,12 @@ def rows_of(record: SweepRecord) -> list[dict[str, Any]]:
 
 
 def show(rows: list[dict[str, Any]], decision: dict[str, Any]) -> None:
-    print(f"{'CONFIGURATION':48} {'HOW FAR':16} {'tok/s':>7} {'KL x floor':>10}  REASON")
+    print(f"{'CONFIGURATION':56} {'HOW FAR':16} {'tok/s':>7} {'KL x floor':>10}  REASON")
     for row in rows:
         speed, kl = (
             "-" if value is None else f"{value:.3g}" for value in (row["output_tok_s"], row["kl_over_floor"])
         )
-        print(f"{row['name']:48} {row['how_far']:16} {speed:>7} {kl:>10}  {row['reason']}".rstrip())
+        print(f"{row['name']:56} {row['how_far']:16} {speed:>7} {kl:>10}  {row['reason']}".rstrip())
     print(f"decision: {decision['answer']} ({decision['evidence']})")
     for choice in decision["runners_up"][:3]:
         print(f"  runner-up: {choice['name']}")

@@ -239,6 +239,18 @@ def test_why_a_fidelity_could_not_be_measured_is_said_and_figures_judged_apart_c
     assert decide(goal, pairs, (apart,)).winner is not None
 
 
+def test_a_lost_fidelity_is_the_reason_also_where_the_speed_does_not_count():
+    noisy = runs(
+        law(1), (8,), 2, fidelity=_judged(0.05), reasons=("noisy: other processes used 0.9 cores meanwhile",)
+    )
+    goal = {"users": 8, "fidelity": {"kl_max": 0.01}}
+    (refused,) = decide(goal, noisy).refused
+    assert (refused.cause, refused.command) == ("fidelity", "")
+    assert refused.reason.startswith("KL 0.05 > 0.01 nats; not comparable: noisy")
+    (held,) = decide(goal | {"fidelity": {"kl_max": 0.1}}, noisy).refused
+    assert held.cause == "not comparable"
+
+
 def test_a_fidelity_judged_apart_counts_for_every_run_of_the_same_numbers():
     apart = StoredFidelity(created=BEGIN, recipe=bundled().replace({"device": "cuda:0"}), fidelity=_judged(0.05))
     found = decide({"users": 8, "fidelity": {"kl_max": 0.01}}, runs(law(1), (8,), 2), (apart,))
