@@ -12,7 +12,7 @@ from mcp_core.decision.report import Report
 from mcp_core.decision.shipment import Shipment, of_decision, of_run
 from mcp_core.errors import ModelNotFound
 from pages._ui import format as fmt
-from pages._ui import frame, links, report_downloads, session, workbench
+from pages._ui import frame, links, report_downloads, run_table, session, workbench
 from pages._ui.confirm_panel import draw_confirm
 from pages._ui.decision_panel import evidence_badge
 from pages._ui.goal_form import goal_of_link
@@ -91,7 +91,7 @@ def _label(chosen: str, by_id: dict[str, RunFacts], decision: Decision) -> str:
         return f"The decision's winner: {decision.winner.name}"
     run = by_id[chosen]
     load = "" if run.load is None else f", {_load(run.load, run.load_kind)}"
-    return f"{run.model} · {run.name} · {run.workload}{load} · {run.created[:16].replace('T', ' ')}"
+    return f"{run_table.model_of(run)} · {run.name} · {run.workload}{load} · {run.created[:16].replace('T', ' ')}"
 
 
 def _load(load: float, kind: str | None) -> str:
@@ -106,7 +106,8 @@ def _evidence(shipment: Shipment) -> None:
         _figures(shipment)
         with st.container(horizontal=True, vertical_alignment="center"):
             frame.link("runs", "See its Run", icon=":material/table_rows:", run=shipment.run_id)
-            frame.link("decide", "Change the decision", icon=":material/rule:")
+            label = "Let a Goal decide" if shipment.decision is None else "Change the decision"
+            frame.link("decide", label, icon=":material/rule:")
         if shipment.decision is not None:
             decision = shipment.decision
             report_downloads.draw(lambda: Report(decision), "decision", "ship-report")

@@ -72,7 +72,8 @@ def _show(found: Confirmation) -> None:
         st.badge(
             found.evidence.capitalize() if found.holds else "Not confirmed", color="green" if found.holds else "red"
         )
-        st.markdown(f"**{frame.plain(found.why)}**")
+        why = fmt.sentence(found.why.removeprefix("Not confirmed: "))
+        st.markdown(f"**{frame.plain(why)}**")
         if any(each.measured is not None for each in found.figures):
             _figures(found)
         for limit in found.limits:

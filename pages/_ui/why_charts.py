@@ -21,8 +21,8 @@ __all__ = ["Placed", "roofline_figure", "steps_figure"]
 _MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
 # Left to itself plotly cuts a horizontal legend at half the figure, and on a phone the last parts are gone.
 _LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "maxheight": 1.0}
-# Room for a legend of four rows, as on a phone, and for the axis.
-_LEGEND_PX = 165
+# Of a decode step's figure: the axis with its title, a bar, a row of the legend (on a phone each name has its own).
+_AXIS_PX, _BAR_PX, _NAME_PX = 75, 55, 20
 _ROOF_COLOUR = "#8a7f72"
 _GAP_COLOUR = "#8a7f72"
 _UNEXPLAINED_COLOUR = "#b9b2a8"
@@ -64,7 +64,7 @@ def steps_figure(bars: Sequence[tuple[str, StepBar]]) -> go.Figure:
     return figure.update_layout(
         barmode="stack",
         bargap=0.35,
-        height=_LEGEND_PX + 55 * len(bars),
+        height=_AXIS_PX + _BAR_PX * len(bars) + _NAME_PX * len(names),
         margin=_MARGIN,
         legend=_LEGEND | {"traceorder": "normal"},
         xaxis={"title": "one decode step (ms)", "rangemode": "tozero"},

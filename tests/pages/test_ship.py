@@ -145,7 +145,7 @@ def test_one_that_measured_nothing_says_so_and_shows_no_figures(page: OpenPage, 
     wb.add(failed)
     at = _confirmed(page, wb, failed)
     assert not at.exception
-    assert "Not confirmed: The server ended." in texts(at)
+    assert "**The server ended.**" in texts(at)
     assert "See how it failed" in texts(at)
     assert "See what was measured" not in texts(at)
     assert not at.dataframe
