@@ -205,9 +205,10 @@ def _row(row: SweepRow) -> dict[str, Any]:
         "Configuration": row.cell.name,
         "State": _STATES[row.cell.state],
         "How far": row.level if row.stage else "",
-        **dict(zip(_FIGURES, figures, strict=True)),
+        _FIGURES[0]: figures[0],
+        _FLOOR: row.kl_over_floor,  # beside speed, so that it is seen without scrolling
+        **dict(zip(_FIGURES[1:], figures[1:], strict=True)),
         "Peak": fmt.size(memory.peak_bytes if memory else None),
-        _FLOOR: row.kl_over_floor,
         "Run": frame.address("runs", run=row.run.id) if row.run else None,
         "Reason": row.reason,
     }
