@@ -27,6 +27,7 @@ from mcp_core.errors import Cancelled
 from mcp_core.evaluation.capacity import Capacity, require_searchable
 from mcp_core.evaluation.capacity_job import Served, search
 from mcp_core.evaluation.endpoint_recipe import endpoint_recipe
+from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
 from mcp_core.goal import Goal
 from mcp_core.goal_presets import GOALS
 from mcp_core.recipe import Recipe
@@ -52,7 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--url", help="of this running OpenAI-compatible server; nothing is loaded")
     parser.add_argument("--most", type=_positive, metavar="LOAD", help="try no more clients, or arrivals a second")
-    parser.add_argument("--budget", type=_positive, metavar="SECONDS", help="begin no point that would end later")
+    parser.add_argument(
+        "--budget",
+        type=_positive,
+        metavar="SECONDS",
+        help="begin no point that would end later; the first is measured to its end. A point takes more than "
+        f"{MIN_REQUESTS_P95} requests where p95 has a limit, {MIN_REQUESTS_P99:,} where p99 has",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the Capacity there, too")
     add_progress(parser)
     parser.add_argument("--force", action="store_true", help="load it even where it is estimated not to fit")

@@ -23,9 +23,9 @@ from mcp_core.schemes import SCHEMES
 
 __all__ = ["GROUPS", "Item", "advise"]
 
-Group = Literal["Memory", "Speed", "GPU use", "Distribution", "Caching"]
+Group = Literal["Memory", "Speed", "GPU utilization", "Distribution", "Caching"]
 Status = Literal["done", "worth trying", "not applicable"]
-GROUPS: tuple[Group, ...] = ("Memory", "Speed", "GPU use", "Distribution", "Caching")
+GROUPS: tuple[Group, ...] = ("Memory", "Speed", "GPU utilization", "Distribution", "Caching")
 
 # A requests put back for every ten: pages are short.
 _PUT_BACK = 0.1
@@ -156,7 +156,7 @@ def _rate_of_bf16(asked: _Asked) -> float | None:
     return rates["bf16"] / rates["fp32"] if {"bf16", "fp32"} <= set(rates) else None
 
 
-# GPU use
+# GPU utilization
 
 
 def _several_gpus(asked: _Asked) -> Item:
@@ -164,25 +164,27 @@ def _several_gpus(asked: _Asked) -> Item:
     reason = "This machine has no NVIDIA device." if not count else "This machine has one NVIDIA device."
     if count > 1:
         reason = "This version serves a model on one device; load a worker on each of them."
-    return _never(asked, "GPU use", "Several GPUs", reason)
+    return _never(asked, "GPU utilization", "Several GPUs", reason)
 
 
 def _tf32(asked: _Asked) -> Item:
     title, field = "TF32", "switches.tf32"
     if asked.recipe.switches.tf32:
-        return _done(asked, "GPU use", title, "fp32 products run on tensor cores.", {field: False}, "tf32")
+        return _done(asked, "GPU utilization", title, "fp32 products run on tensor cores.", {field: False}, "tf32")
     options = [asked.recipe.replace({field: True})]
     expected = "fp32 products with 10 bits of mantissa, several times the rate."
-    return _open(asked, "GPU use", title, "fp32 products keep all their bits.", options, expected, "tf32")
+    return _open(asked, "GPU utilization", title, "fp32 products keep all their bits.", options, expected, "tf32")
 
 
 def _autocast(asked: _Asked) -> Item:
     title, field = "Automatic mixed precision (autocast)", "switches.autocast"
     if asked.recipe.switches.autocast is not None:
-        return _done(asked, "GPU use", title, "Weights are converted at each use.", {field: None}, "autocast")
+        return _done(
+            asked, "GPU utilization", title, "Weights are converted at each use.", {field: None}, "autocast"
+        )
     options = [asked.recipe.replace({field: "bf16"})]
     expected = "Products in bf16; fp32 weights are converted at each use, so bf16 weights are better still."
-    return _open(asked, "GPU use", title, "Off.", options, expected, "autocast")
+    return _open(asked, "GPU utilization", title, "Off.", options, expected, "autocast")
 
 
 # Distribution

@@ -112,7 +112,7 @@ def _follow(job_id: str) -> None:
     if job is None or job.state not in ACTIVE:
         st.rerun()
     draw_progress(job.progress)
-    if st.button("Send them away", key="crowd-stop", icon=":material/stop_circle:"):
+    if st.button("Cancel", key="crowd-stop", icon=":material/stop_circle:"):
         workbench.get_workbench().cancel_job(job.id)
     crowd = workbench.get_workbench().demos.crowd(job_id)
     if crowd is not None:

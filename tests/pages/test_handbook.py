@@ -160,7 +160,13 @@ def test_best_practices_are_a_checklist_of_this_recipe(page: Page, wb: fakes.Fak
     assert not at.exception
     assert at.header[0].value == "Best practices for this Recipe"
     shown = " ".join(each.value for each in at.markdown)
-    assert [each.value for each in at.subheader] == ["Memory", "Speed", "GPU use", "Distribution", "Caching"]
+    assert [each.value for each in at.subheader] == [
+        "Memory",
+        "Speed",
+        "GPU utilization",
+        "Distribution",
+        "Caching",
+    ]
     assert "a CPU has none" in shown  # TF32 here, by its conflict
     at.button(key="advice-Mixed precision").click().run()
     assert at.session_state["mcp_recipe"].dtype == "bf16"

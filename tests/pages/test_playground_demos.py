@@ -158,6 +158,7 @@ def test_many_users_are_sent_in_every_mode_by_one_click(wb: fakes.FakeWorkbench,
     plan = CrowdPlan(users=8, prompt_tokens=128, output_tokens=32, modes=("off", "static", "continuous"))
     assert calls(wb, "start_crowd") == [("w1", plan)]
     assert at.button(key="crowd-start").disabled
+    assert at.button(key="crowd-stop").label == "Cancel"  # as every other job
     at.button(key="crowd-stop").click().run()
     assert calls(wb, "cancel_job") == [("crowd-1",)]
 
