@@ -100,7 +100,7 @@ def _about(kept: KeptTrace) -> str:
         parts.append(f"{summary.created:%Y-%m-%d %H:%M}")
     parts += [fmt.count(summary.events, "event"), fmt.size(kept.bytes)]
     if summary.run_id:
-        parts.append(f"explains Run `{summary.run_id}`")
+        parts.append(f"explains Run {summary.run_id}")
     return " · ".join(parts)
 
 

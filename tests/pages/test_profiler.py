@@ -88,7 +88,7 @@ def test_without_a_worker_the_kept_traces_are_there(wb):
     assert not at.exception
     said = texts(at)
     assert "Load a model to record" in said
-    assert "explains Run `run-1`" in said
+    assert "explains Run run-1" in said
     metrics = {metric.label: metric.value for metric in at.metric}
     assert metrics["One step"] in ("0.900 ms", "0.9 ms", "9.00 ms")
     tables = at.get("table")
