@@ -350,11 +350,11 @@ def _autocast(recipe: Recipe) -> Iterator[Conflict]:
 
 def _batching(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
     mode = recipe.batching.mode
-    if recipe.kv.kind != "dynamic" and (mode != "off" or recipe.is_paged):
+    if recipe.asks_too_much_of_kv:
         yield Conflict(
             "kv.kind",
             f"{recipe.kv.kind} holds one sequence; batching, prefix_cache and compile keep many.",
-            "Choose dynamic, or batching.mode off without prefix_cache and compile.",
+            "Choose dynamic, quantized-fp8 with batching.mode continuous, or off without prefix_cache and compile.",
         )
     if recipe.is_paged and recipe.attention not in ("sdpa", "flash_attention_3"):
         yield Conflict(
@@ -381,6 +381,12 @@ def _compile(recipe: Recipe, hardware: Hardware) -> Iterator[Conflict]:
         yield Conflict("compile", "what is tuned are kernels of NVIDIA devices.", "Choose compiled or off.")
     if on_host and recipe.compile == "compiled" and not any(map(which, _COMPILERS)):
         yield Conflict("compile", "torch.compile needs a C++ compiler, and there is none.", "Install g++, or off.")
+    if not on_host and recipe.kv.kind == "quantized-fp8":
+        yield Conflict(
+            "compile",
+            "fp8 pages are made dense at each step, for the whole context in a recorded one.",
+            "Set it to off.",
+        )
     if recipe.quantization.scheme == "bnb-int8":
         yield Conflict(
             "compile", "LLM.int8 asks the host at every layer, which no graph can hold.", "Set it to off."

@@ -318,6 +318,12 @@ class Recipe(_Value):
         return mode == "continuous" or (mode == "off" and (self.prefix_cache or self.compile != "off"))
 
     @property
+    def asks_too_much_of_kv(self) -> bool:
+        """Whether its kind of cache holds one sequence at a time and it asks for many. Pages are dense or fp8."""
+        keeps_many = self.kv.kind == "dynamic" or (self.is_paged and self.kv.kind == "quantized-fp8")
+        return not keeps_many and (self.batching.mode != "off" or self.is_paged)
+
+    @property
     def numerics_key(self) -> str:
         """Digest of the part that can change logits."""
         document = self._distinct()

@@ -62,6 +62,8 @@ def test_the_first_schemes_run_on_a_cpu(laptop, scheme):
         ({"compile": "compiled", "batching.mode": "static"}, "compile"),
         ({"batching.mode": "continuous", "kv.kind": "static"}, "kv.kind"),
         ({"prefix_cache": True, "kv.kind": "off"}, "kv.kind"),
+        ({"batching.mode": "static", "kv.kind": "quantized-fp8"}, "kv.kind"),
+        ({"batching.mode": "continuous", "kv.kind": "sliding"}, "kv.kind"),
         ({"prefix_cache": True, "batching.mode": "static"}, "prefix_cache"),
         ({"speculation": "draft"}, "speculation"),
     ],
@@ -179,3 +181,12 @@ def test_flex_needs_a_compiler_on_a_cpu(laptop, monkeypatch):
 def test_a_static_cache_and_flash_attention_do_not_go_together(gpu_host):
     recipe = Recipe().replace({"kv.kind": "static", "attention": "flash_attention_2", "device": "cuda:0"})
     assert "kv.kind" in fields(recipe, gpu_host)
+
+
+@pytest.mark.parametrize("paged", [{"batching.mode": "continuous"}, {"prefix_cache": True}])
+def test_pages_are_dense_or_fp8(laptop, gpu_host, paged):
+    fp8 = Recipe().replace({"kv.kind": "quantized-fp8"} | paged)
+    assert fields(fp8, laptop) == []
+    on_gpu = fp8.replace({"device": "cuda:0"})
+    assert fields(on_gpu, gpu_host) == []
+    assert fields(on_gpu.replace({"compile": "graphs"}), gpu_host) == ["compile"]

@@ -49,7 +49,7 @@ class Parts:
 def build_mode(parts: Parts) -> Mode:
     """The mode that this Recipe asks for, ready to serve. Raises RecipeError, OutOfMemory's causes."""
     recipe = parts.recipe
-    if recipe.kv.kind != "dynamic" and (recipe.batching.mode != "off" or recipe.is_paged):
+    if recipe.asks_too_much_of_kv:
         raise RecipeError(f"kv.kind: {recipe.kv.kind} holds one sequence at a time.", "Load with kv.kind dynamic.")
     paged = recipe.batching.mode == "off" and recipe.is_paged
     return _paged(parts, most_running=1) if paged else _MODES[recipe.batching.mode](parts)
@@ -83,7 +83,8 @@ def _paged(parts: Parts, most_running: int) -> Mode:
     device = loaded.model.get_input_embeddings().weight.device
     pages = pool_pages(recipe, loaded.resolved.architecture, loaded.max_context, device.type, _free_bytes(device))
     pool = PagePool(pages + 1, PAGE_TOKENS, share=recipe.prefix_cache)  # page 0 takes padding
-    runner = PagedRunner(loaded.model, pages + 1, PAGE_TOKENS, recipe.attention)
+    fp8 = recipe.kv.kind == "quantized-fp8"
+    runner = PagedRunner(loaded.model, pages + 1, PAGE_TOKENS, recipe.attention, fp8=fp8)
     name: str = recipe.batching.mode
     if recipe.compile != "off":
         name = f"{name}, {_STEPS[recipe.compile]} steps"

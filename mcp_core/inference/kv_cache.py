@@ -13,23 +13,21 @@ from typing import Any, Literal
 
 import torch
 from transformers import Cache, DynamicCache, QuantizedCache, StaticCache
-from transformers.cache_utils import DynamicSlidingWindowLayer, Fp8QuantizedLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from mcp_core.errors import RecipeError
+from mcp_core.inference.fp8 import dequantized, quantized
 from mcp_core.recipe import KVKind
 
 __all__ = [
     "DEFAULT_BITS",
     "DEFAULT_WINDOW",
-    "FP8_CALIBRATION_TOKENS",
     "CacheFactory",
     "NoCache",
     "cache_factory",
     "extend",
 ]
 
-# An fp8 scale taken from fewer tokens misjudges the range of the rest (CONTRACTS.md: KL 0.91 against 0.0025).
-FP8_CALIBRATION_TOKENS = 64
 # What kv.window and kv.bits mean when they are null.
 DEFAULT_WINDOW = 512
 DEFAULT_BITS = 4
@@ -63,7 +61,7 @@ def cache_factory(
         case "sliding":
             return _sliding(config, window or DEFAULT_WINDOW)
         case "quantized-fp8":
-            return lambda: Fp8Cache(config)
+            return _fp8(config)
         case "quantized-quanto" | "quantized-hqq":
             return _quantized(kind, config, bits or DEFAULT_BITS)
         case "off":
@@ -192,58 +190,42 @@ def _quantized(kind: Literal["quantized-quanto", "quantized-hqq"], config: Any, 
     return fresh
 
 
-class _SaturatingFp8Layer(Fp8QuantizedLayer):  # type: ignore[misc]
-    """transformers' fp8 layer, but a value beyond the calibrated range saturates instead of becoming NaN."""
+class _Fp8Layer(DynamicLayer):  # type: ignore[misc]
+    """Grows like transformers' own; what it gives back, the newest tokens included, is what fp8 holds of them."""
 
-    def _quantize(
-        self, tensor: torch.Tensor, scale: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if scale is not None:
-            limit = self.fp8_max * scale
-            tensor = tensor.float().clamp(-limit, limit)
-        quantized: tuple[torch.Tensor, torch.Tensor] = super()._quantize(tensor, scale)
-        return quantized
-
-
-class Fp8Cache(QuantizedCache):  # type: ignore[misc]
-    """An fp8 cache whose scales come from at least FP8_CALIBRATION_TOKENS tokens; dense until then."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__("fp8", config)
-        self.layers: list[Any] = [_SaturatingFp8Layer() for _ in range(config.get_text_config().num_hidden_layers)]
-        self._dense: DynamicCache | None = DynamicCache(config=config)
+    is_initialized: bool
+    keys: torch.Tensor
+    values: torch.Tensor
+    key_scales: torch.Tensor
+    value_scales: torch.Tensor
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append ``[batch, kv_heads, tokens, head_dim]`` keys and values; returns all of the layer's."""
-        if self._dense is None:
-            states: tuple[torch.Tensor, torch.Tensor] = super().update(
-                key_states, value_states, layer_idx, *args, **kwargs
-            )
-            return states
-        keys, values = self._dense.update(key_states, value_states, layer_idx, *args, **kwargs)
-        if keys.shape[-2] >= FP8_CALIBRATION_TOKENS:
-            self._calibrate(layer_idx, keys, values)
-        return keys, values
+        """Append ``[batch, kv_heads, tokens, head_dim]`` keys and values; returns all of the layer's, dense."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys, self.key_scales = _joined((self.keys, self.key_scales), quantized(key_states))
+        self.values, self.value_scales = _joined((self.values, self.value_scales), quantized(value_states))
+        dtype = key_states.dtype
+        return dequantized(self.keys, self.key_scales, dtype), dequantized(self.values, self.value_scales, dtype)
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens stored in that layer."""
-        if self._dense is not None:
-            return int(self._dense.get_seq_length(layer_idx))
-        return int(super().get_seq_length(layer_idx))
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing so far of what the first tokens are like."""
+        (self.keys, self.key_scales), (self.values, self.value_scales) = (
+            quantized(states[..., :0, :]) for states in (key_states, value_states)
+        )
+        self.is_initialized = True
 
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """``(kv_length, kv_offset)`` for the attention mask of a step of ``query_length`` tokens."""
-        source: Any = super() if self._dense is None else self._dense
-        sizes: tuple[int, int] = source.get_mask_sizes(query_length, layer_idx)
-        return sizes
 
-    def _calibrate(self, layer_idx: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Move one layer to fp8; the last layer of the step ends the dense phase."""
-        self.layers[layer_idx].update(keys, values)
-        assert self._dense is not None
-        dense_layer = self._dense.layers[layer_idx]
-        dense_layer.keys = dense_layer.values = None
-        if layer_idx == len(self.layers) - 1:
-            self._dense = None
+_Stored = tuple[torch.Tensor, torch.Tensor]
+
+
+def _joined(old: _Stored, new: _Stored) -> _Stored:
+    """Bytes ``[..., tokens, head_dim]`` and scales ``[..., tokens]``, one after the other."""
+    return torch.cat([old[0], new[0]], dim=-2), torch.cat([old[1], new[1]], dim=-1)
+
+
+def _fp8(config: Any) -> CacheFactory:
+    layers = config.get_text_config(decoder=True).num_hidden_layers
+    return lambda: Cache(layers=[_Fp8Layer() for _ in range(layers)])

@@ -22,7 +22,8 @@ from mcp_core.models.loaded import LoadedModel
 __all__ = ["ModeCheck"]
 
 _TOKENS = 4
-# In 16 bits near ties fall either way: then the plain decoder's first token has to be among a mode's likeliest.
+# In 16 bits, or with fp8 keys and values, near ties fall either way: then the plain decoder's first token has to be
+# among a mode's likeliest.
 _AMONG = 5
 
 
@@ -53,7 +54,7 @@ class ModeCheck:
         return backend_words(prefill, decode)
 
     def of(self, mode: Mode) -> None:
-        """The prompt through a mode: in fp32 its tokens have to be the plain decoder's. Raises LoadFailed."""
+        """The prompt through a mode; where all is fp32 it gives the plain decoder's tokens. Raises LoadFailed."""
         # Log-probabilities make a mode wait for each step: where tokens alone tell, it runs as it serves.
         request = self._request(logprobs=None if self._is_exact else _AMONG)
         mode.add(request)
@@ -68,7 +69,8 @@ class ModeCheck:
 
     @property
     def _is_exact(self) -> bool:
-        return self._loaded.effective.dtype == "fp32"
+        effective = self._loaded.effective
+        return effective.dtype == "fp32" and effective.kv_kind != "quantized-fp8"
 
     def _agrees(self, outcomes: Sequence[Outcome]) -> bool:
         if not self._expected:

@@ -11,10 +11,17 @@ from mcp_core.models.architecture import DTYPE_BYTES, Architecture
 from mcp_core.models.served_load import ServedLoad
 from mcp_core.recipe import Recipe
 
-__all__ = ["DEFAULT_WINDOW", "KeyValueMemory", "attention_over_past", "kept_tokens", "keys_and_values"]
+__all__ = [
+    "DEFAULT_WINDOW",
+    "KeyValueMemory",
+    "attention_over_past",
+    "kept_tokens",
+    "keys_and_values",
+    "stored_bytes",
+]
 
-# transformers' fp8 cache: one fp32 scale for a layer's keys and one for its values.
-_FP8_SCALES_BYTES = 2 * 4
+# An fp16 scale for each head of a token (inference/fp8.py).
+_FP8_SCALE_BYTES = 2
 # An offloaded cache keeps the running layer and the one that is being fetched on the device.
 _LAYERS_ON_DEVICE = 2
 # What kv.window and kv.bits mean when they are null; quanto and HQQ give this many values a scale and a zero
@@ -33,7 +40,7 @@ class KeyValueMemory:
 
 def keys_and_values(recipe: Recipe, architecture: Architecture, load: ServedLoad, kind: str) -> KeyValueMemory:
     """Memory of the load's sequences; ``kind`` is the device's. Layers with a window of their own keep that."""
-    stored, tokens = _stored_bytes(recipe), kept_tokens(recipe, load)
+    stored, tokens = stored_bytes(recipe, architecture), kept_tokens(recipe, load)
     elements = architecture.kv_elements(tokens)
     if recipe.kv.kind == "static":  # allocated for every layer alike
         elements = architecture.kv_elements_per_token * tokens
@@ -41,8 +48,6 @@ def keys_and_values(recipe: Recipe, architecture: Architecture, load: ServedLoad
     if recipe.kv.kind in ("quantized-quanto", "quantized-hqq"):
         dense = DTYPE_BYTES[recipe.dtype] - stored
         total += round(architecture.kv_elements(min(tokens, _RESIDUAL_TOKENS)) * dense)
-    if recipe.kv.kind == "quantized-fp8":
-        total += architecture.layers * _FP8_SCALES_BYTES
     if recipe.kv.kind == "offloaded" and kind == "cuda":
         total = total * min(_LAYERS_ON_DEVICE, architecture.layers) // architecture.layers
     per_token = round(architecture.kv_elements_per_token * stored)
@@ -58,7 +63,7 @@ def attention_over_past(recipe: Recipe, architecture: Architecture, load: Served
     context = load.longest_allocation if recipe.kv.kind == "static" else _seen_tokens(recipe, load, chunk)
     keys = context * architecture.kv_heads * architecture.head_dim
     fixed = recipe.kv.kind in ("static", "off")
-    grown = 0 if fixed else round(keys * _stored_bytes(recipe))  # old and new keys side by side
+    grown = 0 if fixed else round(keys * stored_bytes(recipe, architecture))  # old and new keys side by side
     dequantized = keys * (2 * item + 4) if recipe.kv.kind.startswith("quantized") else 0
     repeats = chunk < context and architecture.kv_heads < architecture.heads  # a masked product wants equal heads
     repeated = 2 * context * architecture.heads * architecture.head_dim * item if repeats else 0
@@ -67,13 +72,13 @@ def attention_over_past(recipe: Recipe, architecture: Architecture, load: Served
     return (grown + dequantized) * load.concurrency + repeated + mask + scores
 
 
-def _stored_bytes(recipe: Recipe) -> float:
+def stored_bytes(recipe: Recipe, architecture: Architecture) -> float:
     """Bytes of one stored element, its share of scales included."""
     match recipe.kv.kind:
         case "off":
             return 0
         case "quantized-fp8":
-            return 1
+            return 1 + _FP8_SCALE_BYTES / architecture.head_dim
         case "quantized-quanto" | "quantized-hqq":
             return (recipe.kv.bits or _BITS) / 8 + 2 * DTYPE_BYTES[recipe.dtype] / _GROUP
         case _:

@@ -5,7 +5,8 @@ This file does not know what pages are used for (``inference/paged/``).
 
 from __future__ import annotations
 
-from mcp_core.models.architecture import DTYPE_BYTES, Architecture
+from mcp_core.models.architecture import Architecture
+from mcp_core.models.kv_memory import stored_bytes
 from mcp_core.recipe import Recipe
 
 __all__ = ["MOST_RUNNING", "PAGE_TOKENS", "host_limit_bytes", "page_bytes", "pool_pages"]
@@ -25,7 +26,7 @@ _DEVICE_RESERVE_BYTES = 3 * 10**9
 
 def page_bytes(recipe: Recipe, architecture: Architecture) -> int:
     """Bytes of one page: keys and values of PAGE_TOKENS tokens in every layer."""
-    return architecture.kv_elements_per_token * DTYPE_BYTES[recipe.dtype] * PAGE_TOKENS
+    return round(architecture.kv_elements_per_token * stored_bytes(recipe, architecture)) * PAGE_TOKENS
 
 
 def pool_pages(recipe: Recipe, architecture: Architecture, context: int, kind: str, free_bytes: int) -> int:

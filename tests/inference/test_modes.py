@@ -89,6 +89,36 @@ def test_a_small_pool_loses_nothing(make_engine, recorder, request_of, prompts, 
     assert engine.stats().preemptions_total > 0
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batching.mode": "continuous"},
+        {"batching.mode": "continuous", "batching.kv_blocks": 14, "batching.step_tokens": 32},
+        {"batching.mode": "continuous", "prefix_cache": True, "ahead": True},
+        {"prefix_cache": True},
+    ],
+    ids=["continuous", "small pool", "prefix cache, ahead", "off with prefix cache"],
+)
+def test_fp8_pages_give_what_the_fp8_cache_of_one_sequence_gives(
+    make_engine, loaded, recorder, request_of, prompts, expected, changes
+):
+    fp8 = {"kv.kind": "quantized-fp8", "batching.max_requests": 64}
+    effective = loaded.effective.model_copy(update={"kv_kind": "quantized-fp8"})
+    tokens = {}
+    for name, mode in (("alone", {}), ("pages", changes)):
+        engine = make_engine(fp8 | mode, effective=effective)
+        for index, prompt in enumerate(prompts):
+            engine.submit(request_of(f"{name} {index}", prompt=prompt, ignore_eos=True))
+        for index in range(len(prompts)):
+            assert recorder.wait_end(f"{name} {index}").finish == "length"
+        tokens[name] = [recorder.tokens(f"{name} {index}") for index in range(len(prompts))]
+    assert tokens["pages"] == tokens["alone"]
+    assert tokens["alone"] != expected  # it is lossy
+    pool = engine._mode._runner.cache
+    assert pool.page_bytes == 16 * 2 * 3 * 2 * (16 + 2)
+    assert "from fp8" in engine.kernel_name
+
+
 @pytest.mark.parametrize("mode", ["small pool", "small pool, ahead"])
 def test_what_the_preempted_had_comes_back_from_the_host_and_changes_no_token(
     model, make_engine, recorder, request_of, prompts, mode

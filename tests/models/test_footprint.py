@@ -97,7 +97,9 @@ def test_bytes_of_a_token_follow_dtype_and_kind():
         return predict(recipe(**changes)).kv_bytes_per_token
 
     assert per_token(dtype="fp32") == 2 * per_token(dtype="bf16")
-    assert per_token(dtype="fp32", kv__kind="quantized-fp8") == per_token(dtype="fp32") // 4
+    fp8 = per_token(dtype="fp32", kv__kind="quantized-fp8")
+    assert fp8 == per_token(dtype="fp32") // 4 + 2 * 32 * 32 * 2  # a scale of two bytes for each head
+    assert fp8 == per_token(kv__kind="quantized-fp8", batching__mode="continuous")
     assert per_token(kv__kind="static") == per_token()
 
 
@@ -108,9 +110,15 @@ def test_smollm_takes_46080_bytes_a_token_in_fp32():
     assert predicted.download_bytes == 0
 
 
-def test_fp8_keeps_two_scales_a_layer():
-    predicted = predict(recipe(kv__kind="quantized-fp8", kv__max_context=1024))
-    assert predicted.kv_bytes == 1024 * predicted.kv_bytes_per_token + 32 * 2 * 4
+def test_a_pool_of_fp8_pages_holds_nearly_twice_the_tokens():
+    both = machine(device(), device("cuda", 40, 80))
+    pools = [
+        predict(recipe(device="cuda:0", dtype="bf16", batching__mode="continuous", **kind), both)
+        for kind in ({}, {"kv__kind": "quantized-fp8"})
+    ]
+    dense, fp8 = (pool.kv_bytes / pool.kv_bytes_per_token for pool in pools)
+    assert fp8 / dense == pytest.approx(2 / (1 + 2 / 128), rel=0.01)
+    assert pools[1].kv_bytes == pytest.approx(pools[0].kv_bytes, rel=0.01)
 
 
 def test_offloaded_keeps_two_layers_on_the_device():

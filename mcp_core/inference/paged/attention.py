@@ -17,6 +17,7 @@ import torch
 from transformers import AttentionInterface
 
 from mcp_core.errors import RecipeError
+from mcp_core.inference.fp8 import BYTES, dequantized, quantized
 from mcp_core.inference.paged.batch import PagedBatch
 from mcp_core.inference.paged.kernels import Kernel
 
@@ -27,10 +28,21 @@ NAME = "mcp_paged"
 
 
 class PagedCache:
-    """Keys and values of a model's layers in pages: ``[pages, page_size, kv_heads, head_dim]`` a layer and kind."""
+    """Keys and values of a model's layers in pages: ``[pages, page_size, kv_heads, head_dim]`` a layer and kind.
+
+    In ``fp8`` they are bytes with scales ``[pages, page_size, kv_heads]``, and made dense for a kernel to read.
+    """
 
     def __init__(
-        self, config: Any, pages: int, page_size: int, dtype: torch.dtype, device: torch.device, kernel: Kernel
+        self,
+        config: Any,
+        pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        kernel: Kernel,
+        *,
+        fp8: bool = False,
     ) -> None:
         text = config.get_text_config(decoder=True)
         shape = (pages, page_size, text.num_key_value_heads, head_dim_of(config))
@@ -39,13 +51,17 @@ class PagedCache:
         self.key = next(key for key in count() if key not in _CACHES)  # small: part of what a compiler keeps
         _CACHES[self.key] = self
         self._kernel = kernel
-        self.keys = [_zeros(shape, dtype, device) for _ in range(text.num_hidden_layers)]
-        self.values = [_zeros(shape, dtype, device) for _ in range(text.num_hidden_layers)]
+        stored, layers = BYTES if fp8 else dtype, range(text.num_hidden_layers)
+        self.keys, self.values = ([_zeros(shape, stored, device) for _ in layers] for _ in range(2))
+        scaled = layers if fp8 else range(0)
+        self.key_scales, self.value_scales = (
+            [_zeros(shape[:-1], torch.float16, device) for _ in scaled] for _ in range(2)
+        )
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All that a page has a part in; the first axis counts pages."""
-        return (*self.keys, *self.values)
+        return (*self.keys, *self.values, *self.key_scales, *self.value_scales)
 
     @property
     def nbytes(self) -> int:
@@ -59,7 +75,7 @@ class PagedCache:
 
     def close(self) -> None:
         """Give the pool's memory and its number back."""
-        self.keys, self.values = [], []
+        self.keys, self.values, self.key_scales, self.value_scales = [], [], [], []
         _CACHES.pop(self.key, None)
 
     def attend(
@@ -73,13 +89,39 @@ class PagedCache:
     ) -> torch.Tensor:
         """Keep the step's keys and values ``[t, kv_heads, head_dim]``; the attention of its tokens over all."""
         keys, values = self.keys[layer], self.values[layer]
-        keys.flatten(0, 1).index_copy_(0, batch.slots, key.to(keys.dtype))
-        values.flatten(0, 1).index_copy_(0, batch.slots, value.to(values.dtype))
+        if self.key_scales:
+            return self._attend_fp8(layer, query, (key, value), batch, scale)
+        _put(keys, batch.slots, key.to(keys.dtype))
+        _put(values, batch.slots, value.to(values.dtype))
         return self._kernel(query, keys, values, batch, scale)
+
+    def _attend_fp8(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        new: tuple[torch.Tensor, torch.Tensor],
+        batch: PagedBatch,
+        scale: float,
+    ) -> torch.Tensor:
+        """The pages of these sequences made dense, one after the other, and attended to as pages are."""
+        used = batch.pages[:, : -(-batch.longest_key // self.page_size)]
+        dense = []
+        stores = (self.keys[layer], self.key_scales[layer]), (self.values[layer], self.value_scales[layer])
+        for (stored, scales), values in zip(stores, new, strict=True):
+            for place, part in zip((stored, scales), quantized(values), strict=True):
+                _put(place, batch.slots, part)
+            dense.append(dequantized(stored[used], scales[used], values.dtype).flatten(0, 1))
+        renumbered = torch.arange(used.numel(), dtype=used.dtype, device=used.device).view(used.shape)
+        return self._kernel(query, dense[0], dense[1], batch._replace(pages=renumbered), scale)
 
 
 # Pools that are alive, by their number.
 _CACHES: WeakValueDictionary[int, PagedCache] = WeakValueDictionary()
+
+
+def _put(pool: torch.Tensor, slots: torch.Tensor, values: torch.Tensor) -> None:
+    """The tokens' ``values`` at their places, counted in tokens."""
+    pool.flatten(0, 1).index_copy_(0, slots, values)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

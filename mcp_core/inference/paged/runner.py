@@ -29,12 +29,15 @@ class PagedRunner:
     ``kernel`` names attention's kernel.
     """
 
-    def __init__(self, model: Any, pages: int, page_size: int, implementation: Attention = "sdpa") -> None:
+    def __init__(
+        self, model: Any, pages: int, page_size: int, implementation: Attention = "sdpa", *, fp8: bool = False
+    ) -> None:
         weight = model.get_input_embeddings().weight
         device: torch.device = weight.device
         head_dim = head_dim_of(model.config)
         self.kernel, kernel = kernel_for(device, weight.dtype, head_dim, implementation)
-        self.cache = PagedCache(model.config, pages, page_size, weight.dtype, device, kernel)
+        self.kernel += ", from fp8" * fp8
+        self.cache = PagedCache(model.config, pages, page_size, weight.dtype, device, kernel, fp8=fp8)
         self._model = model
         # A live change may let more run than were asked for at first.
         self._chosen = torch.zeros(MOST_RUNNING, dtype=torch.long, device=device)
