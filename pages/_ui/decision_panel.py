@@ -157,7 +157,7 @@ def _figures(winner: Choice, decision: Decision) -> None:
         for label, value, name in shown:
             st.metric(label, value, help=fmt.definition(name))
         if figures.goodput_s is not None and decision.goal.slo.limits():
-            goodput = f"{fmt.number(figures.goodput_s)}/s"
+            goodput = f"{fmt.number(figures.goodput_s)} requests/s"
             share = f"{figures.attainment:.1%} of requests" if figures.attainment is not None else None
             st.metric(
                 "Goodput",

@@ -253,7 +253,7 @@ def _slo(now: Goal, further: Goal, metrics: Sequence[Metric]) -> dict[str, dict[
                     f"{_WORDS[metric]} (ms)", metric, limit, 0.001, help_text=fmt.definition(metric) or ""
                 )
             chosen = right.selectbox(
-                "Percentile",
+                f"{_WORDS[metric]} percentile",
                 free,
                 index=free.index(statistic),
                 key=_key(f"{metric}-of"),

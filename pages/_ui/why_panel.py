@@ -51,7 +51,8 @@ def _evidence(finding: Finding) -> None:
         {"Evidence": each.what, "Figure": each.figure or "", "Limit": each.limit or "", "From": each.source or ""}
         for each in finding.evidence
     ]
-    st.table(rows, border="horizontal", hide_index=True)
+    known = [name for name in rows[0] if any(row[name] for row in rows)]
+    st.table([{name: row[name] for name in known} for row in rows], border="horizontal", hide_index=True)
 
 
 def _what_would_help(verdict: Verdict, run_id: str) -> None:

@@ -68,7 +68,7 @@ def test_the_answer_the_refusal_and_the_figures(page: OpenPage, planted: fakes.F
     assert refused["run"][0].startswith("runs?run=")
     assert refused["reason"][0].endswith("> 30 ms")
     figures = {each.label: each.value for each in at.metric}
-    assert figures["Goodput"].endswith("/s")
+    assert figures["Goodput"].endswith(" requests/s")
     assert "Cost per 1M tokens" in figures
 
 
