@@ -10,7 +10,7 @@ from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.remarks import Remarks
 from mcp_core.decision.report import Report
 from mcp_core.decision.staleness import stale_runs
-from pages._ui import frame, links, report_downloads, run_charts, run_detail, run_filters, run_table, workbench
+from pages._ui import frame, links, report_downloads, run_charts, run_filters, run_table, workbench
 from pages._ui.run_table import RunsBeside
 
 frame.require("runs")
@@ -66,6 +66,8 @@ def _draw_runs(runs: tuple[RunFacts, ...], offset: int, about: RunsBeside) -> No
     if run is None:
         links.not_found(_GONE.format(run_id), "Choose another.")
     else:
+        from pages._ui import run_detail  # a tenth of a second that the list alone does not need
+
         run_detail.draw(run, about.stale.get(run.id, ""))
 
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from pydantic_core import from_json
+
 from mcp_core.conflicts import resolve
 from mcp_core.decision.counterparts import key_of
 from mcp_core.decision.traffic import traffic_key
@@ -151,12 +153,13 @@ class RunFacts:
     @classmethod
     def unpack(cls, packed: str, texts: Mapping[str, str]) -> RunFacts:
         """What ``pack`` made, with the texts that it named."""
-        values = dict(zip(_NAMES, json.loads(packed), strict=True))
-        values["reasons"] = tuple(values["reasons"])
-        values["latency"] = tuple(map(tuple, values["latency"]))
-        for name in ("recipe", "workload_document"):
-            values[name] = texts[values[name]]
-        return cls(**values)
+        # pydantic's reader takes half of json's time, values in the order of the fields less than by their names.
+        values = from_json(packed)
+        values[_REASONS] = tuple(values[_REASONS])
+        values[_LATENCY] = tuple(map(tuple, values[_LATENCY]))
+        for place in _SHARED_TEXTS:
+            values[place] = texts[values[place]]
+        return cls(*values)
 
     def pack(self) -> tuple[str, dict[str, str]]:
         """One line of JSON, and by their digests the texts that many Runs share."""
@@ -193,6 +196,8 @@ class RunFacts:
 
 
 _NAMES = tuple(each.name for each in fields(RunFacts))
+_REASONS, _LATENCY = _NAMES.index("reasons"), _NAMES.index("latency")
+_SHARED_TEXTS = (_NAMES.index("recipe"), _NAMES.index("workload_document"))
 
 
 def short_names(runs: Sequence[RunFacts]) -> dict[str, str]:

@@ -6,8 +6,6 @@ how a Decision is made, or how the HTML looks (``report_page.py``).
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,12 +16,11 @@ from mcp_core.decision.decision import Choice, Decision, Refused
 from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.remarks import Remarks
 from mcp_core.decision.report_page import Chart, Section, page
+from mcp_core.decision.spreadsheet import csv_text
 
-__all__ = ["Report", "as_csv", "as_html", "as_json", "spreadsheet_text"]
+__all__ = ["Report", "as_csv", "as_html", "as_json"]
 
 _UNITS = {"concurrency": "users", "rate_s": "requests/s"}
-# A cell that begins so is a formula to a spreadsheet.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,29 +76,13 @@ def as_json(report: Report) -> str:
 def as_csv(report: Report) -> str:
     """A line a configuration: of a Decision what it is (winner, runner-up, refused) and why."""
     rows = list(_decision_rows(report.decision)) if report.decision else list(_run_rows(report))
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    return out.getvalue()
+    return csv_text(rows)
 
 
 def _run_rows(report: Report) -> Iterator[dict[str, Any]]:
     for each in report.runs:
         remarks = report.remarks_of(each)
         yield _run_row(each) | {"tags": ", ".join(remarks.tags), "note": remarks.note}
-
-
-def spreadsheet_text(text: str) -> str:
-    """As a cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str):
-        return spreadsheet_text(value)
-    return "" if value is None else value
 
 
 def _decision_rows(decision: Decision) -> Iterator[dict[str, Any]]:

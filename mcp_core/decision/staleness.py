@@ -28,6 +28,7 @@ def stale_runs(newest_first: Sequence[RunFacts]) -> dict[str, str]:
     now: dict[tuple[str, str], dict[str, str]] = {}
     for each in newest_first:
         place = now.setdefault((each.host, each.device), {})
-        place |= {name: version for name, version in each.versions.items() if name not in place}
-    found = ((each.id, broken_versions(each, now[each.host, each.device])) for each in newest_first)
-    return {run_id: why for run_id, why in found if why}
+        if not each.versions.keys() <= place.keys():
+            now[each.host, each.device] = each.versions | place
+    outgrown = (each for each in newest_first if not each.versions.items() <= now[each.host, each.device].items())
+    return {each.id: broken_versions(each, now[each.host, each.device]) for each in outgrown}

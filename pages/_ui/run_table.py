@@ -5,9 +5,7 @@ This file does not know where Runs come from, or what is shown of the selected o
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,9 +13,9 @@ from typing import Any
 
 import streamlit as st
 
+from mcp_core.decision import spreadsheet
 from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.remarks import Remarks
-from mcp_core.decision.report import spreadsheet_text
 from mcp_core.recipe import Recipe
 from pages._ui import format as fmt
 
@@ -118,20 +116,16 @@ def label(run: RunFacts) -> str:
 
 def csv_text(runs: Sequence[RunFacts], about: RunsBeside) -> str:
     """The same rows as CSV; unmeasured is empty, tags are divided by commas."""
-    rows = [
-        row(run, about)
-        | {
-            "created": datetime.fromisoformat(run.created).isoformat(),
-            "tags": spreadsheet_text(", ".join(about.tags(run.id))),
-            "note": spreadsheet_text(about.remarks.get(run.id, _NONE).note),
-        }
-        for run in runs
-    ]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return spreadsheet.csv_text(
+        [
+            row(run, about)
+            | {
+                "created": datetime.fromisoformat(run.created).isoformat(),
+                "tags": ", ".join(about.tags(run.id)),
+            }
+            for run in runs
+        ]
+    )
 
 
 @functools.lru_cache(maxsize=1024)
