@@ -67,7 +67,7 @@ def _say_unknown(values: Mapping[str, Sequence[str]]) -> None:
 
 
 def pinned_baseline(runs: Sequence[RunFacts]) -> RunFacts | None:
-    """Choose the Run that all others are compared with; None at first."""
+    """Choose the Run, of each configuration and load one, that all others are compared with; None at first."""
     good = {run.id: run for run in runs if run.measured}
     asked = links.asked(
         "baseline",
@@ -75,9 +75,10 @@ def pinned_baseline(runs: Sequence[RunFacts]) -> RunFacts | None:
         "Run {} cannot be the baseline: it is not among those that were measured and pass the filter.",
         "Nothing is pinned.",
     )
-    if len(good) < 2:
+    # Repeats are compared together, so that one stands for all: the linked one, else the newest.
+    ids = list({run.kind: run.id for run in [*reversed(good.values()), *([asked] if asked else [])]}.values())[::-1]
+    if len(ids) < 2:
         return None
-    ids = list(good)
     chosen = st.selectbox(
         "Baseline",
         ids,

@@ -283,6 +283,23 @@ def test_a_pinned_baseline_makes_ratios_with_verdicts(page: OpenPage, wb: fakes.
     assert table.loc[ids[9], "against"].startswith("2.00× (")  # at its own load
 
 
+def test_one_of_several_repeats_can_be_pinned_the_linked_one_or_the_newest(
+    page: OpenPage, wb: fakes.FakeWorkbench
+) -> None:
+    ids = _planted(wb)
+    at = page("runs").run()
+    choice = next(each for each in at.selectbox if each.label == "Baseline")
+    assert len(choice.options) == 4  # of 12 Runs: two configurations at two loads
+    newest_first = [run.id for run in wb.runs(limit=100)]
+    choice.select_index(0).run()
+    assert at.query_params["baseline"] == newest_first[0]
+    at = page("runs")
+    at.query_params["baseline"] = ids[1]
+    at.run()
+    assert next(each for each in at.selectbox if each.label == "Baseline").value == ids[1]
+    assert at.query_params["baseline"] == ids[1]
+
+
 def test_filters_leave_what_they_name(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
     _planted(wb)
     wb.add(OK, FAILED)
