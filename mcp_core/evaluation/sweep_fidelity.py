@@ -94,7 +94,7 @@ class FidelityStage:
 
     async def _known(self, recipe: Recipe) -> _Answer | None:
         asked = await self._asked(recipe)
-        return None if isinstance(asked, McpError) else self._answers.get(_identity(asked))
+        return _failed(asked, recipe) if isinstance(asked, McpError) else self._answers.get(_identity(asked))
 
     async def _answer(self, recipe: Recipe, tell: Tell) -> _Answer:
         plan = await self._asked(recipe)
@@ -133,10 +133,10 @@ class FidelityStage:
         return _Answer(Fidelity.model_validate(answer["fidelity"]))
 
     def _join(self, cell: CellRecord, fidelity: Fidelity) -> None:
-        """To the Runs that were stored before it was known."""
+        """To the Runs that were stored before it was known, or while it could not be measured."""
         for each in cell.runs:
             run = self._store.get(each.run_id)
-            if run is not None and run.fidelity is None:
+            if run is not None and (run.fidelity is None or run.fidelity.status == "not-measurable"):
                 judged = run.model_copy(update={"fidelity": fidelity})
                 self._store.add(judged, self._store.records(run.id), self._store.telemetry(run.id))
 

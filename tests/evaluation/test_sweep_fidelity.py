@@ -18,7 +18,8 @@ from mcp_core.decision.recommend import recommend
 from mcp_core.decision.store import Store
 from mcp_core.decision.sweep_record import SweepRecord
 from mcp_core.decision.sweeps import Sweeps
-from mcp_core.errors import Cancelled
+from mcp_core.errors import Cancelled, InputError
+from mcp_core.evaluation import sweep_fidelity
 from mcp_core.evaluation.fidelity_time import fidelity_seconds
 from mcp_core.evaluation.sweep import Host, begin, race
 from mcp_core.evaluation.sweep_budget import budget_of
@@ -138,7 +139,7 @@ def test_what_cannot_be_judged_is_a_reason_and_loses_no_run(
         )
         assert judged(log) == ["judge bnb-nf4", "judge none"]
     # Without a limit it goes on, and says why its fidelity is not known.
-    free = asked.model_copy(update={"goal": None, "fidelity": True})
+    free = asked.model_copy(update={"goal": None, "fidelity": True, "axes": Axes(scheme=("bnb-nf4",))})
     with Store() as store:
         _, rows = swept(store, free)
     assert (rows["bnb-nf4"].level, rows["bnb-nf4"].reason) == (
@@ -147,9 +148,25 @@ def test_what_cannot_be_judged_is_a_reason_and_loses_no_run(
     )
 
 
-def test_without_probes_what_is_refused_is_a_run_that_says_why(log: Path, asked: SweepPlan) -> None:
+def test_a_text_that_the_scheme_was_calibrated_on_is_the_reason_on_every_run(
+    log: Path, asked: SweepPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def known_text(*_: Any, **__: Any) -> Any:
+        raise InputError("The scheme was calibrated on this text.")
+
+    monkeypatch.setattr(sweep_fidelity, "make_plan", known_text)
+    plan = asked.model_copy(update={"goal": None, "fidelity": True, "axes": Axes(scheme=("bnb-nf4",))})
     with Store() as store:
-        record, _ = swept(store, asked.model_copy(update={"probe_s": 0.0}))
+        _, rows = swept(store, plan)
+        assert rows["bnb-nf4"].reason == "Fidelity not measured: The scheme was calibrated on this text."
+        assert [run.fidelity and run.fidelity.status for run in store.list()] == ["not-measurable"] * 2
+    assert judged(log) == []
+
+
+def test_without_probes_what_is_refused_is_a_run_that_says_why(log: Path, asked: SweepPlan) -> None:
+    two = asked.model_copy(update={"axes": Axes(scheme=("none", "bnb-nf4"))})
+    with Store() as store:
+        record, _ = swept(store, two.model_copy(update={"probe_s": 0.0}))
         states = {cell.name: cell.state for cell in record.cells}
         assert states == {name: "refused" if name.startswith("bnb-nf4") else "done" for name in states}
         (refused,) = [run for run in store.list() if run.status == "refused"]
