@@ -37,7 +37,7 @@ def draw() -> None:
     chosen = _chosen(stored, recipe, jobs)
     if chosen is not None:
         _answer(chosen, recipe)
-    elif not any(job.state in ACTIVE for job in jobs):
+    elif recipe.model.source != "shape" and not any(job.state in ACTIVE for job in jobs):
         _nothing_yet()
     clicked = fidelity_table(stored)
     if clicked is not None and clicked != st.query_params.get("fidelity"):

@@ -705,6 +705,7 @@ def test_recordings_are_added_listed_and_replayed(cli_run, answer, quick, tmp_pa
 
     rows = tmp_path / "trace.csv"
     rows.write_text("at_s,prompt_tokens,output_tokens\n0,5,2\n0.2,7,3\n")
+    assert "mcp-core recordings add FILE" in cli_run("recordings")[1]
     added = answer("recordings", "--json", "add", str(rows))
     assert answer("recordings", "--json") == [added]
     assert (added["name"], added["requests"], added["duration_s"]) == ("trace.csv", 2, 0.2)

@@ -37,6 +37,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         emit([_document(each) for each in kept])
         return 0
+    if not kept:
+        say("No recording is kept yet. Add one: mcp-core recordings add FILE")
+        return 0
     rows = [("SHA-256", "NAME", "REQUESTS", "SECONDS")]
     rows += [(each.sha256, each.name, f"{len(each.requests):,}", f"{each.duration_s:,.1f}") for each in kept]
     table(rows)

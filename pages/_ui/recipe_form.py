@@ -69,10 +69,11 @@ def recipe_form(
         recipe = recipe.replace(_numbers(recipe, hardware, key))
     with st.container(border=True):
         st.markdown("##### Quantization", anchors=False)
+        came_as = came(recipe) if model is not None else ""  # while none is chosen, recipe has the one before
         if recipe.engine == "llama.cpp":
-            st.caption(came(recipe) or SCHEMES["gguf"].about)
+            st.caption(came_as or SCHEMES["gguf"].about)
         else:
-            picked = scheme_picker(recipe, hardware, key, measured, came(recipe))
+            picked = scheme_picker(recipe, hardware, key, measured, came_as)
             recipe = recipe.replace({"quantization": picked.model_dump(mode="json")})
     with st.expander("Advanced: attention, KV cache, batching, switches, limits", icon=":material/tune:"):
         recipe = recipe.replace(_advanced(recipe, hardware, key))

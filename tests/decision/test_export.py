@@ -169,7 +169,9 @@ def test_compose_is_reached_from_its_own_machine_only() -> None:
 
 def test_nothing_is_written_outside_and_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
-    paths = write(export(shipment(), "worker"), out)
+    bundle = export(shipment(), "worker")
+    assert "pip install mcp-core" not in bundle.files["README.md"]  # that is somebody else's on PyPI
+    paths = write(bundle, out)
     assert all(path.is_relative_to(out) for path in paths)
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(paths)
     before = (out / "README.md").read_text()

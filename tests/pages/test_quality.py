@@ -262,6 +262,7 @@ def test_random_weights_say_nothing(wb: fakes.FakeWorkbench, page: Page) -> None
     at.run()
     assert at.button(key="start-fidelity").disabled
     assert "random weights" in texts(at)
+    assert "Press Measure fidelity" not in texts(at)
 
 
 def test_the_page_is_in_the_frame_after_measure() -> None:

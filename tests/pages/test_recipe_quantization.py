@@ -105,6 +105,8 @@ def test_a_checkpoint_that_comes_quantized_is_said_under_none(wb: fakes.FakeWork
     wb.resolved.comes_as = lambda *_: said
     at = page("recipe").run()
     assert said in texts(at)
+    at.segmented_control(key="recipe-model.source-0").set_value("hub").run()
+    assert said not in texts(at)  # no model is chosen now
 
 
 def test_kv_kinds_have_their_own_fields(wb: fakes.FakeWorkbench, page: Page) -> None:

@@ -27,5 +27,9 @@ def bundle(shipment: Shipment) -> Bundle:
         not_carried=(
             "It listens on its own machine only: put a reverse proxy that asks for a key in front of it.",
         ),
-        steps=("pip install mcp-core, the same version as wrote this bundle (versions: run.json)",),
+        # The name on PyPI is somebody else's.
+        steps=(
+            "install MCP from its own repository, the version that wrote this bundle (versions: run.json); "
+            "PyPI's mcp-core is another program",
+        ),
     )
