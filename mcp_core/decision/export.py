@@ -44,7 +44,9 @@ TARGETS: dict[str, Target] = {
             lambda what, _: foreign.bundle(what, "sglang"),
         ),
         Target("llama.cpp", "llama.cpp", "the GGUF with llama-server", lambda what, _: llama_cpp.bundle(what)),
-        Target("worker", "MCP's worker", "what was measured, by mcp-core serve", lambda what, _: worker.bundle(what)),
+        Target(
+            "worker", "MCP's worker", "what was measured, by mcp-core serve", lambda what, _: worker.bundle(what)
+        ),
         Target(
             "transformers",
             "transformers script",
