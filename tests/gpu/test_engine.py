@@ -95,6 +95,64 @@ def test_sampled_and_stopped_requests_run_ahead_like_greedy_ones(reference):
         engine.close()
 
 
+def test_steps_of_more_are_recorded_live_and_change_no_token(reference):
+    prompts, expected = reference
+    loaded, recipe = load()
+    recorder = Recorder()
+    changes = {"batching.mode": "continuous", "compile": "graphs", "batching.max_requests": 2}
+    engine = Engine(loaded, recipe.replace(changes), recorder)
+    engine.start()
+    try:
+        running = GenerationRequest("running", prompts[0], 200, Sampling(temperature=0), ignore_eos=True)
+        engine.submit(running)
+        recorder.wait(lambda: len(recorder.of("running")) >= 2)
+        engine.apply_live(recipe.replace(changes | {"batching.max_requests": 13}))
+        for index, prompt in enumerate(prompts):
+            engine.submit(GenerationRequest(str(index), prompt, 24, Sampling(temperature=0), ignore_eos=True))
+        for index in range(len(prompts)):
+            recorder.wait_end(str(index))
+            assert recorder.tokens(str(index)) == expected[index]
+        recorder.wait_end("running")
+        assert recorder.tokens("running")[:24] == expected[0]
+    finally:
+        engine.close()
+
+
+def test_what_the_preempted_had_comes_back_from_the_host(reference):
+    prompts, expected = reference
+    loaded, recipe = load()
+    recorder = Recorder()
+    engine = Engine(loaded, recipe.replace(MODES["small pool"]), recorder)
+    engine._mode._host._computing.add(1, 1.0)  # so that copying pays on any device
+    engine.start()
+    try:
+        for index, prompt in enumerate(prompts):
+            engine.submit(GenerationRequest(str(index), prompt, 100, Sampling(temperature=0), ignore_eos=True))
+        for index in range(len(prompts)):
+            recorder.wait_end(str(index))
+            assert recorder.tokens(str(index))[:24] == expected[index]
+        assert engine.stats().kv_host_returned_total > 0
+        assert engine.stats().kv_host_bytes == 0
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_fp8_pages_are_attended_to(dtype):
+    loaded, recipe = load({"dtype": dtype, "kv.kind": "quantized-fp8"})
+    recorder = Recorder()
+    engine = Engine(loaded, recipe.replace({"batching.mode": "continuous"}), recorder)
+    engine.warm_up()  # compares with the cache of one sequence
+    assert "from fp8" in engine.kernel_name
+    engine.start()
+    try:
+        for index, prompt in enumerate(prompts_of(12)):
+            engine.submit(GenerationRequest(str(index), prompt, 24, Sampling(temperature=0), ignore_eos=True))
+        assert {recorder.wait_end(str(index)).finish for index in range(12)} == {"length"}
+    finally:
+        engine.close()
+
+
 @pytest.mark.parametrize("scheme", ["none", "torchao-int8-weight-only", "torchao-int4-weight-only"])
 def test_joined_weights_compute_what_they_did_apart(scheme):
     loaded, _ = load({"dtype": "bf16", "quantization.scheme": scheme})

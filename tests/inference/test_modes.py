@@ -554,6 +554,27 @@ class TestSwap:
             engine.apply_live(self.recipe({"batching.mode": "continuous"}))
 
 
+@pytest.mark.parametrize(("spoils_from", "refused"), [(1, True), (2, True), (99, False)])
+def test_in_16_bits_later_tokens_are_checked_too(make_engine, loaded, spoils_from, refused):
+    """A mode whose decode steps, not its prompts, compute something else gives a right first token."""
+    effective = loaded.effective.model_copy(update={"dtype": "bf16"})
+    engine = make_engine({"batching.mode": "continuous"}, start=False, effective=effective)
+    run, steps = engine._mode._runner.run, []
+
+    def spoiled(parts):
+        computed = run(parts)
+        steps.append(parts)
+        logits = computed.logits.roll(1, -1) if len(steps) > spoils_from else computed.logits
+        return Computed(logits, logits.argmax(-1))
+
+    engine._mode._runner.run = spoiled
+    if refused:
+        with pytest.raises(McpError, match="own tokens"):
+            engine.warm_up()
+    else:
+        engine.warm_up()
+
+
 def test_a_fault_outside_any_request_ends_each_held_one_once(make_engine, recorder, request_of, caplog):
     engine = make_engine({"batching.mode": "continuous"}, start=False)
     step, broken = engine._mode.step, [False]
