@@ -55,7 +55,8 @@ _STYLE = """<style>
 .stTabs [role="tab"][aria-selected="true"] { color: light-dark(#1d5fa8, #8ab8f7) !important; }
 .stCode .token:is(.comment, .prolog, .doctype, .punctuation) { color: light-dark(#5c6270, #a0a6b4); }
 .stCode .token:is(.attr-name, .property, .variable, .parameter) { color: light-dark(#0a6788, #3ac1e8); }
-.stCode .token:is(.boolean, .constant, .symbol, .string, .char, .attr-value) { color: light-dark(#0b6b2c, #3dd56d); }
+.stCode .token:is(.boolean, .constant, .symbol) { color: light-dark(#0b6b2c, #3dd56d); }
+.stCode .token:is(.string, .char, .attr-value) { color: light-dark(#0b6b2c, #3dd56d); }
 .stCode .token:is(.number, .regex) { color: light-dark(#0b665a, #4ad0bd); }
 .stCode .token:is(.operator, .entity, .decorator, .atrule) { color: light-dark(#9a4605, #ffa051); }
 .stCode .token:is(.keyword, .tag, .function, .class-name, .selector) { color: light-dark(#14599f, #66adf4); }
