@@ -387,4 +387,6 @@ def validation_message(error: ValidationError) -> str:
     first = problems[0]
     field = ".".join(str(part) for part in first["loc"]) or "document"
     rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{field}: {first['msg'].removeprefix('Value error, ')}{rest}"
+    unknown = first["type"] == "extra_forbidden"
+    what = "there is no such field" if unknown else first["msg"].removeprefix("Value error, ")
+    return f"{field}: {what}{rest}"

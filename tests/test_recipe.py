@@ -31,7 +31,7 @@ def test_a_recipe_cannot_be_edited():
         ({"dtype": "int3"}, "dtype"),
         ({"quantization": {"scheme": "magic"}}, "quantization.scheme"),
         ({"threads": 0}, "threads"),
-        ({"colour": "red"}, "colour"),
+        ({"colour": "red"}, "colour: there is no such field"),
         ({"kv": {"max_context": "long"}}, "kv.max_context"),
         ({"model": {"source": "shape", "id": "custom"}}, "model"),
         ({"device": "tpu"}, "device"),
