@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.remarks import Remarks
-from mcp_core.decision.report import Report
 from mcp_core.decision.staleness import stale_runs
 from pages._ui import frame, links, report_downloads, run_charts, run_filters, run_table, workbench
 from pages._ui.run_table import RunsBeside
+
+if TYPE_CHECKING:
+    from mcp_core.decision.report import Report
 
 frame.require("runs")
 
@@ -94,6 +97,8 @@ def _draw_under_table(shown: Sequence[RunFacts], offset: int, total: int, about:
 
 
 def _report(shown: Sequence[RunFacts], remarks: Mapping[str, Remarks]) -> Report:
+    from mcp_core.decision.report import Report
+
     decisions, first = workbench.get_workbench().decisions, shown[0]
     others = [each for each in shown[1:_MOST_COMPARED] if first.measured and each.measured]
     compared = {each.id: decisions.compare(first.id, each.id) for each in others}
