@@ -58,7 +58,9 @@ def draw(
     ids = [run.id for run in runs]
     listed = chosen in ids
     remarked = any(run.id in about.remarks for run in runs)
-    columns = _columns(pinned=against is not None, models=len({run.model for run in runs}), remarked=remarked)
+    stale = any(run.id in about.stale for run in runs)
+    models = len({run.model for run in runs})
+    columns = _columns(pinned=against is not None, models=models, remarked=remarked, stale=stale)
     event = st.dataframe(
         [_shown(run, about) | ({"against": against.get(run.id)} if against is not None else {}) for run in runs],
         hide_index=True,
@@ -134,23 +136,24 @@ def _recipe(document: str) -> Recipe:
 
 
 def _caveats(run: RunFacts, stale: str) -> str:
-    """What limits a Run's worth, a word or two each: "smoke test · noisy · stale: torch 2.11 then, 2.12 now"."""
+    """What limits a Run's worth, a word or two each: "stale: torch 2.11 then, 2.12 now · noisy"."""
     smoke = [reason for reason in run.reasons if reason.startswith("smoke test")]
     few = run.latency and run.figure("ttft_ms", "p95") is None
     words = ["smoke test"] if smoke or '"smoke_test":true' in run.workload_document else []
     words += ["too few requests"] if few else []
     reasons = (reason.partition(":")[0] for reason in run.reasons)
-    return " · ".join(dict.fromkeys((*words, *reasons, *([f"stale: {stale}"] if stale else []))))
+    return " · ".join(dict.fromkeys((*([f"stale: {stale}"] if stale else []), *words, *reasons)))
 
 
 def _shown(run: RunFacts, about: RunsBeside) -> dict[str, Any]:
     """The row as people read it: the status in words, starred where something limits the figures."""
     values = row(run, about)
     star = " *" if run.latency and values["caveats"] else ""
-    return values | {"status": STATUS_WORDS[run.status] + star, "served": run.name}
+    stale = " · stale" if run.id in about.stale else ""
+    return values | {"status": STATUS_WORDS[run.status] + stale + star, "served": run.name}
 
 
-def _columns(*, pinned: bool, models: int, remarked: bool) -> dict[str, Any]:
+def _columns(*, pinned: bool, models: int, remarked: bool, stale: bool) -> dict[str, Any]:
     """Headings with units, and what each figure means."""
     column = st.column_config
     against = {
@@ -168,8 +171,9 @@ def _columns(*, pinned: bool, models: int, remarked: bool) -> dict[str, Any]:
     return {
         "status": column.TextColumn(
             "Status",
-            width=72,
-            help="How the measurement ended. * = something limits what it is worth: see Caveats.",
+            width=112 if stale else 72,
+            help="How the measurement ended. * = something limits what it is worth: see Caveats. Stale: measured "
+            "with versions that its machine has no longer.",
         ),
         "created": column.DatetimeColumn("Created", width=84, format="MM-DD HH:mm", help="In your browser's time."),
         **({"model": column.TextColumn("Model", width=124)} if models > 1 or not pinned else {}),

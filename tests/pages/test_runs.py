@@ -211,7 +211,8 @@ def test_a_stale_run_says_what_changed_since(page: OpenPage, wb: fakes.FakeWorkb
     wb.add(old.model_copy(update={"versions": {"torch": "2.11.0"}}), new)
     at = _open(page, old.id)
     table = at.dataframe[0].value.set_index("id")
-    assert table.loc[old.id, "caveats"].endswith("stale: torch 2.11.0 then, 2.12.0 now")
+    assert table.loc[old.id, "caveats"].startswith("stale: torch 2.11.0 then, 2.12.0 now")
+    assert list(table["status"]) == ["✓ ok *", "✓ ok · stale *"]
     assert "stale" not in table.loc[new.id, "caveats"]
     assert any("orange-badge[stale]" in each.value for each in at.markdown)
     at.multiselect(key="filter-versions").set_value(["current"]).run()
@@ -222,7 +223,7 @@ def test_csv_has_remarks_and_no_formula_in_them() -> None:
     about = run_table.RunsBeside({OK.id: REMARKS}, {OK.id: "torch 2.11 then, 2.12 now"})
     (row,) = csv.DictReader(io.StringIO(run_table.csv_text([RunFacts.of(OK)], about)))
     assert (row["tags"], row["note"]) == ("best, night: run", "'=1+1 is *not* a formula")
-    assert row["caveats"].endswith("stale: torch 2.11 then, 2.12 now")
+    assert row["caveats"].startswith("stale: torch 2.11 then, 2.12 now")
 
 
 def test_csv_keeps_numbers_unrounded_and_unmeasured_empty() -> None:
