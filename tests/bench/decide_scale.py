@@ -4,7 +4,8 @@
 
 Each Run is of one of so many configurations, at one of five loads; a tenth have request records. Prints JSON: wall
 time and, as ``_cpu_s``, this process's own. Streamlit's AppTest draws the pages in this process, once to import and
-once more as a second visitor's first view. The store is made in a fresh MCP_HOME and deleted.
+once more as a second visitor's first view; ``runs_page_fresh_process_s`` is the very first page of a new process,
+all imports but Streamlit's included. The store is made in a fresh MCP_HOME and deleted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import argparse
 import json
 import os
 import random
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -87,12 +90,29 @@ def measure(home: Path) -> dict[str, float]:
         found |= timed("recommend", lambda: decisions.recommend(goal))
         found |= timed("recommend_fresh_store", lambda: Decisions(lambda: fresh).recommend(goal))
         found |= timed("list_100", lambda: store.list(100))
+        found |= fresh_process()
         found |= pages(goal)
         with store._engine.begin() as connection:  # what opening an older store costs once
             connection.execute(sa.text("DELETE FROM run_facts"))
         found |= timed("facts_made_anew", store.facts)
     found["store_mb"] = round((home / "runs.sqlite").stat().st_size / 1e6, 1)
     return found
+
+
+FRESH = """
+import time
+from streamlit.testing.v1 import AppTest
+page = AppTest.from_file("pages/runs.py", default_timeout=120)
+begin = time.perf_counter()
+page.run()
+print(time.perf_counter() - begin)
+assert page.dataframe
+"""
+
+
+def fresh_process() -> dict[str, float]:
+    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True)
+    return {"runs_page_fresh_process_s": round(float(done.stdout), 3)}
 
 
 def pages(goal: Goal) -> dict[str, float]:
