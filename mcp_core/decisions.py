@@ -72,12 +72,16 @@ class Decisions:
     def compare(self, a: str, b: str) -> tuple[Comparison, ...]:
         """B's configuration against A's, by all Runs of either at the load of the named one; every quantity.
 
+        Of one configuration: the two Runs themselves.
+
         Raises ModelNotFound for a Run that there is not.
         """
         from mcp_core.decision.compare import QUANTITIES, compare
 
         facts = self.facts()
         one, other = self.repeats_of(a, facts), self.repeats_of(b, facts)
+        if a != b and one == other:
+            one, other = (tuple(each for each in one if each.id == run_id) for run_id in (a, b))
         samples = self._store().samples([each.id for each in (*one, *other)])
         found = tuple(compare(one, other, samples, quantity) for quantity in QUANTITIES.values())
         return tuple(each for each in found if each.a is not None and each.b is not None) or found[:1]
@@ -102,8 +106,13 @@ class Decisions:
         return {each.id: found[each.kind] for each in shown}
 
     def repeats_of(self, run_id: str, facts: Sequence[RunFacts]) -> tuple[RunFacts, ...]:
-        """Runs of the same configuration under the same load. Raises ModelNotFound for a Run that there is not."""
+        """Runs of the same configuration under the same load; alone where something keeps it from being compared.
+
+        Raises ModelNotFound for a Run that there is not.
+        """
         named = next((each for each in facts if each.id == run_id), None)
         if named is None:
             raise ModelNotFound(f'There is no Run "{run_id}".', "mcp-core runs lists those there are.")
+        if named.reasons or not named.measured:
+            return (named,)
         return tuple(each for each in facts if each.kind == named.kind)

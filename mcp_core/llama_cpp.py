@@ -56,7 +56,7 @@ _UNREAD: dict[str, str] = {
 def refusals(recipe: Recipe, hardware: Hardware) -> Iterator[tuple[str, str, str]]:
     """(field, reason, fix) of everything that a Recipe with engine llama.cpp asks in vain."""
     if LIBRARY not in hardware.libraries:
-        install = "pip install 'mcp-core[llamacpp]' (the package is xllamacpp)"
+        install = "In this program's folder: .venv/bin/pip install -e '.[llamacpp]' (the package is xllamacpp)"
         yield "engine", f"llama.cpp needs {LIBRARY}, which is not installed.", install
     if recipe.model.source not in _SOURCES:
         reason = f"llama.cpp reads GGUF files; this model comes from {recipe.model.source}."

@@ -330,6 +330,8 @@ class Recipe(_Value):
         kept = {key: document[key] for key in _NUMERIC_FIELDS if key in document}
         kept["device"] = self.device.split(":")[0]
         kept["kv"] = self.kv.model_dump(mode="json", exclude_defaults=True, exclude={"max_context"})
+        if self.kv.kind == "quantized-fp8":  # sets apart what was judged with scales calibrated on 64 tokens
+            kept["kv"]["scales"] = "token and head"
         return _digest(kept)
 
     def conflicts(self, hardware: Hardware) -> tuple[Conflict, ...]:

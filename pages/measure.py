@@ -15,7 +15,7 @@ from mcp_core.workload import Workload
 from pages._ui import format as fmt
 from pages._ui import frame, links, workbench
 from pages._ui.capacity_panel import Asked, capacity_form, capacity_result
-from pages._ui.job_panel import ACTIVE, job_panel
+from pages._ui.job_panel import ACTIVE, job_panel, why_not_now
 from pages._ui.run_result import bench_command, run_result
 from pages._ui.sweep_panel import sweep_part
 from pages._ui.worker_card import no_worker, ready_worker
@@ -39,7 +39,7 @@ def draw() -> None:
     with st.container(border=True):
         workload = _workload()
         if workload is not None:
-            _start_form(worker, workload, jobs)
+            _start_form(worker, workload)
     for job in jobs:
         if job.state in ACTIVE:
             job_panel(job)
@@ -58,10 +58,10 @@ def _workload() -> Workload | None:
         return None
 
 
-def _start_form(worker: WorkerView | None, workload: Workload, jobs: Sequence[JobView]) -> None:
+def _start_form(worker: WorkerView | None, workload: Workload) -> None:
     """What it takes, and Start or why not."""
     st.caption(expectation(workload, worker.recipe if worker else None, _runs()).in_words())
-    reason = _not_startable(worker, workload, jobs)
+    reason = _not_startable(worker, workload)
     with st.container(horizontal=True):
         if st.button(
             "Start", type="primary", icon=":material/play_arrow:", disabled=reason is not None, key="start"
@@ -72,7 +72,7 @@ def _start_form(worker: WorkerView | None, workload: Workload, jobs: Sequence[Jo
         st.caption(f":material/info: {reason}")
 
 
-def _not_startable(worker: WorkerView | None, workload: Workload, jobs: Sequence[JobView]) -> str | None:
+def _not_startable(worker: WorkerView | None, workload: Workload) -> str | None:
     if worker is None:
         return "Load a model first."
     longest = workload.longest_request
@@ -81,9 +81,7 @@ def _not_startable(worker: WorkerView | None, workload: Workload, jobs: Sequence
             f"The longest request has {longest:,} tokens; this model's context holds {worker.max_context:,}. "
             "Shorten it, or load with a larger max context on the Recipe page."
         )
-    if any(job.state in ACTIVE and job.worker_id == worker.id for job in jobs):
-        return "This model is being measured. Wait for it or cancel it."
-    return None
+    return why_not_now(worker)
 
 
 def _start(worker: WorkerView | None, workload: Workload) -> None:

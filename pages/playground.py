@@ -15,6 +15,7 @@ from pages._ui.chat_effects import headline, reply_rows
 from pages._ui.chat_settings import chat_settings
 from pages._ui.chat_switches import switch_bar
 from pages._ui.crowd_panel import crowd_panel
+from pages._ui.job_panel import why_not_now
 from pages._ui.race_panel import race_panel
 from pages._ui.worker_card import no_worker, ready_worker
 
@@ -47,7 +48,10 @@ def draw() -> None:
         return
     mode, markdown, system = _toolbar(worker, view)
     if mode == "Chat":
-        switch_bar(worker, busy=view is not None and view.streaming)
+        measured = why_not_now(worker)
+        switch_bar(worker, busy=measured is not None or (view is not None and view.streaming))
+        if measured is not None:
+            st.caption(f":material/info: {frame.plain(measured)}")
         _chat(worker, view, markdown=markdown, system=system)
     else:
         _OTHER_WAYS[mode](worker)

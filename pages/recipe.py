@@ -156,7 +156,9 @@ def _tools(recipe: Recipe | None, footprint: Footprint | None, hardware: Hardwar
 def _scheme_rows(recipe: Recipe, hardware: Hardware) -> list[SchemeRow]:
     plain = baseline_of(recipe)
     reasons = dict(options_of(plain, hardware, "quantization.scheme", list(SCHEMES)).refused)
-    return [_scheme_row(recipe, plain, name, reasons.get(name, "")) for name in SCHEMES]
+    has_file = recipe.model.source in ("bundled", "gguf")
+    applicable = [name for name, scheme in SCHEMES.items() if has_file or scheme.engine != "llama.cpp"]
+    return [_scheme_row(recipe, plain, name, reasons.get(name, "")) for name in applicable]
 
 
 def _scheme_row(recipe: Recipe, plain: Recipe, name: SchemeName, reason: str) -> SchemeRow:

@@ -723,3 +723,11 @@ def test_recordings_are_added_listed_and_replayed(cli_run, answer, quick, tmp_pa
 def test_goal_presets_are_listed_and_printed(answer):
     assert "mlperf-chat" in answer("preset", "--json")["goals"]
     assert answer("preset", "mlperf-chat")["slo"] == {"ttft_ms": {"p99": 500.0}, "tpot_ms": {"p99": 30.0}}
+
+
+def test_capacity_says_beforehand_how_many_requests_a_point_takes(cli_run, quick):
+    fixed = ("capacity", "bundled", quick, "--url", "http://127.0.0.1:9", "--set", "workload.requests=12", "--goal")
+    _, _, err = cli_run(*fixed, '{"slo": {"ttft_ms": {"p95": 500}}}')
+    assert "a point takes 210 requests, not 12" in err
+    _, _, err = cli_run(*fixed, '{"slo": {"ttft_ms": {"p50": 500}}}')
+    assert "a point takes" not in err

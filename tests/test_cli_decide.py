@@ -9,6 +9,7 @@ import pytest
 from mcp_core import cli
 from mcp_core.decision.decision import Decision
 from mcp_core.decision.store import Store
+from mcp_core.results import Comparable
 from tests.decision.planted import TRAFFIC, Law, planted_run
 
 FAST = Law(tpot_ms=10, changes={"attention": "eager"})
@@ -83,3 +84,29 @@ def test_compare_takes_every_repeat_of_both(planted, capsys):
     (memory,) = (line for line in said.splitlines() if line.startswith("peak memory"))
     assert memory.split()[3] in ("MB", "GB")
     assert cli.main(["compare", planted[0], "nonsense"]) == 2
+
+
+def test_two_runs_of_one_configuration_show_their_own_figures(planted, capsys):
+    """Not the mean of all its repeats in both columns."""
+    with Store() as store:
+        own = [store.get(run_id).measurement.output_tok_s for run_id in planted[:2]]
+    assert cli.main(["compare", *planted[:2], "--json"]) == 0
+    found = next(each for each in json.loads(capsys.readouterr().out) if each["quantity"] == "output_tok_s")
+    assert [found["a"], found["b"]] == pytest.approx(own)
+    assert found["starts"] == [1, 1]
+    assert "both are repeats" in found["why"]
+
+
+def test_a_run_that_cannot_be_compared_stands_for_itself(planted, capsys):
+    """Its figure is its own, also where others of its configuration are void for other reasons."""
+    with Store() as store:
+        for run_id, speed, reason in (("smoke", 39.9, "smoke test"), ("busy", 25.0, "noisy: others")):
+            named = store.get(planted[0])
+            measured = named.measurement.model_copy(update={"output_tok_s": speed})
+            void = {"id": run_id, "measurement": measured, "comparable": Comparable(ok=False, reasons=(reason,))}
+            store.add(named.model_copy(update=void), [])
+    assert cli.main(["compare", "smoke", planted[3], "--json"]) == 0
+    found = next(each for each in json.loads(capsys.readouterr().out) if each["quantity"] == "output_tok_s")
+    assert found["a"] == pytest.approx(39.9)
+    assert found["starts"] == [1, 3]
+    assert found["why"] == "smoke test"

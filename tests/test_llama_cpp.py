@@ -40,7 +40,7 @@ def test_a_gguf_by_llama_cpp_runs_on_a_cpu() -> None:
 
 
 def test_without_the_library_its_extra_is_named() -> None:
-    assert "mcp-core[llamacpp]" in refused(LLAMA_CPP, machine("torch"))["engine"]
+    assert "'.[llamacpp]'" in refused(LLAMA_CPP, machine("torch"))["engine"]
 
 
 @pytest.mark.parametrize(

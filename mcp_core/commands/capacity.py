@@ -24,7 +24,7 @@ from mcp_core.commands.recommend import read_goal
 from mcp_core.conflicts import require_runnable
 from mcp_core.decision.store import Store
 from mcp_core.errors import Cancelled
-from mcp_core.evaluation.capacity import Capacity, require_searchable
+from mcp_core.evaluation.capacity import Capacity, requests_for, require_searchable
 from mcp_core.evaluation.capacity_job import Served, search
 from mcp_core.evaluation.endpoint_recipe import endpoint_recipe
 from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
@@ -73,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
     recipe, workload, machine = read_recipe(options), read_workload(options), hardware.detect()
     goal = read_goal(options.goal)
     require_searchable(workload, goal.slo)
+    if (needed := requests_for(goal.slo, workload)) > workload.requests:
+        note(f"a point takes {needed:,} requests, not {workload.requests:,}: enough for every limited percentile")
     if options.url:
         recipe = endpoint_recipe(recipe, options.url)
     else:

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         emit([each.model_dump(mode="json") for each in found])
         return 0
-    table([("QUANTITY", "A", "B", "B / A", "95 % INTERVAL", "STARTS", "B IS"), *map(_row, found)])
+    table([("QUANTITY", "A", "B", "B / A", "95 % INTERVAL", "STARTS A, B", "B IS"), *map(_row, found)])
     for why in dict.fromkeys(each.why for each in found if each.why):
         note(why)
     more = max((each.more for each in found), default=0)
@@ -46,7 +46,7 @@ def _row(each: Comparison) -> tuple[str, ...]:
         b,
         "-" if ratio is None else f"{ratio.value:.3f}",
         interval,
-        str(each.pairs),
+        "{}, {}".format(*each.starts),
         each.verdict,
     )
 

@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
         decision = Decisions(lambda: store).recommend(goal)
     if options.out is not None:
         options.out.write_text(decision.to_json())
+        note(f"the Decision is in {options.out}")
     if options.json:
         emit(json.loads(decision.to_json()))
     else:

@@ -91,8 +91,9 @@ class Comparison(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     quantity: str
-    a: float | None = Field(description="Geometric mean over the starts of A.")
+    a: float | None = Field(description="Geometric mean over the process starts of A.")
     b: float | None
+    starts: tuple[int, int] = Field(default=(0, 0), description="Process starts of A and of B that the means hold.")
     ratio: Interval | None = Field(description="B / A over pairs; null where either was not measured.")
     verdict: Verdict = Field(description="Of B: better, worse, equivalent within 3 %, or undecided.")
     pairs: int = Field(description="Pairs of process starts.")
@@ -109,12 +110,19 @@ def compare(
     """B against A. Both are Runs of one configuration under one load; ``samples`` are those of their requests."""
     starts_a, starts_b = starts_of(a, quantity), starts_of(b, quantity)
     mean_a, mean_b = _mean(starts_a, quantity), _mean(starts_b, quantity)
-    pairs = list(zip(starts_a, starts_b, strict=False))
+    pairs, starts = list(zip(starts_a, starts_b, strict=False)), (len(starts_a), len(starts_b))
     blocked = next(obstacles(a, b), None)
     if blocked or mean_a is None or mean_b is None or not pairs:
         why = blocked or f"{quantity.label} was not measured on both"
         return Comparison(
-            quantity=quantity.name, a=mean_a, b=mean_b, ratio=None, verdict="undecided", pairs=0, why=why
+            quantity=quantity.name,
+            a=mean_a,
+            b=mean_b,
+            starts=starts,
+            ratio=None,
+            verdict="undecided",
+            pairs=0,
+            why=why,
         )
     ratios = np.array([math.log(_value(two, quantity) / _value(one, quantity)) for one, two in pairs])
     drawn = _drawn([_redraw(one, two, samples, quantity) for one, two in pairs], ratios)
@@ -124,6 +132,7 @@ def compare(
         quantity=quantity.name,
         a=mean_a,
         b=mean_b,
+        starts=starts,
         ratio=interval,
         verdict=verdict,
         pairs=len(pairs),
@@ -135,7 +144,7 @@ def compare(
 def obstacles(a: Sequence[RunFacts], b: Sequence[RunFacts]) -> Iterator[str]:
     """What keeps the two sides from being compared at all, each cause by its name."""
     both = (*a, *b)
-    if {facts.id for facts in a} & {facts.id for facts in b}:
+    if {facts.kind for facts in a} & {facts.kind for facts in b}:
         yield "one configuration: both are repeats of it under the same load"
     for facts in both:
         for reason in facts.reasons:

@@ -49,7 +49,7 @@ def open_engine(url: str) -> sa.Engine:
     except ImportError as error:
         raise StoreError(
             "The results store cannot be opened: PostgreSQL needs psycopg, which is not installed.",
-            'Install it: pip install "mcp-core[postgres]"',
+            "In this program's folder: .venv/bin/pip install -e '.[postgres]'",
         ) from error
     sa.event.listen(engine, "begin", _begin_postgresql)
     return engine

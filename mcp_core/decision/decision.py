@@ -171,4 +171,4 @@ class Decision(_Value):
         return self.model_dump_json(indent=2) + "\n"
 
 
-_MAKE_ONE = "mcp-core recommend GOAL --json writes one."
+_MAKE_ONE = "mcp-core recommend GOAL --out FILE writes one."

@@ -186,7 +186,9 @@ def _bandwidth(view: View) -> Iterator[Finding]:
         )
         return
     sentence = f"Reading {size(work.bytes)} is what a {phase.name} step of {ms(phase.point.ms)} does"
-    if phase.point.mbu is not None:
+    if phase.point.mbu is None:
+        sentence, confidence = f"{sentence}, at a bandwidth that has no ceiling to hold it against", "low"
+    else:
         sentence += f", at {percent(phase.point.mbu)} of the memory's bandwidth"
     yield Finding("bandwidth", share, f"{sentence}.", tuple(evidence), confidence)
 
@@ -219,7 +221,9 @@ def _compute(view: View) -> Iterator[Finding]:
     ]
     confidence = _confidence(view, share)
     sentence = f"{work.flops / 1e9:,.1f} GFLOP are computed in {ms(phase.point.ms)} of {phase.name}"
-    if phase.point.mfu is not None:
+    if phase.point.mfu is None:
+        sentence, confidence = f"{sentence}, at a rate that has no ceiling to hold it against", "low"
+    else:
         sentence += f", at {percent(phase.point.mfu)} of the device's rate"
         if phase.shares is not None and phase.point.mfu < _WELL_USED:
             sentence += ": its products are slow, or others hold the cores"

@@ -68,6 +68,8 @@ class Budget:
         split = ", ".join(f"{_time(seconds)} {what}" for what, seconds in parts.items() if seconds)
         refused = f", {self.refused} more refused" if self.refused else ""
         what = f"{self.cells} configuration{'' if self.cells == 1 else 's'}{refused}"
+        if not self.cells:
+            return f"{what}: nothing to measure."
         return f"{what}: about {_time(self.seconds)} of device time ({split}). {self._certainty()}"
 
     def _certainty(self) -> str:

@@ -16,8 +16,6 @@ from mcp_core.evaluation.verdict_words import percent
 
 __all__ = ["decide"]
 
-_A_TRACE = "A profile of this Recipe: it splits every step into its parts."
-
 
 def decide(case: Case) -> Verdict:
     """The cause that explains most, with the one change that is most likely to help."""
@@ -61,4 +59,6 @@ def _missing(case: Case) -> Iterator[str]:
 
 def _trace_missing(case: Case) -> Iterator[str]:
     if case.trace is None and case.recipe.engine == "transformers":
-        yield _A_TRACE
+        recipe = case.recipe
+        settings = f"batching {recipe.batching.mode}, KV {recipe.kv.kind}, compile {recipe.compile}"
+        yield f"A profile of this very Recipe ({settings}): it splits every step into its parts."

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from mcp_core.views import JobView, Progress
+from mcp_core.views import JobView, Progress, WorkerView
 from pages._ui import format as fmt
 from pages._ui import session, workbench
 from pages._ui.frame import errors_shown, show_error
 
-__all__ = ["ACTIVE", "draw_progress", "job_panel"]
+__all__ = ["ACTIVE", "draw_progress", "job_panel", "why_not_now"]
 
 ACTIVE = ("queued", "running")
 _ENDED = {
@@ -21,6 +21,13 @@ _ENDED = {
     "cancelled": "was cancelled",
     "interrupted": "was interrupted by a restart",
 }
+
+
+def why_not_now(worker: WorkerView) -> str | None:
+    """That this worker is being measured, in words; None while it may be measured or changed."""
+    jobs = workbench.get_workbench().jobs()
+    job = next((job for job in jobs if job.state in ACTIVE and job.worker_id == worker.id), None)
+    return job and f"This model is being measured. Wait for {job.title} or cancel it."
 
 
 def draw_progress(progress: Progress | None) -> None:

@@ -20,7 +20,7 @@ from pages._ui import frame, session, workbench
 from pages._ui.chat import reply_help, show_text
 from pages._ui.chat_effects import known_words, switch_words
 from pages._ui.hub_token import current_token
-from pages._ui.job_panel import draw_progress
+from pages._ui.job_panel import draw_progress, why_not_now
 from pages._ui.recipe_options import choices_of, options_of
 
 __all__ = ["race_panel", "verdict"]
@@ -54,9 +54,16 @@ def race_panel(worker: WorkerView) -> None:
             help="They share the device, so neither shows its own speed.",
         )
         label = "Race" if len(entrants) == 2 else "Measure this one"
+        busy = next(filter(None, map(why_not_now, entrants)), None)
         pressed = st.button(
-            label, type="primary", icon=":material/flag:", key="race-start", disabled=not (prompt or "").strip()
+            label,
+            type="primary",
+            icon=":material/flag:",
+            key="race-start",
+            disabled=busy is not None or not (prompt or "").strip(),
         )
+    if busy is not None:
+        st.caption(f":material/info: {frame.plain(busy)}")
     if pressed:
         _start(entrants, prompt or "", int(limit or 128), together=bool(together))
     _show(_races())

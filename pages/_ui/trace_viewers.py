@@ -26,7 +26,9 @@ __all__ = ["PERFETTO_MISSING", "draw_flame_graph", "draw_perfetto", "has_perfett
 _STATIC = frame.ROOT / "static"
 _MOST_SHOWN = 6
 _HEIGHT_PX = 640
-PERFETTO_MISSING = "Perfetto's viewer comes with an extra: `pip install 'mcp-core[perfetto]'`, 16 MB."
+PERFETTO_MISSING = (
+    "Perfetto's viewer is an extra of 16 MB: in this program's folder, `.venv/bin/pip install -e '.[perfetto]'`."
+)
 
 
 def draw_flame_graph(kept: KeptTrace) -> None:

@@ -72,7 +72,7 @@ def test_an_address_that_is_none_repeats_no_password(url):
 
 def test_without_its_driver_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    assert "mcp-core[postgres]" in refused(f"postgresql://me:{postgres.PASSWORD}@127.0.0.1/runs").hint
+    assert "'.[postgres]'" in refused(f"postgresql://me:{postgres.PASSWORD}@127.0.0.1/runs").hint
 
 
 def test_the_commands_say_it_in_two_lines(monkeypatch, capsys):

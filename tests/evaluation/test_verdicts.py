@@ -53,6 +53,13 @@ def test_without_ceilings_and_trace_it_does_not_decide():
     assert found.change is None
     assert [words.partition(" ")[0] for words in found.to_decide] == ["A", "The"]
     assert "doctor --measure" in found.to_decide[1]
+    assert "batching off, KV dynamic, compile off" in found.to_decide[0]  # a profile of other settings does not do
+
+
+def test_a_bandwidth_that_is_not_known_is_never_more_than_a_guess():
+    found = decide(case(run(recipe(compile="graphs"), step_ms=6.42), trace=trace(RECORDED), ceilings=None))
+    assert (found.cause, found.finding.confidence) == ("bandwidth", "low")
+    assert "no ceiling" in found.finding.sentence
 
 
 def test_long_prompts_are_compute_bound():

@@ -45,6 +45,15 @@ def two(wb: fakes.FakeWorkbench) -> None:
     wb.add(fakes.ready_worker("w1"), fakes.ready_worker("w2", INT8))
 
 
+@pytest.mark.parametrize("measured", ["w1", "w2"])
+def test_no_race_while_one_of_them_is_measured(wb: fakes.FakeWorkbench, page: Page, measured: str) -> None:
+    two(wb)
+    wb.add(dataclasses.replace(fakes.running_job(), worker_id=measured))
+    at = opened(page, "Race", mcp_worker_id="w1")
+    assert at.button(key="race-start").disabled
+    assert "This model is being measured. Wait for short-chat" in texts(at)
+
+
 def test_two_loaded_models_race_on_one_prompt(wb: fakes.FakeWorkbench, page: Page) -> None:
     two(wb)
     at = opened(page, "Race", mcp_worker_id="w1")

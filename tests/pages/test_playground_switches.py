@@ -55,6 +55,14 @@ def test_batching_changes_at_once(wb: fakes.FakeWorkbench, page: Page) -> None:
     assert len(calls(wb, "apply_live")) == 1
 
 
+def test_nothing_is_switched_while_it_is_measured(wb: fakes.FakeWorkbench, page: Page) -> None:
+    wb.add(fakes.running_job())
+    at = opened(page, wb)
+    assert widget(at.segmented_control, "batching").disabled
+    assert widget(at.toggle, "prefix").disabled
+    assert any("This model is being measured" in each.value for each in at.caption)
+
+
 def test_the_prefix_cache_changes_at_once(wb: fakes.FakeWorkbench, page: Page) -> None:
     at = opened(page, wb)
     widget(at.toggle, "prefix").set_value(True).run()

@@ -209,7 +209,7 @@ def test_perfetto_is_an_extra_and_said_so(panel, wb, monkeypatch):
     wb.profiles.kept = [kept("t-1", ("aten::mm", 300))]
     at = panel.run()
     at.segmented_control(key="trace-view").set_value("Perfetto").run()
-    assert "mcp-core[perfetto]" in texts(at)
+    assert "'.[perfetto]'" in texts(at)
 
 
 def test_perfetto_s_files_are_copied_once(panel, wb, tmp_path, monkeypatch):

@@ -115,6 +115,15 @@ def test_what_this_machine_cannot_run_is_not_offered_and_says_why(wb: fakes.Fake
     assert row["Here"] == "torchao-int8-weight-only needs torchao, which is not installed."
 
 
+@pytest.mark.parametrize(("preset", "has_file"), [("bundled", True), ("llama-2-7b-shape", False)])
+def test_a_file_s_own_scheme_is_compared_only_where_there_is_a_file(
+    wb: fakes.FakeWorkbench, page: Page, preset: str, has_file: bool
+) -> None:
+    at = with_recipe(page("recipe"), recipe_preset(preset)).run()
+    schemes = next(table.value for table in at.table if "Deploys as" in table.value)
+    assert any("GGUF" in title for title in schemes["Scheme"]) == has_file
+
+
 def test_a_cuda_machine_offers_its_device(wb: fakes.FakeWorkbench, page: Page) -> None:
     wb.machine = fakes.hardware(gpu=True)
     at = page("recipe").run()
