@@ -17,8 +17,8 @@ __all__ = ["IMPORTS_BYTES", "beside_weights"]
 _MB = 10**6
 # Resident memory of a worker after its imports: no torch, no transformers.
 IMPORTS_BYTES = 90 * _MB
-# llama.cpp's vocabulary and graph, our tokenizer, HTTP.
-_RUNTIME_BYTES = 48 * _MB
+# llama.cpp's vocabulary and graph, our tokenizer, HTTP; and what huge pages (supervisor.py) round up, 12 MB of it.
+_RUNTIME_BYTES = 60 * _MB
 _F16_BYTES, _F32_BYTES = 2, 4
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -229,7 +230,18 @@ def _environment(recipe: Recipe) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
+        **(_huge_pages() if recipe.engine == "llama.cpp" else {}),
     }
+
+
+def _huge_pages() -> dict[str, str]:
+    """What glibc maps large blocks with, read as a process starts: llama.cpp's weights are in one of them.
+
+    Scattered over pages of 4 KiB they made a token of SmolLM2-135M take 1.29 times as long (14.3 against 11.1 ms
+    on one thread of an EPYC, 12.7 when the file is mapped). torch's weights gained nothing. Others ignore it.
+    """
+    name, wanted = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
+    return {name: ":".join(filter(None, (os.environ.get(name), wanted)))}
 
 
 def _event(line: str) -> dict[str, Any] | None:
