@@ -17,7 +17,7 @@ from mcp_core.generation import TokenEvent
 from mcp_core.serving.fake_engine import FakeEngine, FakeModel
 
 CLIENTS, AT_ONCE, HELD = 1000, 200, 150
-FAILS_AT = 40  # tokens: a client that waits for more sees its request fail
+FAILS_AT = 120  # tokens: a client that waits for more sees its request fail; one that vanished was noticed before
 
 Stay = Literal["connect", "half", "sent", "first chunk", "third read", "end"]
 STAYS: tuple[Stay, ...] = ("connect", "half", "sent", "first chunk", "third read", "end")
