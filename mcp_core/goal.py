@@ -149,6 +149,12 @@ class Goal(_Value):
         default=None, description="Name of the device that is decided for; null is this machine's."
     )
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether it sets a limit that a Run could break, besides the share of failed requests."""
+        told = any(each is not None for each in self.fidelity.model_dump().values())
+        return bool(self.slo.limits()) or told or self.memory_bytes is not None or self.gpus is not None
+
     @model_validator(mode="after")
     def _one_load(self) -> Self:
         if self.users is not None and self.rate_s is not None:

@@ -46,12 +46,13 @@ def notes(scene: Scene, found: Sequence[Candidate], hardware: Hardware) -> tuple
 
 def _serves(decision: Decision, winner: Choice) -> str:
     unit, speed = UNITS[decision.load_kind], winner.figures.output_tok_s
-    at = f" at {speed:,.0f} output tok/s" if speed is not None else ""
+    at = " within every limit" if decision.goal.has_limits else ""
+    at += f" at {speed:,.0f} output tok/s" if speed is not None else ""
     if decision.load is not None:
         beyond = "" if winner.load == decision.load else f", measured at {winner.load:g}"
-        return f"serves {decision.load:g} {unit} of {decision.workload} within every limit{at}{beyond}"
+        return f"serves {decision.load:g} {unit} of {decision.workload}{at}{beyond}"
     top = "no more was measured" if winner.broken_at is None else f"{winner.broken_at:g} break a limit"
-    return f"serves {winner.load:g} {unit} of {decision.workload} within every limit{at}; {top}"
+    return f"serves {winner.load:g} {unit} of {decision.workload}{at}; {top}"
 
 
 def _cost(winner: Choice) -> str:

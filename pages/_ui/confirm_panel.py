@@ -110,7 +110,6 @@ def _its_run(found: Confirmation) -> None:
     run = workbench.get_workbench().run(found.run)
     if run is None:
         st.caption(":material/info: The Run of this confirmation is no longer stored.")
-    elif run.measurement is None:
-        frame.link("runs", "See how it failed", icon=":material/table_rows:", run=run.id)
-    else:
-        frame.link("runs", "See what was measured", icon=":material/table_rows:", run=run.id)
+        return
+    label = "See how it failed" if run.measurement is None else "See what was measured"
+    frame.link("runs", label, icon=":material/table_rows:", run=run.id)

@@ -82,12 +82,22 @@ def test_winner_and_every_refusal_come_out_as_planted(six):
 def test_the_answer_is_a_sentence_with_its_evidence_and_no_recommendation_unless_confirmed(six):
     found = decide(GOAL, six)
     assert found.answer.startswith("Measured on transformers, a candidate: ")
-    assert "serves 32 users of chat-like within every limit" in found.answer
+    assert "serves 32 users of chat-like within every limit at " in found.answer
     assert not found.is_recommendation
     confirmed = [(run.model_copy(update={"evidence": "confirmed on vllm"}), records) for run, records in six]
     found = decide(GOAL, confirmed)
     assert found.answer.startswith("Confirmed on vllm, recommended: ")
     assert found.is_recommendation
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [{"slo": {"tpot_ms": {"p50": 1000}}}, {"memory_bytes": 10**12}, {"gpus": 8}, {}],
+)
+def test_limits_are_claimed_only_where_the_goal_sets_some(six, limit):
+    found = decide({"users": 32} | limit, six)
+    assert ("within every limit" in found.answer) == bool(limit)
+    assert "serves 32 users of chat-like" in found.answer
 
 
 def test_figures_are_recomputed_from_the_records(six):
