@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from types import SimpleNamespace
 
 import pytest
 
@@ -112,8 +113,14 @@ def test_a_day_takes_little_memory():
     assert size < 1.5e6
 
 
-def test_energy_is_power_times_time():
-    """A device at a steady 300 W whose counter says so, and one without a counter, whose power is multiplied."""
+def test_energy_is_power_times_time(monkeypatch):
+    """A device at a steady 300 W whose counter says so, and one without a counter, whose power is multiplied.
+
+    By a clock of our own: between two real readings others may run, and neither knows when the other was.
+    """
+    at_s = BEGAN_S
+    clock = SimpleNamespace(time=lambda: at_s, monotonic=lambda: at_s)
+    monkeypatch.setattr("mcp_core.monitoring.taker.time", clock)
     counted = FakeDevice(uuid="GPU-1", power_mw=(300_000,), energy_mj=tuple(30_000 * n for n in range(50)))
     without = FakeDevice(uuid="GPU-2", power_mw=(300_000,), energy_mj=(None,))
     taker, history, used_s = Taker(FakeNvml([counted, without])), History(), []
@@ -122,7 +129,9 @@ def test_energy_is_power_times_time():
         sample = taker.take(())
         used_s.append(sample.at_s)
         history.add(sample.at_s, readings_of(sample))
+        at_s += 0.1
     taker.close()
+    assert used_s[-1] - used_s[0] == pytest.approx(0.4)
     window = history.window(used_s[0] - 1, used_s[-1] + 1)
     assert window.total("gpu0.energy_j") == pytest.approx(4 * 30.0)
     assert window.total("gpu1.energy_j") == pytest.approx(300 * (used_s[-1] - used_s[0]), rel=0.05)
