@@ -6,6 +6,26 @@ from pathlib import Path
 
 import pytest
 
+# Times, rates and loads of this machine.
+_ALONE = {
+    "test_benchmark.py",
+    "test_capacity.py",
+    "test_ceilings_job.py",
+    "test_cores.py",
+    "test_history.py",
+    "test_loadgen.py",
+    "test_run_recorder.py",
+    "test_vanishing_clients.py",
+    "test_why_real.py",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in _ALONE:
+            item.add_marker(pytest.mark.alone)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _offline() -> None:
