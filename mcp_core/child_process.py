@@ -20,6 +20,8 @@ from typing import IO, Any
 __all__ = ["ChildProcess", "lines_of", "oom_kills", "signal_name"]
 
 LINE_LIMIT_CHARS = 1_000_000
+# cuda:1 is then the device that NVML numbers 1; else CUDA counts the fastest first.
+_NUMBERING = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 _READ_BYTES = 65_536
 
 # Where the kernel counts the processes it ended for lack of memory: host, cgroup v2, cgroup v1.
@@ -71,7 +73,7 @@ class ChildProcess:
             stdin=PIPE,
             stdout=output or PIPE,
             stderr=output or PIPE,
-            env=dict(os.environ) | dict(env or {}),
+            env=dict(os.environ) | _NUMBERING | dict(env or {}),
             start_new_session=True,
         )
         child = cls(transport, protocol)

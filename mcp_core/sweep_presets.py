@@ -44,7 +44,7 @@ def article(hardware: Hardware) -> SweepPlan:
         ),
         probe_s=0,
         keep=None,
-        capacity_s=60 if on_gpu else 20,
+        capacity_s=20,
         confirm=0,
     )
 

@@ -5,6 +5,7 @@ This file does not know any engine's flags (``vllm.py``, ``sglang.py``) or how a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,13 +87,19 @@ def common_environment(recipe: Recipe) -> dict[str, str]:
     """One device, numbered as the driver does; nothing fetched or reported: the model lies in a folder."""
     return {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": recipe.device.removeprefix("cuda:"),
+        "CUDA_VISIBLE_DEVICES": _outer_name(recipe.device.removeprefix("cuda:")),
         "OMP_NUM_THREADS": str(recipe.threads or 1),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "DO_NOT_TRACK": "1",
     }
+
+
+def _outer_name(number: str) -> str:
+    """What the device of that number is called where it is not hidden from this process."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[int(number)].strip() if visible and number.isdecimal() else number
 
 
 def common_refusals(

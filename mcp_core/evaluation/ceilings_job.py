@@ -19,6 +19,7 @@ from mcp_core.ceilings import PRODUCTS, Ceilings, Product
 from mcp_core.errors import InputError
 from mcp_core.hardware import Device, Hardware
 from mcp_core.jobs import Job, Outcome
+from mcp_core.memory.current_device import make_current
 from mcp_core.memory.switches import switches_on
 from mcp_core.models.load_errors import memory_watched
 from mcp_core.recipe import Switches
@@ -63,6 +64,7 @@ class _Measuring:
     def __init__(self, job: Job, machine: Hardware, device: Device) -> None:
         self._job, self._machine, self._device = job, machine, device
         self._bench = Bench(torch.device(device.id))
+        make_current(device.id)
         self._products = _products_of(device)
         self._done = 0
 

@@ -28,6 +28,7 @@ from mcp_core.inference.mode_check import ModeCheck
 from mcp_core.inference.profiling import Recording
 from mcp_core.inference.speculation import build_proposer
 from mcp_core.inference.step_errors import as_error
+from mcp_core.memory.current_device import make_current
 from mcp_core.models.load_errors import first_line
 from mcp_core.models.loaded import LoadedModel, Report
 from mcp_core.profile_plan import ProfilePlan
@@ -235,6 +236,7 @@ class Engine:
     # On the engine's thread
 
     def _serve_forever(self) -> None:
+        make_current(self._loaded.model.get_input_embeddings().weight.device)
         while self._wait_for_work():
             self._change_if_asked()
             if self._recording is None:

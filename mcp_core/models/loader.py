@@ -27,6 +27,7 @@ from mcp_core import hardware
 from mcp_core.errors import InvalidModel
 from mcp_core.memory import quantization
 from mcp_core.memory.attention import require_attention, running_attention
+from mcp_core.memory.current_device import make_current
 from mcp_core.memory.gemm import gemm_backend
 from mcp_core.memory.host_allocator import return_large_blocks, reuse_large_blocks
 from mcp_core.memory.storage import weights_bytes
@@ -68,6 +69,7 @@ def load(resolved: ResolvedModel, recipe: Recipe, report: Report, hub_token: str
     codec = _codec(resolved)
     doing = f"loading {resolved.title} on {recipe.device}"
     with foreign_errors(resolved.title, doing):
+        make_current(recipe.device)
         model, packing = _load_model(resolved, recipe, report, codec)
     reuse_large_blocks(recipe.quantization.scheme)
     in_force = apply_switches(model, recipe.switches, torch.device(recipe.device))

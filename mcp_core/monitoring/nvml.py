@@ -6,8 +6,9 @@ This file does not know about time series (``sampler.py``) or workers.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import pynvml
@@ -85,6 +86,8 @@ def throttle_names(reasons: int | None) -> tuple[str, ...]:
 def read_devices(nvml: Any = pynvml) -> tuple[str | None, tuple[NvmlDevice, ...]]:
     """Driver version and one reading per device; ``(None, ())`` where there is no NVIDIA driver.
 
+    Devices that CUDA_VISIBLE_DEVICES hides are left out and the others numbered as CUDA numbers them, so that
+    ``index`` 0 is cuda:0 whatever the driver calls it.
     ``nvml`` is the pynvml module or a stand-in with its functions (``monitoring.fake_nvml.FakeNvml``).
     """
     try:
@@ -93,7 +96,7 @@ def read_devices(nvml: Any = pynvml) -> tuple[str | None, tuple[NvmlDevice, ...]
         return None, ()
     try:
         driver = _text(nvml.nvmlSystemGetDriverVersion())
-        return driver, tuple(_readings(nvml))
+        return driver, _visible(tuple(_readings(nvml)), os.environ.get("CUDA_VISIBLE_DEVICES"))
     except nvml.NVMLError:
         return None, ()
     finally:
@@ -121,6 +124,28 @@ def _readings(nvml: Any) -> Iterator[NvmlDevice]:
     for index in range(nvml.nvmlDeviceGetCount()):
         with contextlib.suppress(nvml.NVMLError):
             yield _read(nvml, index)
+
+
+def _visible(readings: tuple[NvmlDevice, ...], names: str | None) -> tuple[NvmlDevice, ...]:
+    """Those that the variable names, in its order: numbers, or beginnings of identifiers. Like CUDA it stops at the
+    first that names none. (CUDA C++ Programming Guide, environment variables.)"""
+    if names is None:
+        return readings
+    found: list[NvmlDevice] = []
+    for name in names.split(","):
+        device = next((each for each in readings if _is_named(each, name.strip())), None)
+        if device is None:
+            break
+        found.append(replace(device, index=len(found)))
+    return tuple(found)
+
+
+def _is_named(device: NvmlDevice, name: str) -> bool:
+    """A MIG instance names the device it is a part of."""
+    if name.isdecimal():
+        return device.index == int(name)
+    identifiers = (device.uuid, *(instance.uuid for instance in device.instances))
+    return name.startswith(("GPU-", "MIG-")) and any(each.startswith(name) for each in identifiers)
 
 
 def _read(nvml: Any, index: int) -> NvmlDevice:

@@ -31,6 +31,9 @@ from tests.bench.report import Report  # noqa: E402
 
 TOKENS = 96
 ROUNDS = 12
+# The bundled model's sizes with random weights: its file need not be brought to a GPU host.
+SIZES = {"layers": 30, "hidden": 576, "intermediate": 1536, "heads": 9, "kv_heads": 3, "vocab": 49152}
+RANDOM = {"source": "shape", "id": "custom", "shape": SIZES}
 RECORDED = 5
 SECTION_CALLS = 200_000
 # Entered at each decode step by the engine's thread: queue, delivery, sampling twice (chosen, read).
@@ -78,6 +81,7 @@ def loaded(options: argparse.Namespace) -> tuple[Any, Listener]:
     torch.set_num_threads(1)
     recipe = bundled().replace(
         {"device": options.device, "dtype": options.dtype, "threads": 1, "batching.mode": options.mode}
+        | ({} if options.device == "cpu" else {"model": RANDOM})
     )
     recipe = conflicts.resolve(recipe, hardware.detect())
     resolved = catalog.resolve(recipe.model)

@@ -133,6 +133,13 @@ def test_one_device_its_threads_and_no_network(engine: str) -> None:
     assert environment["HF_HUB_OFFLINE"] == "1"
 
 
+@pytest.mark.parametrize("engine", FOREIGN)
+def test_a_device_among_visible_ones_is_called_as_outside(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5")
+    environment = FOREIGN[engine].launch(BASE.replace({"engine": engine}), GIVEN).environment
+    assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-5"
+
+
 def test_the_stand_in_refuses_a_flag_that_vllm_does_not_have() -> None:
     with pytest.raises(AssertionError, match="swap-space"):
         stand_in_engine.parser({"--swap-space": int}, "vllm_0.23.0_flags.txt")  # it was there until V1

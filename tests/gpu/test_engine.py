@@ -153,6 +153,26 @@ def test_fp8_pages_are_attended_to(dtype):
         engine.close()
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
+@pytest.mark.parametrize("compiled", ["off", "graphs"])
+def test_the_second_device_serves_alone(reference, compiled):
+    prompts, expected = reference
+    loaded, recipe = load({"device": "cuda:1"})
+    recorder = Recorder()
+    engine = Engine(loaded, recipe.replace({"batching.mode": "continuous", "compile": compiled}), recorder)
+    engine.warm_up()
+    engine.start()
+    try:
+        for index, prompt in enumerate(prompts):
+            engine.submit(GenerationRequest(str(index), prompt, 24, Sampling(temperature=0), ignore_eos=True))
+        for index in range(len(prompts)):
+            recorder.wait_end(str(index))
+            assert recorder.tokens(str(index)) == expected[index]
+    finally:
+        engine.close()
+        torch.cuda.set_device(0)
+
+
 @pytest.mark.parametrize("scheme", ["none", "torchao-int8-weight-only", "torchao-int4-weight-only"])
 def test_joined_weights_compute_what_they_did_apart(scheme):
     loaded, _ = load({"dtype": "bf16", "quantization.scheme": scheme})

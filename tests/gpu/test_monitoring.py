@@ -34,7 +34,12 @@ def burning():
 
 
 def nvidia_smi(*names: str) -> list[float]:
-    query = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits", "--id=0"]
+    query = [
+        "nvidia-smi",
+        f"--query-gpu={','.join(names)}",
+        "--format=csv,noheader,nounits",
+        f"--id={read_devices()[1][0].uuid}",
+    ]
     return [float(value) for value in subprocess.check_output(query, text=True).split(",")]
 
 

@@ -16,18 +16,20 @@ from mcp_core.evaluation.trace_reading import summarize
 from mcp_core.generation import GenerationRequest, Sampling
 from mcp_core.inference.engine import Engine
 from mcp_core.models import catalog, loader
-from mcp_core.presets import bundled
 from mcp_core.profile_plan import ProfilePlan
+from mcp_core.recipe import Recipe
 from mcp_core.trace_summary import TraceSummary
 
 pytestmark = pytest.mark.gpu
 
-LAYERS = 30  # of the bundled model
+LAYERS = 30
+SHAPE = {"layers": LAYERS, "hidden": 512, "intermediate": 1536, "heads": 8, "kv_heads": 4, "vocab": 49152}
+MODEL = {"source": "shape", "id": "custom", "shape": SHAPE}
 
 
 def summary_of(tmp_path: Path, changes: dict[str, object], plan: ProfilePlan) -> TraceSummary:
-    """Requests of the bundled model, recorded from the first one's decode steps through the next one's prefill."""
-    recipe = bundled().replace({"device": "cuda:0", "dtype": "bf16", **changes})
+    """Requests of a small model, recorded from the first one's decode steps through the next one's prefill."""
+    recipe = Recipe.from_dict({"model": MODEL, "device": "cuda:0", "dtype": "bf16"}).replace(changes)
     recipe = conflicts.resolve(recipe, hardware.detect())
     model = loader.load(catalog.resolve(recipe.model), recipe, lambda _stage, _part, _text: None, None)
     engine = Engine(model, recipe, lambda _events: None)

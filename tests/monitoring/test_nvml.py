@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mcp_core.monitoring.fake_nvml import FakeDevice, FakeNvml
+import pytest
+
+from mcp_core.monitoring.fake_nvml import FakeDevice, FakeInstance, FakeNvml
 from mcp_core.monitoring.nvml import nvml_reason, read_devices
 
 
@@ -64,6 +66,28 @@ def test_a_lost_device_is_left_out_and_the_others_stay() -> None:
     lost, healthy = FakeDevice(memory_used_bytes=(None,)), FakeDevice(uuid="GPU-2")
     _, readings = read_devices(FakeNvml([lost, healthy]))
     assert [(reading.index, reading.uuid) for reading in readings] == [(1, "GPU-2")]
+
+
+@pytest.mark.parametrize(
+    ("names", "seen"),
+    [
+        ("1", ["GPU-b"]),
+        ("2,0", ["GPU-c", "GPU-a"]),
+        ("GPU-b", ["GPU-b"]),
+        ("MIG-x, 0", ["GPU-c", "GPU-a"]),
+        ("0,7,1", ["GPU-a"]),  # CUDA stops at the first it does not find
+        ("", []),
+        ("-1", []),
+    ],
+)
+def test_devices_that_cuda_hides_are_left_out_and_the_others_numbered_as_cuda_does(
+    monkeypatch: pytest.MonkeyPatch, names: str, seen: list[str]
+) -> None:
+    split = (None, FakeInstance(uuid="MIG-xyz"))
+    nvml = FakeNvml([FakeDevice(uuid="GPU-a"), FakeDevice(uuid="GPU-b"), FakeDevice(uuid="GPU-c", instances=split)])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", names)
+    _, readings = read_devices(nvml)
+    assert [(reading.index, reading.uuid) for reading in readings] == list(enumerate(seen))
 
 
 def test_without_a_driver_there_are_no_devices_and_a_reason() -> None:
