@@ -15,6 +15,7 @@ from mcp_core import paths
 from mcp_core.errors import InvalidModel
 from mcp_core.models import hub, shapes
 from mcp_core.models.architecture import ResolvedModel
+from mcp_core.models.rope_fields import with_top_level_rope
 from mcp_core.models.synthetic_tokenizer import BOS, BOS_ID, CHAT_TEMPLATE, EOS, EOS_ID, synthetic_tokenizer
 from mcp_core.recipe import ModelRef
 
@@ -55,7 +56,7 @@ def shape_files(ref: ModelRef) -> dict[str, str]:
         "model_max_length": spec.context,
     }
     return {
-        "config.json": json.dumps(config, indent=2),
+        "config.json": json.dumps(with_top_level_rope(config), indent=2),
         "tokenizer_config.json": json.dumps(tokenizer, indent=2),
         "tokenizer.json": synthetic_tokenizer(spec.vocab).to_str(),
     }

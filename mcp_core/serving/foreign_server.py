@@ -24,7 +24,8 @@ from mcp_core.errors import LoadFailed, McpError
 
 __all__ = ["ForeignServer", "outside_environment", "version_of"]
 
-LAST_LINES = 80
+# vLLM's cause is followed by two more tracebacks, of the process that died and of the one that waited for it.
+LAST_LINES = 400
 HEALTH_EVERY_S = 0.25
 END_EVERY_S = 0.1
 HEALTH_TIMEOUT_S = 5.0

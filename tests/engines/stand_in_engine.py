@@ -228,9 +228,10 @@ def metrics(server: Server) -> str:
 
 LOGS = {
     "vllm": (
-        "INFO 11-25 10:00:00 [gpu_model_runner.py:5093] Starting to load model /m...",
-        "INFO 11-25 10:00:00 [cuda.py:379] Using FLASH_ATTN attention backend out of potential backends: [..].",
-        "(EngineCore_0 pid=1) INFO 11-25 10:00:01 [x.py:1] Model loading took 2.5 GiB memory and 1.000000 seconds",
+        "(EngineCore pid=1) INFO 11-25 10:00:00 [model_runner.py:298] Loading model from scratch...",
+        "(EngineCore pid=1) INFO 11-25 10:00:00 [cuda.py:318] Using AttentionBackendEnum.FLASH_ATTN backend.",
+        "(EngineCore pid=1) INFO 11-25 10:00:00 [flash_attn.py:636] Using FlashAttention version 3",
+        "(EngineCore pid=1) INFO 11-25 10:00:01 [model_runner.py:319] Model loading took 2.5 GiB and 1.0 seconds",
         "INFO 11-25 10:00:02 [kv_cache_utils.py:1744] GPU KV cache size: 1,600 tokens",
     ),
     "sglang": (

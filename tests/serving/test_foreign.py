@@ -138,7 +138,7 @@ def test_vllm_from_recipe_to_run(
     assert state["memory"]["process_peak_bytes"] > 10**6
     effective = state["effective"]
     assert (effective["engine"], effective["engine_version"]) == ("vllm", "0.23.0")
-    assert effective["attention"] == "flash_attn"
+    assert effective["attention"] == "flash_attention_3"
     assert effective["not_carried"][0].startswith("attention: ")
 
     # What was measured: token ids, exact lengths, counters of the engine.
@@ -202,6 +202,16 @@ def test_a_server_that_does_not_come_up_says_why(
     ):
         supervised(lambda it: started(it, RECIPE))
     assert none_left(pids())
+
+
+@pytest.mark.usefixtures("pids")
+def test_the_cause_is_not_lost_behind_the_traceback_of_what_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    cause = "(EngineCore pid=9) ValueError: no such thing."
+    waiting = ["(APIServer pid=8)     return self._loop.run_until_complete(task)"] * 300
+    last = "(APIServer pid=8) RuntimeError: Engine core initialization failed. See root cause above."
+    monkeypatch.setenv("STAND_IN_FAILURE", "\n".join((cause, *waiting, last)))
+    with pytest.raises(LoadFailed, match=r"It said: ValueError: no such thing\."):
+        supervised(lambda it: started(it, RECIPE))
 
 
 def test_nothing_is_left_when_the_companion_is_killed(pids: Callable[[], list[int]]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -24,6 +25,7 @@ from mcp_core.memory.quantization.compressed import compressed_config, compresse
 from mcp_core.models.load_errors import foreign_errors
 from mcp_core.models.loaded import LoadedModel
 from mcp_core.models.prepared import disk_full, require_space
+from mcp_core.models.rope_fields import with_top_level_rope
 from mcp_core.recipe import SchemeName
 
 __all__ = ["reload", "staged", "write_compressed", "write_gguf", "write_library"]
@@ -61,6 +63,7 @@ def staged(folder: Path, needed_bytes: int) -> Iterator[Path]:
 def write_library(loaded: LoadedModel, folder: Path) -> None:
     """As transformers writes it, with the library's own quantization_config."""
     loaded.model.save_pretrained(folder)
+    _write_config(json.loads((folder / "config.json").read_text()), folder)
     _copy_texts(loaded.resolved.folder, folder)
 
 
@@ -71,7 +74,7 @@ def write_compressed(loaded: LoadedModel, scheme: SchemeName, folder: Path) -> N
     config = loaded.model.config.to_diff_dict()
     config["architectures"] = [type(loaded.model).__name__]
     config["quantization_config"] = compressed_config(loaded.model, scheme, loaded.effective.skipped_modules)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    _write_config(config, folder)
     loaded.model.generation_config.save_pretrained(folder)
     _copy_texts(loaded.resolved.folder, folder)
 
@@ -99,6 +102,10 @@ def reload(folder: Path, dtype: torch.dtype, device: str, attention: str) -> Pre
             trust_remote_code=False,
         )
     return model.eval()
+
+
+def _write_config(config: dict[str, Any], folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(with_top_level_rope(config), indent=2) + "\n")
 
 
 def _copy_texts(source: Path | None, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,20 @@ def test_a_saved_model_loads_from_the_catalog_with_identical_logits(scheme: str,
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= set(saved.files)
     again = recipe_for(ModelRef(source="folder", id=saved.folder), "none")
     assert torch.equal(logits(again), logits(recipe))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "fmt"), [("torchao-int8-weight-only", "library"), ("torchao-int8-dynamic", "compressed-tensors")]
+)
+def test_readers_of_transformers_4s_form_find_the_rotary_base(scheme: str, fmt: str, model, tmp_path) -> None:
+    pytest.importorskip("compressed_tensors")
+    file = Path(model.id) / "config.json"
+    rope = {"rope_type": "default", "rope_theta": 500_000.0}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rope_parameters": rope}))
+    write(recipe_for(model, scheme), tmp_path / "out", fmt)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["rope_parameters"] == rope
+    assert written["rope_theta"] == 500_000.0
 
 
 @pytest.mark.parametrize("scheme", ["torchao-int8-dynamic", "torchao-int8-static"])
