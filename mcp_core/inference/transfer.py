@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["Fetched", "to_device"]
+__all__ = ["Fetched", "fill", "to_device"]
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -12,6 +12,11 @@ def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type != "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
+
+
+def fill(place: torch.Tensor, values: torch.Tensor) -> None:
+    """A host's ``values`` into ``place``, which stays where it is; the host goes on while they travel."""
+    place.copy_(values.pin_memory() if place.is_cuda else values, non_blocking=True)
 
 
 class Fetched:

@@ -242,18 +242,19 @@ def mixed(bed: Bed, count: int) -> list[tuple[int, ...]]:
 
 def known_prefix(bed: Bed) -> None:
     """Time to first token of 1,044 tokens of which 1,024 are known, against one of which nothing is."""
-    name = "prefix"
-    if not bed.wants(name):
-        return
     changes = {"batching.mode": "continuous", "prefix_cache": True, "batching.step_tokens": 8192}
-    with tried(bed, name), bed.engine(changes | {"batching.max_requests": 16}) as running:
-        cold, warm = [], []
-        for _ in range(6):
-            prefix = bed.prompt(1024)
-            cold.append(running.serve([prefix + bed.prompt(20)], 2)[1][0][0])
-            warm.append(running.serve([prefix + bed.prompt(20)], 2)[1][0][0])
-        first, second = statistics.median(cold[1:]), statistics.median(warm[1:])
-        bed.rows.say(name, cold_ms=first * 1e3, warm_ms=second * 1e3, share=round(second / first, 4))
+    for kind in ("off", "graphs"):
+        name = f"prefix {kind}"
+        if not bed.wants(name) or (bed.device.type == "cpu" and kind == "graphs"):
+            continue
+        with tried(bed, name), bed.engine(changes | {"batching.max_requests": 16, "compile": kind}) as running:
+            cold, warm = [], []
+            for _ in range(6):
+                prefix = bed.prompt(1024)
+                cold.append(running.serve([prefix + bed.prompt(20)], 2)[1][0][0])
+                warm.append(running.serve([prefix + bed.prompt(20)], 2)[1][0][0])
+            first, second = statistics.median(cold[1:]), statistics.median(warm[1:])
+            bed.rows.say(name, cold_ms=first * 1e3, warm_ms=second * 1e3, share=round(second / first, 4))
 
 
 def prefill(bed: Bed) -> None:

@@ -14,7 +14,7 @@ import torch
 from mcp_core.inference.paged.scheduler import Part
 from mcp_core.inference.transfer import to_device
 
-__all__ = ["ROW_FIELDS", "PagedBatch", "Step", "decode_rows", "make_step"]
+__all__ = ["CHUNK_FIELDS", "ROW_FIELDS", "PagedBatch", "Step", "chunk_row", "decode_rows", "make_step"]
 
 
 class PagedBatch(NamedTuple):
@@ -90,6 +90,28 @@ def decode_rows(parts: Sequenced[Part], page_size: int, rows: int, width: int) -
         row[:5] = (token, source, at, sequence.slot(at, page_size), at + 1)
         row[5 : 5 + len(sequence.pages)] = sequence.pages
     return table
+
+
+# What stands behind the pages in ``chunk_row``.
+CHUNK_FIELDS = ("length", "last")
+
+
+def chunk_row(part: Part, page_size: int, size: int, width: int) -> np.ndarray:
+    """Known tokens as int32 ``[width + fields + 3 * size]``: pages, CHUNK_FIELDS, tokens, positions and slots.
+
+    Padding follows the part's own tokens, which do not see it. It is kept where the sequence's next tokens will be,
+    or in page 0: so nothing is read that this step did not write, which might be no number. Its positions are the
+    last real one: a model may know no more.
+    """
+    sequence, first, count = part.sequence, part.sequence.computed, part.count
+    known, source = _tokens_of(part)
+    assert source < 0, "its tokens are unread"
+    pages, tokens = np.zeros(width, np.int32), np.zeros(size, np.int32)
+    pages[: len(sequence.pages)], tokens[:count] = sequence.pages, known
+    at = np.arange(first, first + size)
+    slots = pages[at // page_size] * page_size + at % page_size
+    row = (pages, [first + size, count - 1], tokens, np.minimum(at, first + count - 1), slots)
+    return np.concatenate(row, dtype=np.int32, casting="same_kind")
 
 
 def with_unread(tokens: torch.Tensor, sources: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

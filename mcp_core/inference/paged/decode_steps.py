@@ -18,11 +18,12 @@ from torch._dynamo.exc import TorchDynamoException
 
 from mcp_core.errors import RecipeError
 from mcp_core.inference.paged.batch import ROW_FIELDS, PagedBatch, Step, with_unread
-from mcp_core.inference.transfer import to_device
+from mcp_core.inference.paged.graphs import Graphs
+from mcp_core.inference.transfer import fill, to_device
 from mcp_core.models.load_errors import first_line
 from mcp_core.recipe import Compile
 
-__all__ = ["Computed", "DecodeSteps", "Heard", "graph_sizes"]
+__all__ = ["Computed", "DecodeSteps", "Forward", "Heard", "graph_sizes"]
 
 # How far preparing is: a part of 1, and what is done now.
 Heard = Callable[[float, str], None]
@@ -53,7 +54,15 @@ class DecodeSteps:
     """For as many sequences as ``prepare`` was told, of at most ``width`` pages each; they leave their tokens in
     ``chosen``, which has a place for as many as there may ever be."""
 
-    def __init__(self, forward: Forward, kind: Compile, width: int, page_size: int, chosen: torch.Tensor) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        kind: Compile,
+        width: int,
+        page_size: int,
+        chosen: torch.Tensor,
+        graphs: Graphs,
+    ) -> None:
         self.width = width
         self._forward = forward
         self._page_size = page_size
@@ -61,8 +70,8 @@ class DecodeSteps:
         self._records = chosen.is_cuda
         self._sizes: tuple[int, ...] = ()
         self._rows = _padding(chosen.shape[0], width, chosen.device)  # never moved: graphs read them where they are
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Computed]] = {}
-        self._graph_memory: Any = None
+        self._graphs = graphs
+        self._recordings: dict[int, Callable[[], Computed]] = {}
         self._one, self._many = _compiled(self._compute, kind)
         self._compiled = 0  # of these two
 
@@ -109,9 +118,8 @@ class DecodeSteps:
         if not self._records:
             computed = (self._one if size == 1 else self._many)(to_device(rows, self._chosen.device))
         else:
-            self._rows[:size].copy_(rows.pin_memory(), non_blocking=True)
-            graph, computed = self._graphs[size]
-            graph.replay()
+            fill(self._rows[:size], rows)
+            computed = self._recordings[size]()
         return Computed(computed.logits[:count], computed.best[:count])
 
     def _compute(self, rows: torch.Tensor) -> Computed:
@@ -135,26 +143,15 @@ class DecodeSteps:
 
     def _record(self, sizes: Sequence[int], on_part: Heard) -> None:
         """The largest first, so that the smaller ones share its memory."""
-        made: dict[int, tuple[torch.cuda.CUDAGraph, Computed]] = {}
+        made: dict[int, Callable[[], Computed]] = {}
         for done, size in enumerate(reversed(sizes)):
-            on_part(0.8 + 0.2 * done / len(sizes), f"Recording decode steps: size {done + 1} of {len(sizes)}.")
+            on_part(0.8 + 0.1 * done / len(sizes), f"Recording decode steps: size {done + 1} of {len(sizes)}.")
             made[size] = self._recorded(size)
-        self._graphs |= made
+        self._recordings |= made
 
-    def _recorded(self, size: int) -> tuple[torch.cuda.CUDAGraph, Computed]:
-        if self._graph_memory is None:
-            self._graph_memory = torch.cuda.graph_pool_handle()
+    def _recorded(self, size: int) -> Callable[[], Computed]:
         compute, rows = self._one if size == 1 else self._many, self._rows[:size]
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):  # libraries allocate and tune at their first calls, which a graph must not hold
-                compute(rows)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._graph_memory):
-            computed = compute(rows)
-        return graph, computed
+        return self._graphs.record(lambda: compute(rows))
 
 
 def _compiled(compute: Callable[[torch.Tensor], Computed], kind: Compile) -> tuple[Any, Any]:

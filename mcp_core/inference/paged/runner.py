@@ -14,8 +14,10 @@ import torch
 from mcp_core.inference.paged import attention
 from mcp_core.inference.paged.attention import PagedCache, head_dim_of
 from mcp_core.inference.paged.batch import Step, decode_rows, make_step
+from mcp_core.inference.paged.chunk_steps import ChunkSteps
 from mcp_core.inference.paged.decode_steps import Computed, DecodeSteps, Heard
-from mcp_core.inference.paged.kernels import kernel_for
+from mcp_core.inference.paged.graphs import Graphs
+from mcp_core.inference.paged.kernels import gathered, kernel_for
 from mcp_core.inference.paged.scheduler import Part
 from mcp_core.models.kv_pool import MOST_RUNNING
 from mcp_core.recipe import Attention, Compile
@@ -24,7 +26,8 @@ __all__ = ["PagedRunner"]
 
 
 class PagedRunner:
-    """Owns the pool's tensors, the newest token of each sequence and, on request, decode steps made ahead.
+    """Owns the pool's tensors, the newest token of each sequence and, on request, steps made ahead: decode steps,
+    and on a CUDA device short prefill steps of one sequence.
 
     ``kernel`` names attention's kernel.
     """
@@ -42,19 +45,34 @@ class PagedRunner:
         # A live change may let more run than were asked for at first.
         self._chosen = torch.zeros(MOST_RUNNING, dtype=torch.long, device=device)
         self._decode: DecodeSteps | None = None
+        self._chunks: ChunkSteps | None = None
+        # One asks the host how long sequences are, the other makes a whole context dense at every step.
+        self._records_chunks = device.type == "cuda" and kernel is not gathered and not fp8
         attention.register()
 
     @torch.inference_mode()
-    def prepare(self, kind: Compile, most: int, most_pages: int, on_part: Heard) -> None:
-        """Compile or record decode steps of up to ``most`` sequences of up to ``most_pages`` pages each, as far as
-        there are none yet; steps of more sequences are computed all the same. Raises RecipeError.
+    def prepare(self, kind: Compile, most: int, most_tokens: int, most_pages: int, on_part: Heard) -> None:
+        """Compile or record decode steps of up to ``most`` sequences of up to ``most_pages`` pages each, and record
+        prefill steps of one of up to ``most_tokens``, as far as there are none yet; any other step is computed all
+        the same. Raises RecipeError.
 
         No token may be unread: they are overwritten.
         """
-        decode = self._decode or DecodeSteps(self._forward, kind, most_pages, self.cache.page_size, self._chosen)
+        decode, chunks = self._decode, self._chunks
+        if decode is None:
+            decode, chunks = self._new_steps(kind, most_pages)
         with self._attention():
             decode.prepare(most, on_part)
-        self._decode = decode
+            if chunks is not None:
+                chunks.prepare(most_tokens, on_part)
+        self._decode, self._chunks = decode, chunks
+
+    def _new_steps(self, kind: Compile, most_pages: int) -> tuple[DecodeSteps, ChunkSteps | None]:
+        graphs, page_size = Graphs(), self.cache.page_size
+        decode = DecodeSteps(self._forward, kind, most_pages, page_size, self._chosen, graphs)
+        if not self._records_chunks:
+            return decode, None
+        return decode, ChunkSteps(self._forward, most_pages, page_size, self._chosen.device, graphs)
 
     @torch.inference_mode()
     def run(self, parts: Sequence[Part]) -> Computed:
@@ -62,16 +80,26 @@ class PagedRunner:
 
         Tokens that are still unread are taken from what ``keep`` was given.
         """
-        page_size = self.cache.page_size
-        size = (
-            self._decode.size_for(len(parts)) if self._decode and all(part.count == 1 for part in parts) else None
-        )
         with self._attention():
-            if self._decode is not None and size is not None:
-                rows = decode_rows(parts, page_size, size, self._decode.width)
-                return self._decode.run(torch.from_numpy(rows), len(parts))
-            logits = self._forward(make_step(parts, page_size, self._chosen))
-            return Computed(logits, logits.argmax(-1))
+            computed = self._run_made(parts)
+            if computed is None:
+                logits = self._forward(make_step(parts, self.cache.page_size, self._chosen))
+                computed = Computed(logits, logits.argmax(-1))
+        return computed
+
+    def _run_made(self, parts: Sequence[Part]) -> Computed | None:
+        """By a step that was made ahead; None when there is none for these parts."""
+        decode, chunks = self._decode, self._chunks
+        if decode is not None and all(part.count == 1 for part in parts):
+            size = decode.size_for(len(parts))
+            if size is not None:
+                rows = decode_rows(parts, self.cache.page_size, size, decode.width)
+                return decode.run(torch.from_numpy(rows), len(parts))
+        if chunks is not None and len(parts) == 1:
+            size = chunks.size_for(parts[0].count)
+            if size is not None:
+                return chunks.run(parts[0], size)
+        return None
 
     def keep(self, tokens: torch.Tensor) -> None:
         """Hold the step's tokens for the next one: each in the row that its sequence is told."""
@@ -79,7 +107,7 @@ class PagedRunner:
 
     def close(self) -> None:
         """Give the pool and the prepared steps back."""
-        self._decode = None
+        self._decode = self._chunks = None
         self.cache.close()
 
     def _forward(self, step: Step) -> torch.Tensor:

@@ -11,6 +11,7 @@ from mcp_core.errors import RecipeError
 from mcp_core.generation import GenerationRequest
 from mcp_core.inference.paged.batch import decode_rows
 from mcp_core.inference.paged.decode_steps import DecodeSteps, graph_sizes
+from mcp_core.inference.paged.graphs import Graphs
 from mcp_core.inference.paged.pages import PagePool
 from mcp_core.inference.paged.runner import PagedRunner
 from mcp_core.inference.paged.scheduler import Scheduler
@@ -59,7 +60,7 @@ def test_a_padded_step_computes_what_an_eager_one_does(runner, known):
     parts = scheduler.plan() if known else scheduler.plan_ahead()
     assert [part.count for part in parts] == [1, 1, 1]
     eager = runner.run(parts)
-    decode = DecodeSteps(runner._forward, "graphs", WIDTH, PAGE, runner._chosen)
+    decode = DecodeSteps(runner._forward, "graphs", WIDTH, PAGE, runner._chosen, Graphs())
     runner.keep(best)
     rows = torch.from_numpy(decode_rows(parts, PAGE, 6, WIDTH))
     with torch.inference_mode(), runner._attention():
@@ -70,7 +71,7 @@ def test_a_padded_step_computes_what_an_eager_one_does(runner, known):
 
 
 def test_a_step_of_too_many_is_computed_eagerly(runner):
-    decode = DecodeSteps(runner._forward, "graphs", WIDTH, PAGE, runner._chosen)
+    decode = DecodeSteps(runner._forward, "graphs", WIDTH, PAGE, runner._chosen, Graphs())
     assert decode.size_for(1) is None
     decode.prepare(6, lambda _part, _text: None)
     assert decode.size_for(6) == 6
@@ -84,7 +85,7 @@ def test_what_torch_cannot_compile_is_refused_with_what_to_do(runner):
         torch._dynamo.graph_break()
         return step.tokens.float()
 
-    decode = DecodeSteps(breaks, "compiled", WIDTH, PAGE, runner._chosen)
+    decode = DecodeSteps(breaks, "compiled", WIDTH, PAGE, runner._chosen, Graphs())
     with pytest.raises(RecipeError, match="cannot compile"):
         decode.prepare(1, lambda _part, _text: None)
 
@@ -93,14 +94,14 @@ class Recorder(DecodeSteps):
     """As on a CUDA device, whose graphs are noted and not recorded."""
 
     def __init__(self, runner):
-        super().__init__(runner._forward, "graphs", WIDTH, PAGE, runner._chosen)
+        super().__init__(runner._forward, "graphs", WIDTH, PAGE, runner._chosen, Graphs())
         self._records, self.recorded, self.fails_at = True, [], None
 
     def _recorded(self, size):
         if size == self.fails_at:
             raise torch.OutOfMemoryError
         self.recorded.append(size)
-        return size, None
+        return
 
 
 def test_only_missing_sizes_are_recorded_and_what_fails_leaves_those_there_were(runner):
@@ -111,11 +112,11 @@ def test_only_missing_sizes_are_recorded_and_what_fails_leaves_those_there_were(
     decode.fails_at = 4
     with pytest.raises(torch.OutOfMemoryError):
         decode.prepare(10, lambda *part: said.append(part))
-    assert (sorted(decode._graphs), decode.size_for(2), decode.size_for(3)) == ([1, 2], 2, None)
+    assert (sorted(decode._recordings), decode.size_for(2), decode.size_for(3)) == ([1, 2], 2, None)
     decode.fails_at, decode.recorded = None, []
     decode.prepare(10, lambda *part: said.append(part))
     assert decode.recorded == [10, 8, 4]
-    assert sorted(decode._graphs) == [1, 2, 4, 8, 10]
+    assert sorted(decode._recordings) == [1, 2, 4, 8, 10]
     assert [decode.size_for(count) for count in (3, 9, 11)] == [4, 10, None]
     decode.prepare(5, lambda *part: said.append(part))  # fewer: all are there
     assert decode.recorded == [10, 8, 4]
@@ -124,7 +125,7 @@ def test_only_missing_sizes_are_recorded_and_what_fails_leaves_those_there_were(
 
 
 def test_a_step_of_many_is_compiled_once_they_may_be_many(runner, monkeypatch):
-    decode, compiled = DecodeSteps(runner._forward, "graphs", WIDTH, PAGE, runner._chosen), []
+    decode, compiled = DecodeSteps(runner._forward, "graphs", WIDTH, PAGE, runner._chosen, Graphs()), []
     decode._one, decode._many = "one", "many"
     monkeypatch.setattr(decode, "_compile", lambda compute, rows: compiled.append((compute, len(rows))))
     for most in (1, 4, 8):

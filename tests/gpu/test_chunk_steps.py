@@ -1,0 +1,105 @@
+"""On an NVIDIA device a recorded prefill step gives what the step itself does; short rests of prompts take one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mcp_core.generation import GenerationRequest, Sampling
+from mcp_core.inference.engine import Engine
+from mcp_core.inference.paged.pages import PagePool
+from mcp_core.inference.paged.runner import PagedRunner
+from mcp_core.inference.paged.scheduler import Scheduler
+from tests.gpu.test_engine import load
+from tests.inference.conftest import Recorder
+
+pytestmark = pytest.mark.gpu
+
+PAGES, PAGE, WIDTH = 60, 16, 32
+CONTINUOUS = {"batching.mode": "continuous", "batching.max_requests": 4, "prefix_cache": True}
+
+
+def prompt_of(length: int, first: int = 0) -> tuple[int, ...]:
+    return tuple(5 + (first + 31 * index) % 1900 for index in range(length))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load({"dtype": "bf16"})[0].model
+
+
+@pytest.fixture
+def runner(model):
+    made = PagedRunner(model, PAGES, PAGE)
+    yield made
+    made.close()
+
+
+def logits_of(runner, chunks, first):
+    """Each step's logits of one prompt computed in ``chunks``, and those of four tokens after it."""
+    scheduler = Scheduler(PagePool(PAGES, PAGE), 512, 2)
+    scheduler.add(GenerationRequest("r", prompt_of(sum(chunks), first), 4))
+    found = []
+    for count in (*chunks, 1, 1, 1):
+        scheduler.step_tokens = count
+        (part,) = scheduler.plan()
+        assert part.count == count
+        found.append(runner.run([part]).logits.float().cpu())
+        whole = part.complete
+        scheduler.done(part)
+        if whole:
+            part.sequence.choose(0)
+            scheduler.read(part.sequence, 7)  # the same token for all: they are compared
+    return torch.cat(found)
+
+
+CASES = {
+    "fresh": [20],
+    "as many as are recorded": [64],
+    "the most": [256],
+    "in chunks": [30, 5, 16, 200],
+    "up to the context's end": [250, 250, 8],
+}
+SIZES = {20: 32, 64: 64, 256: 256, 30: 32, 5: 16, 16: 16, 200: 256, 250: 256, 8: 16}  # of each count in these
+
+
+@pytest.mark.parametrize("kind", ["graphs", "compiled"])
+@pytest.mark.filterwarnings("default")  # torch.compile's own use of what torch deprecates
+def test_recorded_steps_give_the_logits_of_unrecorded_ones(runner, kind):
+    plain = {(name, first): logits_of(runner, chunks, first) for name, chunks in CASES.items() for first in (0, 9)}
+    said, used = [], []
+    runner.prepare(kind, 1, 512, WIDTH, lambda _part, text: said.append(text))
+    assert "Recording prefill steps: size 5 of 5." in said
+    run = runner._chunks.run
+    runner._chunks.run = lambda part, size: used.append((part.count, size)) or run(part, size)
+    for (name, first), expected in plain.items():
+        recorded = logits_of(runner, CASES[name], first)
+        torch.testing.assert_close(recorded, expected, atol=2e-2, rtol=2e-2)
+    assert dict(used) == SIZES
+
+
+@pytest.mark.parametrize("mode", [CONTINUOUS, {"batching.mode": "off", "prefix_cache": True}], ids=["many", "one"])
+def test_forty_tokens_after_a_known_prefix_take_one_recorded_step(mode):
+    loaded, recipe = load({"dtype": "bf16"})
+    recorder, used = Recorder(), []
+    engine = Engine(loaded, recipe.replace(mode | {"compile": "graphs"}), recorder)
+    engine.warm_up()
+    chunks = engine._mode._runner._chunks
+    run = chunks.run
+    chunks.run = lambda part, size: used.append((part.sequence.computed, part.count, size)) or run(part, size)
+    engine.start()
+    try:
+        for name, rest in (("first", 1), ("second", 2)):
+            prompt = prompt_of(320) + prompt_of(40, rest)
+            engine.submit(GenerationRequest(name, prompt, 8, Sampling(temperature=0), ignore_eos=True))
+            assert recorder.wait_end(name).finish == "length"
+        assert used == [(320, 40, 64)]
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize(("dtype", "fp8"), [("fp32", False), ("bf16", True)], ids=["fp32", "fp8 pages"])
+def test_steps_that_are_not_recorded_are_left_as_they_are(dtype, fp8):
+    runner = PagedRunner(load({"dtype": dtype})[0].model, PAGES, PAGE, fp8=fp8)
+    assert runner._new_steps("graphs", WIDTH)[1] is None
+    runner.close()

@@ -1,0 +1,20 @@
+"""On an NVIDIA device what is recorded is computed again with what its input holds then, in shared memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mcp_core.inference.paged.graphs import Graphs
+from mcp_core.inference.transfer import fill
+
+pytestmark = pytest.mark.gpu
+
+
+def test_a_recorded_function_reads_its_input_anew_in_any_order():
+    graphs, values = Graphs(), torch.zeros(8, device="cuda")
+    replays = {size: graphs.record(lambda size=size: (values[:size] * 2).cumsum(0) + 1) for size in (8, 4, 2)}
+    for first, size in enumerate((4, 8, 2, 8, 4)):
+        new = torch.arange(first, first + 8, dtype=torch.float32)
+        fill(values, new)
+        assert replays[size]().tolist() == ((new[:size] * 2).cumsum(0) + 1).tolist()
