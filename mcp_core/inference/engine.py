@@ -21,6 +21,7 @@ from mcp_core.errors import Busy, ContextTooLong, McpError, OutOfMemory, QueueFu
 from mcp_core.generation import EngineStats, FinishReason, GenerationRequest, Preparation, TokenEvent
 from mcp_core.inference.batching import Parts, build_mode
 from mcp_core.inference.decoding import Decoder
+from mcp_core.inference.int8_rows import use_int8_rows
 from mcp_core.inference.kv_cache import cache_factory
 from mcp_core.inference.ledger import Ledger
 from mcp_core.inference.mode import Mode, StepOutcome
@@ -82,6 +83,7 @@ class Engine:
         self._recipe = recipe
         self._sink = sink
         self._report = report
+        use_int8_rows(loaded.model)
         proposer = build_proposer(recipe, draft.model if draft else None)
         self._decoder = Decoder(loaded.model, loaded.eos_ids, loaded.max_context, proposer)
         self._new_cache = cache_factory(

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mcp_core.inference.int8_rows import Int8Rows, use_int8_rows
+
 __all__ = ["join_projections"]
 
 _GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -24,8 +26,9 @@ def join_projections(model: nn.Module) -> int:
     for module in list(model.modules()):
         for names in _GROUPS:
             parts = [getattr(module, name, None) for name in names]
-            if all(type(part) is nn.Linear for part in parts):
+            if all(type(part) in (nn.Linear, Int8Rows) for part in parts):
                 saved += _join(module, names, parts)  # type: ignore[arg-type]
+    use_int8_rows(model)
     return saved
 
 

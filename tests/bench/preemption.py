@@ -1,7 +1,8 @@
 """What copying preempted requests' pages to the host is worth against computing them again, on this device.
 
 The bundled model (on a GPU its sizes with random weights) behind a pool that holds a fraction of its load, with and
-without host memory, in turns in one process; every reply is compared. Prints both rates as the engine measured them. ``--device cuda:0`` for a GPU.
+without host memory, in turns in one process; every reply is compared. Prints both rates as the engine measured
+them. ``--device cuda:0`` for a GPU.
 """
 
 from __future__ import annotations

@@ -83,6 +83,8 @@ class DecodeSteps:
         if self._sizes and most <= self._sizes[-1]:
             return
         sizes = tuple(sorted({*self._sizes, *graph_sizes(most)}))
+        # What the last step left would be computed again here, with tokens that have been chosen since.
+        self._rows.copy_(_padding(self._chosen.shape[0], self.width, self._chosen.device))
         passes = [self._one] if most == 1 else [self._one, self._many]
         for done, compute in enumerate(passes[self._compiled :], self._compiled):
             if compute != self._compute:

@@ -70,6 +70,31 @@ def test_a_padded_step_computes_what_an_eager_one_does(runner, known):
     assert runner._chosen[:3].tolist() == eager.best.tolist()
 
 
+class RunAtOnce(Graphs):
+    """Computes where a device would record, as recording does, too."""
+
+    def record(self, compute):
+        compute()
+        return compute
+
+
+def test_steps_that_are_recorded_later_leave_alone_what_the_last_step_kept(runner):
+    """The token of the last step has its place; the one chosen by it must not be kept there too."""
+    scheduler, best = prefilled(runner, PROMPTS)
+    decode = DecodeSteps(runner._forward, "graphs", WIDTH, PAGE, runner._chosen, RunAtOnce())
+    decode._records = True
+    with torch.inference_mode(), runner._attention():
+        decode.prepare(4, lambda _part, _text: None)
+        runner.keep(best)
+        parts = scheduler.plan_ahead()
+        decode._rows[:4].copy_(torch.from_numpy(decode_rows(parts, PAGE, 4, WIDTH)))
+        decode._recordings[4]()
+        kept = [tensor[1:].clone() for tensor in runner.cache.tensors]  # page 0 takes padding
+        decode.prepare(6, lambda _part, _text: None)
+    for tensor, before in zip(runner.cache.tensors, kept, strict=True):
+        assert torch.equal(tensor[1:], before)
+
+
 def test_a_step_of_too_many_is_computed_eagerly(runner):
     decode = DecodeSteps(runner._forward, "graphs", WIDTH, PAGE, runner._chosen, Graphs())
     assert decode.size_for(1) is None

@@ -1,0 +1,46 @@
+"""Only int8 rows on a CUDA device are computed anew; the operator's plain way is the dense weight's product."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+from mcp_core.inference.int8_rows import Int8Rows, int8_rows, use_int8_rows
+
+
+def packed() -> nn.Linear:
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 32, dtype=torch.bfloat16)
+    quantize_(layer, Int8WeightOnlyConfig(set_inductor_config=False))
+    return layer
+
+
+def test_layers_on_a_host_stay_as_they_are():
+    layer = packed()
+    assert use_int8_rows(layer) == 0
+    assert type(layer) is nn.Linear
+    assert use_int8_rows(nn.Linear(8, 8)) == 0
+
+
+def test_the_layer_computes_by_the_operator_and_keeps_its_weight(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mcp_core.inference.int8_rows._is_int8_rows", lambda weight: hasattr(weight, "qdata"))
+    layer = packed()
+    hidden = torch.randn(1, 300, 64, dtype=torch.bfloat16)  # more tokens than kernels take: torch's own product
+    with torch.inference_mode():
+        before = layer(hidden)
+        assert use_int8_rows(layer) == 1
+        assert type(layer) is Int8Rows
+        torch.testing.assert_close(layer(hidden), before, atol=0.02, rtol=0.02)
+    assert layer.codes.data_ptr() == layer.weight.qdata.data_ptr()
+    assert set(layer.state_dict()) == {"weight", "bias"}
+    assert use_int8_rows(layer) == 0
+
+
+def test_the_operator_says_its_shape_to_a_compiler():
+    torch.library.opcheck(
+        int8_rows,
+        (torch.randn(300, 64), torch.ones(32, 64, dtype=torch.int8), torch.ones(32)),
+        test_utils=("test_schema", "test_faketensor"),
+    )
