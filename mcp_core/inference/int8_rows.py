@@ -16,6 +16,7 @@ __all__ = ["Int8Rows", "use_int8_rows"]
 
 # More are bound by arithmetic: making the weight dense once costs less than unpacking it for each tile.
 _MOST_TOKENS = 256
+_DEVICE = "cuda"
 
 
 class Int8Rows(nn.Linear):
@@ -44,13 +45,15 @@ def use_int8_rows(model: nn.Module) -> int:
 
 
 def _is_int8_rows(weight: Any) -> bool:
-    """Symmetric, one scale a row, activations as they are, on a device that has kernels."""
+    """Symmetric, one scale a row, activations as they are, on a device that has kernels.
+
+    torchao computes such a weight without its zero points, which are all 0.
+    """
     return (
         type(weight).__name__ == "Int8Tensor"
-        and weight.device.type == "cuda"
+        and weight.device.type == _DEVICE
         and weight.qdata.is_contiguous()
         and weight.scale.numel() == weight.shape[0]
-        and weight.zero_point is None
         and weight.act_quant_kwargs is None
         and weight.act_quant_scale is None
         and weight.act_pre_scale is None

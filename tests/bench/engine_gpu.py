@@ -241,25 +241,33 @@ def mixed(bed: Bed, count: int) -> list[tuple[int, ...]]:
 
 
 def known_prefix(bed: Bed) -> None:
-    """Time to first token of 1,044 tokens of which 1,024 are known, against one of which nothing is."""
+    """Time to first token where all but 20 tokens of a prompt are known, against one of which nothing is."""
     changes = {"batching.mode": "continuous", "prefix_cache": True, "batching.step_tokens": 8192}
+    known = [length for length in (1024, 3584, 8192) if length + 30 <= bed.loaded.max_context]
     for kind in ("off", "graphs"):
-        name = f"prefix {kind}"
-        if not bed.wants(name) or (bed.device.type == "cpu" and kind == "graphs"):
+        wanted = [length for length in known if bed.wants(f"prefix {kind} {length}")]
+        if not wanted or (bed.device.type == "cpu" and kind == "graphs"):
             continue
-        with tried(bed, name), bed.engine(changes | {"batching.max_requests": 16, "compile": kind}) as running:
-            cold, warm = [], []
-            for _ in range(6):
-                prefix = bed.prompt(1024)
-                cold.append(running.serve([prefix + bed.prompt(20)], 2)[1][0][0])
-                warm.append(running.serve([prefix + bed.prompt(20)], 2)[1][0][0])
-            first, second = statistics.median(cold[1:]), statistics.median(warm[1:])
-            bed.rows.say(name, cold_ms=first * 1e3, warm_ms=second * 1e3, share=round(second / first, 4))
+        with (
+            tried(bed, f"prefix {kind}"),
+            bed.engine(changes | {"batching.max_requests": 16, "compile": kind}) as running,
+        ):
+            for length in wanted:
+                cold, warm = zip(*(prefix_pair(bed, running, length) for _ in range(6)), strict=True)
+                first, second = statistics.median(cold[1:]), statistics.median(warm[1:])
+                share = round(second / first, 4)
+                bed.rows.say(f"prefix {kind} {length}", cold_ms=first * 1e3, warm_ms=second * 1e3, share=share)
+
+
+def prefix_pair(bed: Bed, running: Running, length: int) -> tuple[float, float]:
+    prefix = bed.prompt(length)
+    cold, warm = (running.serve([prefix + bed.prompt(20)], 2)[1][0][0] for _ in range(2))
+    return cold, warm
 
 
 def prefill(bed: Bed) -> None:
     """Model FLOP/s utilization of one long prompt, one step."""
-    for length in (256, 512) if bed.few else (2048, 8192):
+    for length in (256, 512) if bed.few else (2048, 4000, 8192):
         name = f"prefill {length}"
         if not bed.wants(name) or length > bed.loaded.max_context:
             continue

@@ -56,11 +56,23 @@ def logits_of(runner, chunks, first):
 CASES = {
     "fresh": [20],
     "as many as are recorded": [64],
-    "the most": [256],
+    "many": [256],
+    "a third of it padding": [300],
     "in chunks": [30, 5, 16, 200],
     "up to the context's end": [250, 250, 8],
 }
-SIZES = {20: 32, 64: 64, 256: 256, 30: 32, 5: 16, 16: 16, 200: 256, 250: 256, 8: 16}  # of each count in these
+SIZES = {
+    20: 32,
+    64: 64,
+    256: 256,
+    30: 32,
+    5: 16,
+    16: 16,
+    200: 256,
+    250: 256,
+    8: 16,
+    300: 384,
+}  # of each count in these
 
 
 @pytest.mark.parametrize("kind", ["graphs", "compiled"])
@@ -69,12 +81,15 @@ def test_recorded_steps_give_the_logits_of_unrecorded_ones(runner, kind):
     plain = {(name, first): logits_of(runner, chunks, first) for name, chunks in CASES.items() for first in (0, 9)}
     said, used = [], []
     runner.prepare(kind, 1, 512, WIDTH, lambda _part, text: said.append(text))
-    assert "Recording prefill steps: size 5 of 5." in said
+    assert "Recording prefill steps: size 7 of 7." in said
     run = runner._chunks.run
     runner._chunks.run = lambda part, size: used.append((part.count, size)) or run(part, size)
     for (name, first), expected in plain.items():
         recorded = logits_of(runner, CASES[name], first)
-        torch.testing.assert_close(recorded, expected, atol=2e-2, rtol=2e-2)
+        # Another number of rows is another kernel of the products, and both round to 8 bits.
+        apart = (recorded - expected).abs()
+        assert apart.mean() < 0.02 * expected.std(), name
+        assert apart.max() < 0.2 * expected.std(), name
     assert dict(used) == SIZES
 
 
@@ -93,7 +108,7 @@ def test_forty_tokens_after_a_known_prefix_take_one_recorded_step(mode):
             prompt = prompt_of(320) + prompt_of(40, rest)
             engine.submit(GenerationRequest(name, prompt, 8, Sampling(temperature=0), ignore_eos=True))
             assert recorder.wait_end(name).finish == "length"
-        assert used == [(320, 40, 64)]
+        assert used == [(0, 360, 384), (320, 40, 64)]
     finally:
         engine.close()
 

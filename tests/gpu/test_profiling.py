@@ -56,7 +56,7 @@ PLAN = ProfilePlan(steps=20, warmup=4)
 
 @pytest.mark.parametrize("mode", ["off", "continuous"])
 def test_kernels_are_placed_in_their_steps_and_parts(tmp_path, mode):
-    summary = summary_of(tmp_path, {"batching.mode": mode, "batching.max_requests": 1}, PLAN)
+    summary = summary_of(tmp_path, {"batching.mode": mode, "batching.max_requests": 8}, PLAN)
     for phase in (summary.prefill, summary.decode):
         assert phase is not None
         assert 0 < phase.device_busy_ms <= 1.05 * phase.step_ms
@@ -73,7 +73,7 @@ def test_kernels_are_placed_in_their_steps_and_parts(tmp_path, mode):
 
 
 def test_recorded_steps_are_few_launches_of_the_same_kernels(tmp_path):
-    graphs = {"batching.mode": "continuous", "batching.max_requests": 1, "compile": "graphs"}
+    graphs = {"batching.mode": "continuous", "batching.max_requests": 8, "compile": "graphs"}
     recorded = summary_of(tmp_path / "a", graphs, PLAN).decode
     eager = summary_of(tmp_path / "b", graphs | {"compile": "off"}, PLAN).decode
     assert recorded.launches < 0.1 * eager.launches
@@ -85,13 +85,13 @@ def test_recorded_steps_are_few_launches_of_the_same_kernels(tmp_path):
 @pytest.mark.parametrize("scheme", ["bnb-nf4", "bnb-int8", "torchao-int8-weight-only", "torchao-int4-weight-only"])
 def test_unpacking_shows_in_every_scheme(tmp_path, scheme):
     decode = summary_of(tmp_path, {"quantization.scheme": scheme}, PLAN).decode
-    assert decode.parts_ms["dequantization"] > 0.02 * decode.device_busy_ms
+    assert decode.parts_ms.get("dequantization", 0.0) > 0.02 * decode.device_busy_ms, decode.parts_ms
     assert decode.parts_ms.get("other", 0.0) < 0.15 * decode.device_busy_ms
 
 
 def test_it_can_be_recorded_again_beside_recorded_steps(tmp_path):
     """CUPTI taken down and up beside CUDA graphs crashes the process (pytorch#75504): twice in one process."""
-    graphs = {"batching.mode": "continuous", "batching.max_requests": 1, "compile": "graphs"}
+    graphs = {"batching.mode": "continuous", "batching.max_requests": 8, "compile": "graphs"}
     for name in ("first", "second"):
         plan = ProfilePlan(steps=6, warmup=2, repeat=1)
         assert summary_of(tmp_path / name, graphs, plan).decode is not None

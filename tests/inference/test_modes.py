@@ -12,6 +12,7 @@ import torch
 
 from mcp_core.errors import Busy, ContextTooLong, McpError, RecipeError
 from mcp_core.generation import Sampling
+from mcp_core.inference import batching
 from mcp_core.inference.paged import attention
 from mcp_core.inference.paged.decode_steps import Computed
 from mcp_core.recipe import Recipe
@@ -759,3 +760,17 @@ def test_without_a_cache_no_keys_and_values_are_counted(make_engine, recorder, r
         engine.submit(request_of(kind, max_tokens=3))
         recorder.wait_end(kind)
         assert engine.stats().kv_capacity_tokens == capacity
+
+
+def test_projections_are_joined_before_the_pool_takes_what_memory_is_left(make_engine, model, monkeypatch):
+    own, joined = copy.deepcopy(model), []
+    free_bytes = batching._free_bytes
+
+    def asked(device: torch.device) -> int:
+        joined.append(hasattr(own.model.layers[0].mlp.gate_proj, "joined"))
+        return free_bytes(device)
+
+    monkeypatch.setattr(batching, "_free_bytes", asked)
+    monkeypatch.setattr(batching.PagedRunner, "prepare", lambda *_: None)
+    make_engine({"batching.mode": "continuous", "compile": "compiled"}, model=own, start=False)
+    assert joined == [True]

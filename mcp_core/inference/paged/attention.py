@@ -91,8 +91,7 @@ class PagedCache:
         keys, values = self.keys[layer], self.values[layer]
         if self.key_scales:
             return self._attend_fp8(layer, query, (key, value), batch, scale)
-        _put(keys, batch.slots, key.to(keys.dtype))
-        _put(values, batch.slots, value.to(values.dtype))
+        _keep(keys, values, batch.slots, key, value)
         return self._kernel(query, keys, values, batch, scale)
 
     def _attend_fp8(
@@ -117,6 +116,19 @@ class PagedCache:
 
 # Pools that are alive, by their number.
 _CACHES: WeakValueDictionary[int, PagedCache] = WeakValueDictionary()
+
+
+def _keep(
+    keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> None:
+    """Both at their places: in one launch where a device counts launches."""
+    if keys.is_cuda:
+        from mcp_core.inference.paged.triton_kernels import keep
+
+        keep(keys, values, slots, key, value)
+    else:
+        _put(keys, slots, key.to(keys.dtype))
+        _put(values, slots, value.to(values.dtype))
 
 
 def _put(pool: torch.Tensor, slots: torch.Tensor, values: torch.Tensor) -> None:

@@ -20,9 +20,9 @@ from mcp_core.inference.transfer import fill
 
 __all__ = ["ChunkSteps", "chunk_sizes"]
 
-# Few and coarse: up to the last one a step takes little longer than reading the weights once does, so padding is
-# nearly free. Beyond, it costs what it computes.
-_SIZES = (16, 32, 64, 128, 256)
+# Coarse up to 256: such a step takes little longer than reading the weights once does, so padding is nearly free.
+# Beyond, it costs what it computes, at most a third of it; and far beyond, a device takes longer than the host.
+_SIZES = (16, 32, 64, 128, 256, 384, 512, 768, 1024)
 
 
 def chunk_sizes(most: int) -> tuple[int, ...]:

@@ -14,9 +14,11 @@ import triton.language as tl
 
 from mcp_core.inference.paged.batch import PagedBatch
 
-__all__ = ["triton_paged"]
+__all__ = ["keep", "triton_paged"]
 
 _KEYS_BLOCK = 64
+# Of many queries; measured on an H100 for 8,192 tokens of 28 prompts: 246 us against 261.
+_KEYS_BLOCK_OF_PROMPTS = 32
 # A split shorter than this costs more to merge than it saves.
 _SHORTEST_SPLIT = 256
 _MOST_SPLITS = 16
@@ -113,6 +115,55 @@ def _merge(  # type: ignore[no-untyped-def]
     tl.store(attended + row * HEAD_DIM + dim, result.to(attended.dtype.element_ty))
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def _keep(  # type: ignore[no-untyped-def]
+    new_keys,
+    new_values,
+    slots,
+    keys,
+    values,
+    key_token,
+    key_head,
+    value_token,
+    value_head,
+    KV_HEADS: tl.constexpr,  # noqa: N803
+    HEAD_DIM: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    """Program: one token's keys and values to its slot."""
+    token = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    head, dim, real = at // HEAD_DIM, at % HEAD_DIM, at < KV_HEADS * HEAD_DIM
+    target = tl.load(slots + token) * KV_HEADS * HEAD_DIM + at
+    key = tl.load(new_keys + token * key_token + head * key_head + dim, mask=real)
+    value = tl.load(new_values + token * value_token + head * value_head + dim, mask=real)
+    tl.store(keys + target, key.to(keys.dtype.element_ty), mask=real)
+    tl.store(values + target, value.to(values.dtype.element_ty), mask=real)
+
+
+def keep(
+    keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> None:
+    """One launch for both: ``key`` and ``value`` ``[t, kv_heads, head_dim]`` to ``slots [t]`` of the pages."""
+    tokens, kv_heads, head_dim = key.shape
+    key, value = (each if each.stride(2) == 1 else each.contiguous() for each in (key, value))
+    _keep[(tokens,)](
+        key,
+        value,
+        slots,
+        keys,
+        values,
+        key.stride(0),
+        key.stride(1),
+        value.stride(0),
+        value.stride(1),
+        KV_HEADS=kv_heads,
+        HEAD_DIM=head_dim,
+        BLOCK=triton.next_power_of_2(kv_heads * head_dim),
+        num_warps=4,
+    )
+
+
 def triton_paged(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: PagedBatch, scale: float
 ) -> torch.Tensor:
@@ -146,7 +197,7 @@ def triton_paged(
         PAGE=page_size,
         ROWS=rows,
         QUERIES=queries,
-        KEYS_BLOCK=_KEYS_BLOCK,
+        KEYS_BLOCK=_KEYS_BLOCK if batch.longest_query == 1 else _KEYS_BLOCK_OF_PROMPTS,
         SPLITS=splits,
         num_warps=4,
     )

@@ -97,8 +97,8 @@ CASES = {
     "a fresh prompt": [20],
     "as many as are recorded": [32],
     "one more": [33],
-    "the most": [256],
-    "more than are recorded": [257],
+    "more than a quarter of a thousand": [257],
+    "nearly all of the context": [500],
     "in chunks, over page borders": [30, 5, 16, 23],
     "in chunks of whole pages": [64, 64, 20],
     "up to the context's end": [250, 250, 4],
@@ -139,7 +139,7 @@ def test_a_short_rest_after_a_known_prefix_takes_one_of_them_and_gives_generate_
         engine.submit(request_of(name, prompt=prompt))
         recorder.wait_end(name)
         assert recorder.tokens(name) == greedy(model, prompt, 24)
-    assert used == [(40, 64)]
+    assert used == [(360, 384), (40, 64)]
 
 
 def test_a_row_tells_places_of_its_own_and_positions_that_there_are():
@@ -164,7 +164,7 @@ def test_a_row_tells_places_of_its_own_and_positions_that_there_are():
 def test_sizes_are_few_and_end_with_what_a_step_may_have():
     assert chunk_sizes(16) == (16,)
     assert chunk_sizes(100) == (16, 32, 64, 100)
-    assert chunk_sizes(8192) == (16, 32, 64, 128, 256)
+    assert chunk_sizes(8192) == (16, 32, 64, 128, 256, 384, 512, 768, 1024)
 
 
 def test_they_are_recorded_once_the_largest_first_and_what_fails_leaves_none(model):
