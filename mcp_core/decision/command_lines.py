@@ -37,8 +37,9 @@ def fidelity_command(recipe: Recipe) -> str:
 
 
 def _nearest(recipe: Recipe, presets: Mapping[str, Recipe]) -> tuple[str, dict[str, Any]]:
-    """The preset that differs in the fewest fields, and those fields."""
-    differing = {name: _without(changed_fields(preset, recipe)) for name, preset in presets.items()}
+    """The preset of the same engine, where there is one, that differs in the fewest fields, and those fields."""
+    same = {name: preset for name, preset in presets.items() if preset.engine == recipe.engine}
+    differing = {name: _without(changed_fields(preset, recipe)) for name, preset in (same or presets).items()}
     name = min(differing, key=lambda each: len(differing[each]))
     return name, differing[name]
 
@@ -79,6 +80,6 @@ def _text(value: Any) -> str:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # as --set takes it
         return False
     return True
