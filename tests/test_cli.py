@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from mcp_core import cli, devices
-from mcp_core.commands.output import size
+from mcp_core.commands import output
+from mcp_core.commands.output import ProgressReport, size
 from mcp_core.decision.store import Store
 from mcp_core.errors import StoreError
 from mcp_core.goal_presets import GOALS
@@ -22,6 +24,7 @@ from mcp_core.presets import RECIPES, bundled
 from mcp_core.recipe import Recipe
 from mcp_core.results import Run
 from mcp_core.serving.supervisor import Supervisor
+from mcp_core.views import Progress
 from mcp_core.workload import WORKLOADS, Lengths, Workload
 from tests.decision.planted import Law, planted_run
 
@@ -447,6 +450,22 @@ def test_bench_answers_with_the_run_and_reports_progress_as_json(cli_run, fake_w
     assert stages == ["load", "warm-up", "measure"]
     assert events[-1]["fraction"] == 1
     assert set(events[-1]) == {"event", "stage", "fraction", "message", "elapsed_s", "remaining_s"}
+    elapsed = [event["elapsed_s"] for event in events]
+    assert elapsed == sorted(elapsed)  # one clock, whichever part reports
+
+
+def test_progress_has_one_clock_for_the_whole_command(capsys, monkeypatch):
+    """A part's own clock would say "1.6 s" and then "37.9 s", which reads as a wait."""
+    clock_s = [100.0]
+    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: clock_s[0]))
+    report = ProgressReport(as_json=False)
+    for after_s, progress in (
+        (136.3, Progress("measure", 1.0, "", 1.6)),
+        (136.5, Progress("record", 0.0, "", 0.1)),
+    ):
+        clock_s[0] = after_s
+        report(progress)
+    assert [line.split()[0] for line in capsys.readouterr().err.splitlines()] == ["36.3", "36.5"]
 
 
 def test_a_failed_load_is_a_stored_run(cli_run, fake_worker, tiny, quick, tmp_path):

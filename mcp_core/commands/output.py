@@ -64,21 +64,27 @@ def size(count: int | None) -> str:
 
 
 class ProgressReport:
-    """Takes Progress values; writes JSON lines to stderr, or for people a line now and then."""
+    """Takes Progress values; writes JSON lines to stderr, or for people a line now and then.
+
+    Elapsed is what has passed since this was made, whichever part of the command reports: parts have clocks of
+    their own, and a column that jumps reads as a wait.
+    """
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
+        self._begun_s = time.monotonic()
         self._stage = ""
         self._fraction = 0.0
         self._said_s = 0.0
 
     def __call__(self, progress: Progress) -> None:
         """Tell it, if it is worth a line."""
+        elapsed_s = time.monotonic() - self._begun_s
         if self._as_json:
-            note(json.dumps({"event": "progress"} | dataclasses.asdict(progress)))
+            note(json.dumps({"event": "progress"} | dataclasses.asdict(progress) | {"elapsed_s": elapsed_s}))
         elif self._is_news(progress):
             share = "" if progress.fraction is None else f" {progress.fraction:4.0%}"
-            note(f"{progress.elapsed_s:6.1f} s  {progress.stage}{share}  {progress.message}".rstrip())
+            note(f"{elapsed_s:6.1f} s  {progress.stage}{share}  {progress.message}".rstrip())
 
     def _is_news(self, progress: Progress) -> bool:
         """Another stage, a tenth more, or nothing said for a while."""
