@@ -118,3 +118,42 @@ def test_steps_that_are_not_recorded_are_left_as_they_are(dtype, fp8):
     runner = PagedRunner(load({"dtype": dtype})[0].model, PAGES, PAGE, fp8=fp8)
     assert runner._new_steps("graphs", WIDTH)[1] is None
     runner.close()
+
+
+def test_prompts_beside_decoding_take_recorded_steps_one_after_the_other(model, monkeypatch):
+    """Each replay overwrites what the one before it gave."""
+    found = []
+    for kind in (None, "graphs"):
+        runner = PagedRunner(model, PAGES, PAGE)
+        if kind is not None:
+            runner.prepare(kind, 4, 256, WIDTH, lambda *_: None)
+            monkeypatch.setattr(type(runner._chunks), "eager_s", 10.0)  # any number of replays is faster
+        monkeypatch.setattr(runner, "_forward", runner._forward if kind is None else not_asked)
+        found.append(mixed_logits(runner))
+        runner.close()
+    plain, recorded = found
+    apart = (recorded - plain).abs()
+    assert apart.mean() < 0.02 * plain.std()
+    assert apart.max() < 0.2 * plain.std()
+
+
+def not_asked(_step):
+    raise AssertionError("a step was computed that is recorded")
+
+
+def mixed_logits(runner):
+    """Two sequences decoding, a whole short prompt and part of a long one, in one step."""
+    scheduler = Scheduler(PagePool(PAGES, PAGE), 512, 6)
+    for name, length in (("a", 3), ("b", 50)):
+        scheduler.add(GenerationRequest(name, prompt_of(length), 20))
+        (part,) = [part for part in scheduler.plan() if part.sequence.request.id == name]
+        runner.run([part])
+        scheduler.done(part)
+        part.sequence.choose(0)
+        scheduler.read(part.sequence, 7)
+    scheduler.add(GenerationRequest("c", prompt_of(17, 300), 20))
+    scheduler.add(GenerationRequest("d", prompt_of(200, 700), 20))
+    scheduler.step_tokens = 2 + 17 + 40
+    parts = scheduler.plan()
+    assert [part.count for part in parts] == [1, 1, 17, 40]
+    return runner.run(parts).logits.float().cpu()

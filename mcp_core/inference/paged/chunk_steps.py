@@ -8,13 +8,12 @@ replayed with new inputs. This file does not know which sequence it is, or what 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
 
 import torch
 
 from mcp_core.inference.paged.batch import CHUNK_FIELDS, PagedBatch, Step, chunk_row
 from mcp_core.inference.paged.decode_steps import Computed, Forward, Heard
-from mcp_core.inference.paged.graphs import Graphs
+from mcp_core.inference.paged.graphs import Graphs, Recorded
 from mcp_core.inference.paged.scheduler import Part
 from mcp_core.inference.transfer import fill
 
@@ -42,7 +41,7 @@ class ChunkSteps:
         longest = self._length(_SIZES[-1])
         self._row = torch.zeros(longest, dtype=torch.int32, device=device)  # never moved: graphs read it
         self._sizes: tuple[int, ...] = ()
-        self._steps: dict[int, Callable[[], Computed]] = {}
+        self._steps: dict[int, Recorded[Computed]] = {}
 
     def prepare(self, most: int, on_part: Heard) -> None:
         """Record steps of up to ``most`` tokens, unless there are some. Raises what the model raises.
@@ -65,16 +64,25 @@ class ChunkSteps:
             return None
         return self._sizes[bisect_left(self._sizes, count)]
 
+    def seconds(self, size: int) -> float:
+        """What a recorded step of that size took."""
+        return self._steps[size].replay_s
+
+    @property
+    def eager_s(self) -> float:
+        """The least that a step takes which is not recorded: the host's part, seen at the smallest size."""
+        return self._steps[self._sizes[0]].eager_s
+
     def run(self, part: Part, size: int) -> Computed:
         """The part's step, padded to ``size`` tokens, as ``size_for`` gave it."""
         row = chunk_row(part, self._page_size, size, self._width)
         fill(self._row[: self._length(size)], torch.from_numpy(row))
-        return self._steps[size]()
+        return self._steps[size].replay()
 
     def _length(self, size: int) -> int:
         return self._width + len(CHUNK_FIELDS) + 3 * size
 
-    def _recorded(self, size: int) -> Callable[[], Computed]:
+    def _recorded(self, size: int) -> Recorded[Computed]:
         row = self._row[: self._length(size)]
         row.zero_()
         row[self._width] = size  # of a sequence whose tokens are all kept in page 0, which nobody reads

@@ -6,14 +6,28 @@ know what is computed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 
-__all__ = ["Graphs"]
+__all__ = ["Graphs", "Recorded"]
 
 _Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded(Generic[_Result]):
+    """``replay`` gives a function's tensors, with new values in them.
+
+    It took ``replay_s`` and the function itself ``eager_s``, host and device, when it was recorded.
+    """
+
+    replay: Callable[[], _Result]
+    replay_s: float
+    eager_s: float
 
 
 class Graphs:
@@ -25,15 +39,15 @@ class Graphs:
     def __init__(self) -> None:
         self._memory: Any = None
 
-    def record(self, compute: Callable[[], _Result]) -> Callable[[], _Result]:
-        """What replays ``compute`` and gives its tensors, with new values in them. Record the largest first."""
+    def record(self, compute: Callable[[], _Result]) -> Recorded[_Result]:
+        """``compute``, to be replayed; it is run a few times. Record the largest first."""
         if self._memory is None:
             self._memory = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(2):  # libraries allocate and tune at their first calls, which a graph must not hold
-                compute()
+            compute()  # libraries allocate and tune at their first calls, which a graph must not hold
+            eager_s = _seconds(compute)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory):
@@ -43,4 +57,13 @@ class Graphs:
             graph.replay()
             return result
 
-        return replay
+        return Recorded(replay, _seconds(replay), eager_s)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Until the device is done."""
+    torch.cuda.synchronize()
+    began_s = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - began_s

@@ -5,9 +5,9 @@ This file does not know which parts make a step (``scheduler.py``) or what becom
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,6 +23,13 @@ from mcp_core.models.kv_pool import MOST_RUNNING
 from mcp_core.recipe import Attention, Compile
 
 __all__ = ["PagedRunner"]
+
+
+class _Made(NamedTuple):
+    """A step that was made ahead, for some of the parts, and what it will take."""
+
+    run: Callable[[], Computed]
+    seconds: Callable[[], float]
 
 
 class PagedRunner:
@@ -88,18 +95,38 @@ class PagedRunner:
         return computed
 
     def _run_made(self, parts: Sequence[Part]) -> Computed | None:
-        """By a step that was made ahead; None when there is none for these parts."""
-        decode, chunks = self._decode, self._chunks
-        if decode is not None and all(part.count == 1 for part in parts):
-            size = decode.size_for(len(parts))
-            if size is not None:
-                rows = decode_rows(parts, self.cache.page_size, size, decode.width)
-                return decode.run(torch.from_numpy(rows), len(parts))
-        if chunks is not None and len(parts) == 1:
-            size = chunks.size_for(parts[0].count)
-            if size is not None:
-                return chunks.run(parts[0], size)
-        return None
+        """By steps that were made ahead: one, or several where that takes less time; None when there are none."""
+        ones = [part for part in parts if part.count == 1]
+        longer = [part for part in parts if part.count > 1]
+        runs = ([self._made_decode(ones)] if ones else []) + [self._made_chunk(part) for part in longer]
+        made = [run for run in runs if run is not None]
+        if len(made) < len(runs) or any(part.count > 1 for part in parts[: len(ones)]):
+            return None
+        if len(made) == 1:
+            return made[0].run()
+        assert self._chunks is not None  # decode steps are one run
+        if sum(run.seconds() for run in made) > self._chunks.eager_s:
+            return None
+        return _one_after_the_other(made)
+
+    def _made_decode(self, parts: Sequence[Part]) -> _Made | None:
+        decode = self._decode
+        size = decode.size_for(len(parts)) if decode else None
+        if decode is None or size is None:
+            return None
+
+        def run() -> Computed:
+            rows = decode_rows(parts, self.cache.page_size, size, decode.width)
+            return decode.run(torch.from_numpy(rows), len(parts))
+
+        return _Made(run, lambda: decode.seconds(size))
+
+    def _made_chunk(self, part: Part) -> _Made | None:
+        chunks = self._chunks
+        size = chunks.size_for(part.count) if chunks else None
+        if chunks is None or size is None:
+            return None
+        return _Made(lambda: chunks.run(part, size), lambda: chunks.seconds(size))
 
     def keep(self, tokens: torch.Tensor) -> None:
         """Hold the step's tokens for the next one: each in the row that its sequence is told."""
@@ -130,3 +157,13 @@ class PagedRunner:
             yield
         finally:
             config._attn_implementation = before  # noqa: SLF001
+
+
+def _one_after_the_other(made: Sequence[_Made]) -> Computed:
+    """Their results in this order; what a recorded step gave is gone when another one is replayed."""
+    logits, best = [], []
+    for step in made:
+        computed = step.run()
+        logits.append(computed.logits.clone())
+        best.append(computed.best.clone())
+    return Computed(torch.cat(logits), torch.cat(best))

@@ -11,7 +11,8 @@ import torch
 from mcp_core.generation import GenerationRequest
 from mcp_core.inference.paged.batch import CHUNK_FIELDS, chunk_row
 from mcp_core.inference.paged.chunk_steps import ChunkSteps, chunk_sizes
-from mcp_core.inference.paged.graphs import Graphs
+from mcp_core.inference.paged.decode_steps import DecodeSteps
+from mcp_core.inference.paged.graphs import Graphs, Recorded
 from mcp_core.inference.paged.pages import PagePool
 from mcp_core.inference.paged.runner import PagedRunner
 from mcp_core.inference.paged.scheduler import Part, Scheduler
@@ -22,10 +23,14 @@ PAGE, WIDTH, PAGES = 16, CONTEXT // 16, 40
 
 
 class Unrecorded(Graphs):
-    """As on a CUDA device, where what is recorded is computed as it is."""
+    """As on a CUDA device, where what is recorded is computed as it is; a step not recorded takes ``eager_s``."""
+
+    def __init__(self, eager_s=1.0):
+        super().__init__()
+        self.eager_s = eager_s
 
     def record(self, compute):
-        return compute
+        return Recorded(compute, replay_s=0.01, eager_s=self.eager_s)
 
 
 def made_ahead(runner):
@@ -142,6 +147,54 @@ def test_a_short_rest_after_a_known_prefix_takes_one_of_them_and_gives_generate_
     assert used == [(360, 384), (40, 64)]
 
 
+PROMPTS = [(5, 6, 7), tuple(range(10, 60)), (9,) * 17]
+
+
+def beside_decoding(runner):
+    """Two sequences that decode and, in the same step, two prompts of which one is whole."""
+    scheduler = Scheduler(PagePool(PAGES, PAGE), 512, 6)
+    for index, prompt in enumerate(PROMPTS[:2]):
+        scheduler.add(GenerationRequest(str(index), prompt, 20))
+    first = scheduler.plan()
+    best = runner.run(first).best.tolist()
+    for row, part in enumerate(first):
+        scheduler.done(part)
+        part.sequence.choose(row)
+        scheduler.read(part.sequence, best[row])
+    scheduler.add(GenerationRequest("2", PROMPTS[2], 20))
+    scheduler.add(GenerationRequest("3", prompt_of(200), 20))
+    scheduler.step_tokens = 2 + 17 + 40
+    return scheduler.plan()
+
+
+@pytest.mark.parametrize(("eager_s", "made"), [(1.0, [2, 17, 40]), (0.02, [])], ids=["pays", "takes longer"])
+def test_prompts_beside_decoding_take_a_step_each_where_that_is_faster(exact, eager_s, made):
+    def parts_of(runner):
+        parts = beside_decoding(runner)
+        assert [part.count for part in parts] == [1, 1, 17, 40]
+        return parts
+
+    plain, runner, used = PagedRunner(exact, PAGES, PAGE), PagedRunner(exact, PAGES, PAGE), []
+    expected = plain.run(parts_of(plain))
+    parts = parts_of(runner)
+    graphs = Unrecorded(eager_s)
+    runner._chunks = ChunkSteps(runner._forward, WIDTH, PAGE, torch.device("cpu"), graphs)
+    runner._chunks.prepare(64, lambda *_: None)
+    runner._decode = DecodeSteps(runner._forward, "graphs", WIDTH, PAGE, runner._chosen, graphs)
+    runner._decode._records = True
+    with torch.inference_mode(), runner._attention():
+        runner._decode.prepare(4, lambda *_: None)
+    chunk, decode = runner._chunks.run, runner._decode.run
+    runner._chunks.run = lambda part, size: used.append(part.count) or chunk(part, size)
+    runner._decode.run = lambda rows, count: used.append(count) or decode(rows, count)
+    found = runner.run(parts)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
+    assert found.best.tolist() == expected.best.tolist()
+    assert used == made
+    for each in (plain, runner):
+        each.close()
+
+
 def test_a_row_tells_places_of_its_own_and_positions_that_there_are():
     pool = PagePool(PAGES, PAGE)
     scheduler = Scheduler(pool, 500, 1)
@@ -178,7 +231,7 @@ def test_they_are_recorded_once_the_largest_first_and_what_fails_leaves_none(mod
                 raise torch.OutOfMemoryError
             with torch.inference_mode(), runner._attention():
                 rows.append(chunks._row.clone())
-                return compute()
+                return Recorded(compute, compute().logits.shape[0], 0.0)
 
     graphs = Noting()
     chunks = ChunkSteps(runner._forward, WIDTH, PAGE, torch.device("cpu"), graphs)
@@ -192,7 +245,7 @@ def test_they_are_recorded_once_the_largest_first_and_what_fails_leaves_none(mod
     assert [int(row[chunks._width]) for row in rows] == [100, 64, 32, 16]
     assert [chunks.size_for(count) for count in (1, 2, 16, 17, 101)] == [None, 16, 16, 32, None]
     assert said[-1] == (pytest.approx(0.975), "Recording prefill steps: size 4 of 4.")
-    assert all(computed.logits.shape == (1, model.config.vocab_size) for computed in chunks._steps.values())
+    assert {recorded.replay_s for recorded in chunks._steps.values()} == {1}
     runner.close()
 
 
