@@ -220,14 +220,16 @@ class SweepPlan(_Value):
         """Whether there is a fidelity stage."""
         return self.fidelity or self.fidelity_limits is not None
 
-    def workload_of(self, stage: Stage, cell: Cell, start: int = 0) -> Workload:
+    def workload_of(self, stage: Stage, cell: Cell, start: int = 0, again: int = 0) -> Workload:
         """What is sent in a stage: prompts of its own, the same for every cell so that cells can be paired.
 
+        A start that is made ``again``, for so many times, has prompts that none had before.
         A prefix cache may have seen another cell's prompts; such a cell gets prompts that nobody else has.
         A request that takes three times as long as its stage has failed: one slow cell must not hold up all others.
         """
         seconds = {"probe": self.probe_s, "measure": self.capacity_s, "confirm": self.confirm_s}[stage]
-        repeat = self.workload.repeat + {"probe": 0, "measure": 1, "confirm": 2}[stage] + start
+        repeat = self.workload.repeat + {"probe": 0, "measure": 1, "confirm": 2}[stage]
+        repeat += start + again * self.starts
         if cell.recipe.prefix_cache:
             repeat += 1000 * (1 + cell.position)
         load = self.load()

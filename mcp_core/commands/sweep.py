@@ -22,7 +22,8 @@ from mcp_core.decision.sweeps import Sweeps
 from mcp_core.errors import Cancelled, InputError, ModelNotFound
 from mcp_core.evaluation.article_table import article_rows, is_full_size
 from mcp_core.evaluation.fidelity_time import fidelity_seconds
-from mcp_core.evaluation.sweep import Host, begin, race
+from mcp_core.evaluation.new_sweep import begin
+from mcp_core.evaluation.sweep import Host, race
 from mcp_core.evaluation.sweep_budget import budget_of
 from mcp_core.evaluation.sweep_cells import check_cells
 from mcp_core.evaluation.sweep_ranking import unit

@@ -25,8 +25,8 @@ SweepState = Literal["running", "done", "cancelled", "failed", "interrupted"]
 
 @dataclass(frozen=True, slots=True)
 class SweepRun:
-    """One Run of a cell. ``start`` counts fresh starts of a stage from 0; a capacity search has Runs that are not
-    its answer, so not ``final``."""
+    """One Run of a cell. ``start`` counts fresh starts of a stage from 0. Not ``final`` is what answers nothing: of
+    a capacity search all Runs but one, of a confirmation those that were repeated."""
 
     run_id: str
     stage: Stage
@@ -50,6 +50,11 @@ class CellRecord:
         """Id of the Run that answers this step; None where it is still to be made."""
         found = (run for run in self.runs if run.stage == stage and run.start == start and run.final)
         return next((run.run_id for run in found), None)
+
+    def repeated(self, start: int | None = None) -> tuple[str, ...]:
+        """Ids of confirmations that were made again, by the second of their making: of one start, or of all."""
+        void = (run for run in self.runs if run.stage == "confirm" and not run.final)
+        return tuple(run.run_id for run in void if start is None or run.start == start)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,16 +13,25 @@ from mcp_core.recipe import Recipe
 from mcp_core.results import Measurement, RequestRecord
 from mcp_core.workload import Workload
 
-__all__ = ["OTHERS_USED", "incomparable_load", "incomparable_requests"]
+__all__ = ["OTHERS_USED", "disturbance", "incomparable_load", "incomparable_requests"]
 
 MAX_CLIENT_LAG_MS = 2.0
 # A tenth of what a first token takes at a very fast server; ticks of the loop alone make one late by 1 ms.
 MAX_LATE_MS = 10.0
 OTHERS_USED = "other processes used"
+# What comes from outside and may be over when the same is measured again (benchmark.py, conditions.py).
+_PASSING = ("noisy", "throttled", "shared device")
 # Measured on two cores with other work on them: the loop's p99 was 3 ms although they stayed below what is noisy.
 _DISTURBING_CORES = 0.1
 # What chat templates put before every first message, at most: the same in each prompt.
 _TEMPLATE_TOKENS = 64
+
+
+def disturbance(reasons: Sequence[str]) -> str:
+    """In a word or two what disturbed a Run from outside; empty where nothing did, or where something else keeps it
+    from being compared, too: measured again it would be no better."""
+    words = ["noisy" if OTHERS_USED in reason else reason.partition(":")[0] for reason in reasons]
+    return words[0] if words and set(words) <= set(_PASSING) else ""
 
 
 def incomparable_load(recipe: Recipe, workload: Workload) -> Iterator[str]:

@@ -18,14 +18,14 @@ from mcp_core import conflicts
 from mcp_core.decision.store import Store
 from mcp_core.decision.sweep_record import CellRecord, CellState, SweepRecord, SweepRun
 from mcp_core.decision.sweeps import Sweeps
-from mcp_core.errors import Cancelled, DoesNotFit, InputError, McpError, WorkerDied, error_from
+from mcp_core.errors import Cancelled, McpError, WorkerDied, error_from
 from mcp_core.evaluation.benchmark import measure, unmeasured
 from mcp_core.evaluation.capacity import Capacity, measure_capacity
 from mcp_core.evaluation.device_hold import held_devices
 from mcp_core.evaluation.loadgen import OnProgress
-from mcp_core.evaluation.sweep_cells import CheckedCell, check_cells
 from mcp_core.evaluation.sweep_fidelity import FidelityStage
 from mcp_core.evaluation.sweep_ranking import Score, median_score, score
+from mcp_core.evaluation.sweep_repeats import FIRST, Attempt, is_repeated, next_attempt
 from mcp_core.goal import Goal
 from mcp_core.hardware import Hardware
 from mcp_core.job_child import JOB_COMMAND
@@ -35,7 +35,7 @@ from mcp_core.sweep_plan import RACED, Cell, Stage, SweepPlan
 from mcp_core.views import Progress
 from mcp_core.workload import Workload
 
-__all__ = ["Host", "begin", "race", "ranked"]
+__all__ = ["Host", "race", "ranked"]
 
 # stage, fraction of the stage, message
 Tell = Callable[[str, float | None, str], None]
@@ -56,53 +56,6 @@ class Host:
     store_url: str | None = None
     command: Sequence[str] = WORKER_COMMAND
     job_command: Sequence[str] = JOB_COMMAND
-
-
-def begin(store: Store, plan: SweepPlan, hardware: Hardware) -> str:
-    """Write a new sweep with all its cells, those that cannot run with the reason; its id.
-
-    One that does not fit is a refused Run, too. Raises InputError for a plan of which nothing can run.
-    """
-    checked = check_cells(plan, hardware)
-    if all(each.refused for each in checked):
-        first = checked[0].refused
-        assert first is not None
-        raise InputError(
-            f"None of the {len(checked)} configurations can run here. The first: {first.message}", first.hint
-        )
-    cells = [
-        CellRecord(
-            each.cell.position,
-            each.cell.name,
-            each.cell.recipe,
-            "refused" if each.refused else "pending",
-            failure=each.refused,
-        )
-        for each in checked
-    ]
-    device = conflicts.resolve(plan.base, hardware).device
-    sweeps = Sweeps(store)
-    sweep_id = sweeps.create(plan, cells, hardware, device)
-    for each in checked:
-        _keep_misfit(store, sweeps, sweep_id, plan, each, hardware)
-    return sweep_id
-
-
-def _keep_misfit(
-    store: Store, sweeps: Sweeps, sweep_id: str, plan: SweepPlan, each: CheckedCell, hardware: Hardware
-) -> None:
-    """A decision has to say why a configuration that does not fit was refused, so it is a Run."""
-    if each.refused is None or each.refused.kind != DoesNotFit.kind:
-        return
-    stage: Stage = "probe" if plan.probe_s else "measure"
-    run = unmeasured(
-        conflicts.resolve(each.cell.recipe, hardware),
-        plan.workload_of(stage, each.cell),
-        hardware,
-        DoesNotFit(each.refused.message, each.refused.hint),
-    )
-    sweeps.link(sweep_id, each.cell.position, SweepRun(run.id, stage))
-    store.add(run)
 
 
 async def race(store: Store, sweep_id: str, host: Host) -> SweepRecord:
@@ -244,17 +197,17 @@ class _Race:
         best = [self._cells[cell.position] for cell, _ in ranked(self._store, self._now(), "measure")]
         best = best[: self._plan.confirm]
         steps = [(start, cell) for start in range(self._plan.starts) for cell in best]
-        for place, (start, cell) in enumerate(steps):
-            now = self._now().cells[cell.position]
-            if now.run_of("confirm", start) is None and now.state != "failed":
-                await self._end(await self._step("confirm", cell, None, _Place(place, len(steps)), start))
+        for index, (start, cell) in enumerate(steps):
+            while attempt := next_attempt(self._store, self._now().cells[cell.position], start):
+                place = _Place(index, len(steps), attempt.why)
+                await self._end(await self._step("confirm", cell, None, place, attempt))
 
     async def _step(
-        self, stage: Stage, cell: Cell, worker: Worker | None, place: _Place, start: int = 0
+        self, stage: Stage, cell: Cell, worker: Worker | None, place: _Place, attempt: Attempt = FIRST
     ) -> Worker | None:
         """One Run, stored; the worker, if it can serve another cell."""
         self._sweeps.set_cell(self._id, cell.position, "running", stage)
-        workload = self._workload(stage, cell, start)
+        workload = self._workload(stage, cell, attempt)
         self._records, self._telemetry = (), None
 
         def report(now: Progress) -> None:
@@ -271,7 +224,7 @@ class _Race:
             run = unmeasured(recipe, workload, self._host.hardware, error)
         if run.status == "cancelled":
             raise Cancelled("The sweep was stopped.")
-        await self._keep(run, cell, stage, start)
+        await self._keep(run, cell, stage, attempt)
         return worker if worker is not None and worker.status == "ready" else None
 
     async def _worker_for(self, cell: Cell, worker: Worker | None, report: OnProgress) -> Worker:
@@ -283,9 +236,9 @@ class _Race:
         await self._end(worker)
         return await self._supervisor.start(cell.recipe, hub_token=self._host.hub_token, on_progress=report)
 
-    def _workload(self, stage: Stage, cell: Cell, start: int) -> Workload:
+    def _workload(self, stage: Stage, cell: Cell, attempt: Attempt) -> Workload:
         """The plan's; a capacity is confirmed at the load at which it was found."""
-        workload = self._plan.workload_of(stage, cell, start)
+        workload = self._plan.workload_of(stage, cell, attempt.start, attempt.again)
         found = self._now().cells[cell.position].run_of("measure")
         measured = None if found is None else self._store.get(found)
         if (
@@ -345,17 +298,22 @@ class _Race:
     def _take(self, _run: Run, records: Sequence[RequestRecord], telemetry: Any) -> None:
         self._records, self._telemetry = records, telemetry
 
-    async def _keep(self, run: Run, cell: Cell, stage: Stage, start: int) -> None:
-        """Store the Run as the answer of this step, and what it means for the cell."""
+    async def _keep(self, run: Run, cell: Cell, stage: Stage, attempt: Attempt) -> None:
+        """Store the Run as the answer of this step, and what it means for the cell; or as one that is repeated."""
         run = await self._complete(run, stage)
-        self._sweeps.link(self._id, cell.position, SweepRun(run.id, stage, start))
+        repeated = stage == "confirm" and is_repeated(run, attempt)
+        self._sweeps.link(self._id, cell.position, SweepRun(run.id, stage, attempt.start, final=not repeated))
         self._store.add(run, self._records, self._telemetry)
+        if not repeated:
+            self._settle(run, cell, stage)
+        self._host.on_run(run)
+
+    def _settle(self, run: Run, cell: Cell, stage: Stage) -> None:
         if run.status == "ok":
             self._sweeps.set_cell(self._id, cell.position, "pending" if stage == "probe" else "done", stage)
         else:
             state: CellState = "refused" if run.status == "refused" else "failed"
             self._sweeps.set_cell(self._id, cell.position, state, stage, run.failure or _unknown())
-        self._host.on_run(run)
 
     async def _complete(self, run: Run, stage: Stage) -> Run:
         """With its fidelity, and its evidence level: a probe is shorter than a measurement, and one that chooses
@@ -372,15 +330,17 @@ class _Race:
 
     def _tell(self, stage: Stage, cell: Cell, place: _Place, now: Progress) -> None:
         inside = now.fraction or 0.0 if now.stage == "measure" else 0.0
-        self._host.tell(stage, place.fraction(inside), f"{place}: {cell.name}: {now.stage} {now.message}".rstrip())
+        name = f"{cell.name} (repeated: {place.repeated})" if place.repeated else cell.name
+        self._host.tell(stage, place.fraction(inside), f"{place}: {name}: {now.stage} {now.message}".rstrip())
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The step that is at work, counted from 0, and how many the stage has."""
+    """The step that is at work, counted from 0, how many the stage has, and why it is at work once more."""
 
     index: int
     total: int
+    repeated: str = ""
 
     def fraction(self, inside: float) -> float:
         return (self.index + inside) / self.total

@@ -11,7 +11,8 @@ from mcp_core import devices
 from mcp_core.decision.store import Store
 from mcp_core.decision.sweeps import Sweeps
 from mcp_core.errors import Cancelled, InputError
-from mcp_core.evaluation.sweep import Host, begin, race
+from mcp_core.evaluation.new_sweep import begin
+from mcp_core.evaluation.sweep import Host, race
 from mcp_core.hardware import detect
 from mcp_core.jobs import Job, Outcome
 from mcp_core.sweep_plan import SweepPlan

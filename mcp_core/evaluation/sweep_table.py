@@ -14,6 +14,7 @@ from mcp_core.decision.store import Store
 from mcp_core.decision.sweep_record import CellRecord, SweepRecord
 from mcp_core.evaluation.sweep import ranked
 from mcp_core.evaluation.sweep_ranking import Score
+from mcp_core.evaluation.sweep_repeats import in_words
 from mcp_core.results import Run
 from mcp_core.sweep_plan import Stage
 
@@ -80,12 +81,15 @@ def _row(cell: CellRecord, runs: Mapping[str, Run], scores: Mapping[Stage, Mappi
     ids = [run.run_id for run in cell.runs if run.stage == stage and run.final]
     found = sorted((runs[run_id] for run_id in ids if run_id in runs), key=_speed)
     middle = found[(len(found) - 1) // 2]
-    return SweepRow(cell, stage, middle, tuple(found), scores[stage][cell.position], _level(cell, stage, found))
+    return SweepRow(
+        cell, stage, middle, tuple(found), scores[stage][cell.position], _level(cell, stage, found, runs)
+    )
 
 
-def _level(cell: CellRecord, stage: Stage, runs: list[Run]) -> str:
+def _level(cell: CellRecord, stage: Stage, found: list[Run], runs: Mapping[str, Run]) -> str:
     if stage == "confirm":
-        return f"{len(runs)} fresh start{'s' if len(runs) > 1 else ''}"
+        starts = f"{len(found)} fresh start{'s' if len(found) > 1 else ''}"
+        return ", ".join(filter(None, (starts, in_words(cell, runs, found))))
     ended = f", {cell.state}" if cell.state in ("refused", "failed") else ""
     return {"measure": "measured", "probe": "probed"}[stage] + ended
 

@@ -46,8 +46,8 @@ def sweep_part() -> None:
     st.subheader("Sweep", anchor="sweep")
     st.caption(
         "Measures every combination of the chosen axes by racing: all are probed, the best are measured, the best "
-        "three confirmed from fresh starts. What breaks a fidelity limit is refused before it is measured. "
-        "It goes on where it stopped after a crash or a restart."
+        "three confirmed from fresh starts, which are repeated where others disturbed them. What breaks a fidelity "
+        "limit is refused before it is measured. It goes on where it stopped after a crash or a restart."
     )
     active = [job for job in workbench.get_workbench().jobs() if job.verb == "sweep" and job.state in ACTIVE]
     with st.expander("Plan a sweep", icon=":material/grid_view:", expanded=False), frame.errors_shown():

@@ -20,11 +20,13 @@ from mcp_core.decision.sweep_record import SweepRecord
 from mcp_core.decision.sweeps import Sweeps
 from mcp_core.errors import Busy, Cancelled, InputError, StoreError, WorkloadError
 from mcp_core.evaluation import sweep
-from mcp_core.evaluation.sweep import Host, begin, race
+from mcp_core.evaluation.new_sweep import begin
+from mcp_core.evaluation.sweep import Host, race
 from mcp_core.evaluation.sweep_table import reasons, sweep_rows
 from mcp_core.hardware import detect
 from mcp_core.results import Run
 from mcp_core.sweep_plan import SweepPlan
+from tests.evaluation import planted_noise
 
 WORKER = Path(__file__).parent / "sweep_worker.py"
 COMMAND = (sys.executable, str(WORKER))
@@ -54,6 +56,8 @@ KILLABLE = f"""
 import functools, sys
 from mcp_core import cli
 from mcp_core.commands import sweep
+from tests.evaluation import planted_noise
+planted_noise.install()
 sweep.Host = functools.partial(sweep.Host, command=(sys.executable, {str(WORKER)!r}))
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -61,6 +65,12 @@ sys.exit(cli.main(sys.argv[1:]))
 
 def plan(**changes: Any) -> SweepPlan:
     return SweepPlan.from_dict(PLAN | changes)
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else that runs on this machine makes a sweep repeat what it confirms."""
+    monkeypatch.setattr(sweep, "measure", planted_noise.planted)
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from mcp_core.decision.store import Store
 from mcp_core.decision.sweep_record import SweepRecord
 from mcp_core.decision.sweeps import Sweeps
 from mcp_core.errors import Cancelled, InputError
-from mcp_core.evaluation import sweep_fidelity
+from mcp_core.evaluation import sweep, sweep_fidelity
 from mcp_core.evaluation.fidelity_time import fidelity_seconds
-from mcp_core.evaluation.sweep import Host, begin, race
+from mcp_core.evaluation.new_sweep import begin
+from mcp_core.evaluation.sweep import Host, race
 from mcp_core.evaluation.sweep_budget import budget_of
 from mcp_core.evaluation.sweep_cells import check_cells
 from mcp_core.evaluation.sweep_table import SweepRow, sweep_rows
@@ -29,6 +30,7 @@ from mcp_core.goal import Goal
 from mcp_core.hardware import detect
 from mcp_core.results import Comparable
 from mcp_core.sweep_plan import Axes, BatchingChoice, SweepPlan
+from tests.evaluation import planted_noise
 from tests.evaluation.test_sweep import COMMAND, WORKER, seen_or_ended
 from tests.tiny_llama import build_tiny_llama
 
@@ -40,11 +42,19 @@ KILLABLE = f"""
 import functools, sys
 from mcp_core import cli
 from mcp_core.commands import sweep
+from tests.evaluation import planted_noise
+planted_noise.install()
 sweep.Host = functools.partial(
     sweep.Host, command=(sys.executable, {str(WORKER)!r}), job_command=(sys.executable, {str(JOB)!r})
 )
 sys.exit(cli.main(sys.argv[1:]))
 """
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else that runs on this machine makes a sweep repeat what it confirms."""
+    monkeypatch.setattr(sweep, "measure", planted_noise.planted)
 
 
 @pytest.fixture
