@@ -82,7 +82,7 @@ def _paged(parts: Parts, most_running: int) -> Mode:
     _require_plain_attention(loaded.model)
     device = loaded.model.get_input_embeddings().weight.device
     if recipe.compile in ("compiled", "autotuned"):
-        _join(loaded.model, device)
+        join_projections(loaded.model)  # before the pool takes what memory is left
     pages = pool_pages(recipe, loaded.resolved.architecture, loaded.max_context, device.type, _free_bytes(device))
     pool = PagePool(pages + 1, PAGE_TOKENS, share=recipe.prefix_cache)  # page 0 takes padding
     fp8 = recipe.kv.kind == "quantized-fp8"
@@ -122,13 +122,6 @@ def _prepare(runner: PagedRunner, parts: Parts, most: int) -> Preparation:
         most_tokens = min(recipe.batching.step_tokens, context)
         runner.prepare(recipe.compile, most, most_tokens, -(-context // PAGE_TOKENS), on_part)
     return preparation
-
-
-def _join(model: Any, device: torch.device) -> None:
-    """Before the pool takes what memory is left: the weights' old places are given back, in another order."""
-    join_projections(model)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -70,6 +70,9 @@ CUDA: dict[str, Case] = {
         "torchao-int4": (scheme("torchao-int4-weight-only"),),
         "static": ("kv.kind=static",),
         "fp8-kv": ("kv.kind=quantized-fp8",),
+        "graphs": ("compile=graphs",),
+        "compiled": ("compile=compiled",),
+        "many graphs": ("compile=graphs", "batching.mode=continuous"),
     }.items()
 }
 

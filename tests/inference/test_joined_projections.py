@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
 from torch import nn
 
+from mcp_core.inference import joined_projections
 from mcp_core.inference.joined_projections import join_projections
 
 
@@ -73,3 +75,16 @@ def test_parts_are_fetched_in_any_order_and_never_for_another_input(model):
     after.q_proj(hidden)
     with pytest.raises(RuntimeError, match="one input"):
         after.k_proj(hidden.clone())
+
+
+def test_no_part_outlives_the_joining_of_its_group(model, monkeypatch):
+    """Else a model is in memory nearly twice for a while."""
+    own = copy.deepcopy(model)
+    kinds = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+    parts = [weakref.ref(each.weight) for name, each in own.named_modules() if name.endswith(kinds)]
+    alive: list[int] = []
+    monkeypatch.setattr(
+        joined_projections, "_give_back", lambda: alive.append(sum(part() is not None for part in parts))
+    )
+    join_projections(own)
+    assert alive == [12, 10, 7, 5, 2, 0]
