@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mcp_core.decision.store import Store
     from mcp_core.evaluation.request_samples import RequestSamples
     from mcp_core.goal import Goal
+    from mcp_core.results import Run
 
 __all__ = ["Decisions"]
 
@@ -69,16 +70,18 @@ class Decisions:
         judged = store.fidelities(_MOST_FIDELITIES)
         return recommend(goal, store.facts(), store.samples, hardware.detect(), judged)
 
-    def compare(self, a: str, b: str) -> tuple[Comparison, ...]:
+    def compare(self, a: str, b: str, given: Sequence[Run] = ()) -> tuple[Comparison, ...]:
         """B's configuration against A's, by all Runs of either at the load of the named one; every quantity.
 
-        Of one configuration: the two Runs themselves.
+        Of one configuration: the two Runs themselves. Runs ``given`` count as if they were stored.
 
         Raises ModelNotFound for a Run that there is not.
         """
         from mcp_core.decision.compare import QUANTITIES, compare
+        from mcp_core.decision.facts import RunFacts
 
-        facts = self.facts()
+        brought = {run.id: RunFacts.of(run) for run in given}
+        facts = (*brought.values(), *(each for each in self.facts() if each.id not in brought))
         one, other = self.repeats_of(a, facts), self.repeats_of(b, facts)
         if a != b and one == other:
             one, other = (tuple(each for each in one if each.id == run_id) for run_id in (a, b))

@@ -9,7 +9,7 @@ import pytest
 from mcp_core import cli
 from mcp_core.decision.decision import Decision
 from mcp_core.decision.store import Store
-from mcp_core.results import Comparable
+from mcp_core.results import Comparable, Failure
 from tests.decision.planted import TRAFFIC, Law, planted_run
 
 FAST = Law(tpot_ms=10, changes={"attention": "eager"})
@@ -110,3 +110,39 @@ def test_a_run_that_cannot_be_compared_stands_for_itself(planted, capsys):
     assert found["a"] == pytest.approx(39.9)
     assert found["starts"] == [1, 3]
     assert found["why"] == "smoke test"
+
+
+def test_compare_takes_runs_from_files(planted, tmp_path, capsys):
+    """B of a store where A's configuration was never measured; with A's repeats once they are stored."""
+    with Store() as store:
+        one = store.get(planted[0])
+        for run_id in planted[:3]:
+            store.delete(run_id)
+    file = tmp_path / "run.json"
+    file.write_text(one.model_dump_json(indent=2))
+    assert cli.main(["compare", str(file), planted[3], "--json"]) == 0
+    found = {each["quantity"]: each for each in json.loads(capsys.readouterr().out)}
+    assert found["output_tok_s"]["starts"] == [1, 3]
+    assert found["tpot_ms"]["a"] == pytest.approx(one.measurement.tpot_ms.p50, rel=1e-4)
+    assert found["tpot_ms"]["ratio"]["value"] == pytest.approx(0.5, rel=0.05)
+    with Store() as store:
+        assert store.get(planted[0]) is None  # it is read, not kept
+        store.add(one)
+    assert cli.main(["compare", str(file), planted[3], "--json"]) == 0
+    again = {each["quantity"]: each for each in json.loads(capsys.readouterr().out)}
+    assert again["output_tok_s"] == found["output_tok_s"]  # the same Run counts once
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "refused", "interrupted"])
+def test_a_run_without_figures_cannot_be_compared(planted, capsys, status):
+    with Store() as store:
+        failure = Failure(kind="oom", message="Memory ran out.", hint="Ask for less.")
+        void = {"id": "void", "status": status, "measurement": None, "failure": failure}
+        store.add(store.get(planted[0]).model_copy(update=void), [])
+    for pair in (["void", planted[3]], [planted[3], "void"]):
+        assert cli.main(["compare", *pair, "--json"]) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err == (
+            f"error: Run void has no figures to compare, it is {status}: Memory ran out.\nhint: Ask for less.\n"
+        )

@@ -75,13 +75,51 @@ def test_as_a_document(answer):
     assert found["to_decide"]
 
 
+@pytest.mark.usefixtures("h100")
+def test_a_run_in_a_file_is_explained_like_a_stored_one(answer, tmp_path):
+    asked, file = run(step_ms=38.1), tmp_path / "run.json"
+    file.write_text(asked.model_dump_json(indent=2))
+    code, out, err = answer("why", str(file), "--json")
+    assert (code, err) == (0, "")
+    keep(asked)
+    assert answer("why", asked.id, "--json")[1] == out
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "does not hold one Run: this is not one JSON document"),
+        (b'{"run": 1}\n{"run": 2}\n', "mcp-core runs merge FILE"),
+        (b"\xff\x00", "this is not one JSON document"),
+        (b"[]", "is no Run"),
+        (b"{}", "is no Run: id: Field required"),
+        (None, "cannot be read: No such file or directory"),
+    ],
+)
+def test_a_file_that_holds_no_run_is_said(answer, tmp_path, content, words):
+    file = tmp_path / "run.json"
+    if content is not None:
+        file.write_bytes(content)
+    for verb in (["why", str(file)], ["compare", str(file), str(file)]):
+        code, out, err = answer(*verb)
+        assert (code, out) == (2, "")
+        assert words in err
+        assert len(err.splitlines()) == 2
+
+
+def test_a_folder_is_no_run(answer, tmp_path):
+    code, _, err = answer("why", str(tmp_path))
+    assert code == 2
+    assert "Is a directory" in err
+
+
 def test_what_is_not_there(answer):
     code, _, err = answer("why")
     assert code == 2
     assert "No Run is stored yet" in err
     code, _, err = answer("why", "nobody")
     assert code == 2
-    assert 'There is no Run "nobody"' in err
+    assert 'There is no Run and no file "nobody"' in err
 
 
 def test_doctor_measures_first_and_tells_what_it_found(answer, monkeypatch):

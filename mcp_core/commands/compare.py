@@ -1,4 +1,4 @@
-"""``mcp-core compare A B``: two stored Runs' configurations by the interval of their paired ratio."""
+"""``mcp-core compare A B``: two Runs' configurations by the interval of their paired ratio."""
 
 from __future__ import annotations
 
@@ -6,24 +6,32 @@ import argparse
 
 from mcp_core.commands.arguments import add_json
 from mcp_core.commands.output import emit, note, say, size, table
+from mcp_core.commands.run_argument import RUN_HELP, find_run, is_file_name
 from mcp_core.decision.compare import QUANTITIES, Comparison, Quantity
 from mcp_core.decision.store import Store
 from mcp_core.decisions import Decisions
+from mcp_core.errors import McpError
+from mcp_core.results import Failure, Run
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A, B, --json."""
-    parser.add_argument("a", metavar="A", help="id of a stored Run: what B is compared with")
-    parser.add_argument("b", metavar="B", help="id of another; repeats of either configuration count too")
+    parser.add_argument("a", metavar="A", help=f"what B is compared with: {RUN_HELP}")
+    parser.add_argument("b", metavar="B", help="another; stored repeats of either configuration count too")
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compare and print; "undecided" is an answer. Raises StoreError, and ModelNotFound for an unknown id."""
+    """Compare and print; "undecided" is an answer. Raises StoreError, ModelNotFound for an unknown Run, InputError
+    for a file that holds none, McpError for a Run without figures."""
     with Store() as store:
-        found = Decisions(lambda: store).compare(options.a, options.b)
+        a, b = find_run(store, options.a), find_run(store, options.b)
+        for each in (a, b):
+            _require_figures(each)
+        given = [run for run, text in ((a, options.a), (b, options.b)) if is_file_name(text)]
+        found = Decisions(lambda: store).compare(a.id, b.id, given)
     if options.json:
         emit([each.model_dump(mode="json") for each in found])
         return 0
@@ -34,6 +42,17 @@ def run(options: argparse.Namespace) -> int:
     if more:
         say(f"{more} more starts of each would probably tell, in turn: A B A B.")
     return 0
+
+
+def _require_figures(run: Run) -> None:
+    """A Run that did not come to its end cannot answer, whatever others of its configuration say."""
+    if run.status == "ok" and run.measurement is not None:
+        return
+    why = run.failure or Failure(kind="error", message="Nothing was measured.")
+    raise McpError(
+        f"Run {run.id} has no figures to compare, it is {run.status}: {why.message}",
+        why.hint or "Choose a Run that ended well.",
+    )
 
 
 def _row(each: Comparison) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""``mcp-core why RUN``: why a stored Run is as slow as it is, by which figures, and the one change that helps."""
+"""``mcp-core why RUN``: why a Run is as slow as it is, by which figures, and the one change that helps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import argparse
 from mcp_core import hardware
 from mcp_core.commands.arguments import add_json, hub_token
 from mcp_core.commands.output import emit, note, say, table
+from mcp_core.commands.run_argument import RUN_HELP, find_run
 from mcp_core.decision.store import Store
 from mcp_core.errors import McpError, ModelNotFound
 from mcp_core.evaluation.roofline import Point
@@ -25,14 +26,15 @@ _HISTORY = 500
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, --json."""
-    parser.add_argument("id", metavar="RUN", nargs="?", help="id of a stored Run; the newest when left out")
+    parser.add_argument("run", metavar="RUN", nargs="?", help=f"{RUN_HELP}; the newest stored when left out")
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Explain and print; "undecided" is an answer. Raises StoreError, and ModelNotFound for an unknown id."""
+    """Explain and print; "undecided" is an answer. Raises StoreError, ModelNotFound for an unknown Run, InputError
+    for a file that holds none."""
     with Store() as store:
-        asked = _asked(store, options.id)
+        asked = find_run(store, options.run) if options.run else _newest(store)
         found = explain(
             asked,
             hardware.detect(),
@@ -48,11 +50,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _asked(store: Store, run_id: str | None) -> Run:
-    found = store.get(run_id) if run_id else next(iter(store.list(1)), None)
+def _newest(store: Store) -> Run:
+    found = next(iter(store.list(1)), None)
     if found is None:
-        words = f'There is no Run "{run_id}".' if run_id else "No Run is stored yet."
-        raise ModelNotFound(words, "mcp-core runs lists those there are; mcp-core bench makes one.")
+        raise ModelNotFound("No Run is stored yet.", "Make one: mcp-core bench bundled short-chat.")
     return found
 
 
