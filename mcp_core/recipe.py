@@ -243,8 +243,9 @@ class Recipe(_Value):
     switches: Switches = Field(default=Switches(), description="torch's process-wide switches.")
     compile: Compile = Field(
         default="off",
-        description="Decode steps made ahead: graphs are recorded on CUDA (seconds); compiled ones are compiled by "
-        "torch too (a minute or two, kept for the next start), autotuned ones also tuned (several minutes, kept).",
+        description="Decode steps made ahead: graphs are recorded on CUDA (seconds), and short prefill steps with "
+        "them; compiled ones are compiled by torch too (a minute or two, kept for the next start), autotuned ones "
+        "also tuned (several minutes, kept).",
     )
     batching: Batching = Field(default=Batching(), description="How requests share the model.")
     prefix_cache: bool = Field(default=False, description="Reuse keys and values of shared prompt prefixes.")

@@ -58,7 +58,7 @@ SCHEMES: dict[SchemeName, Scheme] = {
     for scheme in (
         Scheme(
             name="none",
-            title="None",
+            title="Unquantized",
             about="Weights stay in the chosen dtype.",
             needs="Any device.",
             bits=0,
@@ -115,7 +115,8 @@ SCHEMES: dict[SchemeName, Scheme] = {
         Scheme(
             name="torchao-int8-weight-only",
             title="torchao int8 weight-only",
-            about="Half of bf16's weight memory, one scale an output row; weights are expanded at each use.",
+            about="Half of bf16's weight memory, one scale an output row; weights are expanded at each use, "
+            "on CUDA in kernels of our own.",
             needs="Any device.",
             bits=8,
             library="torchao",
