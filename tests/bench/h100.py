@@ -2,8 +2,8 @@
 
 ``OUT=DIR python tests/bench/h100.py SECONDS --gpus N [--lane NAME ...]``: steps still to do, for so long. Results
 and logs lie in ``--results`` (kept between calls) and go, packed, to OUT every 20 s: nothing is lost when a host is
-taken back. A lane sees one GPU as cuda:0. With fewer GPUs than lanes the lanes follow one another. Two lanes on a
-host make each other's Runs noisy (other processes use cores): what is to be evidence has the host to itself.
+taken back. A lane sees one GPU, as cuda:0, and has its share of the cores, so that what another does is no noise in
+its Runs. With fewer GPUs than lanes the lanes follow one another.
 """
 
 from __future__ import annotations
@@ -112,22 +112,22 @@ class Host:
     def left_s(self) -> float:
         return self._ends - time.monotonic()
 
-    def run_lane(self, gpus: str, steps: tuple[Step, ...]) -> None:
+    def run_lane(self, gpu: int, cores: str, steps: tuple[Step, ...]) -> None:
         for step in steps:
             done = self.results / f"done.{step.name}"
             if not done.exists() and self.left_s > step.least_s:
-                code, took_s = self._run(gpus, step)
-                print(f"GPU {gpus} {step.name}: {code} in {took_s:.0f} s, {self.left_s:.0f} s left", flush=True)
+                code, took_s = self._run(gpu, cores, step)
+                print(f"GPU {gpu} {step.name}: {code} in {took_s:.0f} s, {self.left_s:.0f} s left", flush=True)
                 if code is not None:
                     done.write_text(f"{code} {took_s:.0f}")
 
-    def _run(self, gpus: str, step: Step) -> tuple[int | None, float]:
+    def _run(self, gpu: int, cores: str, step: Step) -> tuple[int | None, float]:
         """Exit code, None where time was over before it ended; and seconds."""
         began = time.monotonic()
-        where = {"CUDA_VISIBLE_DEVICES": gpus, "MCP_HOME": f"{self.results}-home-{gpus}", "R": str(self.results)}
+        where = {"CUDA_VISIBLE_DEVICES": str(gpu), "MCP_HOME": f"{self.results}-home-{gpu}", "R": str(self.results)}
         with (self.results / "logs" / f"{step.name}.log").open("a") as log:
             child = subprocess.Popen(
-                ["bash", "-c", step.command],
+                ["taskset", "-c", cores, "bash", "-c", step.command],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ | where | {"LEFT": str(int(self.left_s - 8))},
@@ -152,11 +152,14 @@ class Host:
         written.replace(out / "results.tgz")
 
 
-def lanes_of(names: list[str], gpus: int) -> Iterator[tuple[str, tuple[Step, ...]]]:
-    """Which steps each GPU has."""
-    for index in range(min(gpus, len(names))):
-        mine = names[index::gpus]
-        yield str(index), tuple(step for name in mine for step in LANES[name])
+def lanes_of(names: list[str], gpus: int) -> Iterator[tuple[int, str, tuple[Step, ...]]]:
+    """Each GPU, its cores and its steps."""
+    count, cores = min(gpus, len(names)), sorted(os.sched_getaffinity(0))
+    share = len(cores) // count
+    for index in range(count):
+        mine = cores[index * share : (index + 1) * share]
+        steps = (step for name in names[index::count] for step in LANES[name])
+        yield index, ",".join(map(str, mine)), tuple(steps)
 
 
 def main() -> None:
