@@ -411,7 +411,7 @@ class Run(_Value):
 
     @property
     def load_words(self) -> str:
-        """As "8 clients" or "2.5 requests/s, Poisson"."""
+        """As "8 users" or "2.5 requests/s, Poisson"."""
         return self.workload.load_words if self._load_known else "a load that is not known"
 
     @property

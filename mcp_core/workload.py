@@ -156,10 +156,10 @@ class Workload(BaseModel):
 
     @property
     def load_words(self) -> str:
-        """As "8 clients" or "2.5 requests/s, Poisson"."""
+        """As "8 users" or "2.5 requests/s, Poisson"."""
         arrivals = self.arrivals
         if not self.is_open:
-            return f"{self.concurrency} client{'s' if self.concurrency > 1 else ''}"
+            return f"{self.concurrency} user{'s' if self.concurrency > 1 else ''}"
         if arrivals.rate_s is None:
             return "as recorded" if arrivals.speed == 1 else f"{arrivals.speed:g} times as fast as recorded"
         to = f" to {arrivals.end_rate_s:g}" if arrivals.end_rate_s else ""
@@ -167,7 +167,7 @@ class Workload(BaseModel):
         return f"{arrivals.rate_s:g}{to} {'chats' if self.chats else 'requests'}/s, {kind}"
 
     def at_load(self, load: float) -> Workload:
-        """The same at so many clients, or arrivals a second. Raises WorkloadError for a ramp and a replay."""
+        """The same at so many users, or arrivals a second. Raises WorkloadError for a ramp and a replay."""
         if not self.is_open:
             return self.replace({"concurrency": int(load)})
         if self.arrivals.kind in ("ramp", "replay"):
@@ -233,28 +233,28 @@ def burst() -> Workload:
 
 
 def chat() -> Workload:
-    """Chat: 200 requests by 8 clients, 50-500 tokens in, 50-250 out."""
+    """Chat: 200 requests by 8 users, 50-500 tokens in, 50-250 out."""
     return _closed_loop("chat", Lengths(min=50, max=500), Lengths(min=50, max=250))
 
 
 def rag() -> Workload:
-    """Retrieval: 200 requests by 8 clients, 1,000-3,000 tokens in, 50-200 out."""
+    """Retrieval: 200 requests by 8 users, 1,000-3,000 tokens in, 50-200 out."""
     return _closed_loop("rag", Lengths(min=1000, max=3000), Lengths(min=50, max=200))
 
 
 def code() -> Workload:
-    """Code completion: 200 requests by 8 clients, 200-1,500 tokens in, 10-80 out."""
+    """Code completion: 200 requests by 8 users, 200-1,500 tokens in, 10-80 out."""
     return _closed_loop("code", Lengths(min=200, max=1500), Lengths(min=10, max=80))
 
 
 def summarization() -> Workload:
-    """Summarization: 200 requests by 8 clients, long texts (median 1,200, 300-6,000 tokens) in, 50-200 out."""
+    """Summarization: 200 requests by 8 users, long texts (median 1,200, 300-6,000 tokens) in, 50-200 out."""
     texts = Lengths(min=300, max=6000, kind="lognormal", median=1200, sigma=0.7)
     return _closed_loop("summarization", texts, Lengths(min=50, max=200))
 
 
 def agents() -> Workload:
-    """Agents: 200 requests in chats of 3-8 turns by 8 clients, one of 4 prefixes of 512 tokens, tools take 1 s."""
+    """Agents: 200 requests in chats of 3-8 turns by 8 users, one of 4 prefixes of 512 tokens, tools take 1 s."""
     steps = _closed_loop("agents", Lengths(min=30, max=200), Lengths(min=20, max=150))
     return steps.model_copy(
         update={
@@ -265,7 +265,7 @@ def agents() -> Workload:
 
 
 def reasoning() -> Workload:
-    """Reasoning: 200 requests by 8 clients, 50-500 tokens in, long replies out (median 1,000, 200-4,000 tokens)."""
+    """Reasoning: 200 requests by 8 users, 50-500 tokens in, long replies out (median 1,000, 200-4,000 tokens)."""
     replies = Lengths(min=200, max=4000, kind="lognormal", median=1000, sigma=0.6)
     asked = _closed_loop("reasoning", Lengths(min=50, max=500), replies)
     return asked.model_copy(update={"prompts": PromptSource(as_chat=True)})

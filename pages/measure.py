@@ -24,7 +24,7 @@ from pages._ui.workload_form import expectation, workload_form
 frame.require("measure")
 
 _LATEST = 8
-_FIGURES = {"TTFT p50, ms": "ttft_ms", "TPOT p50, ms": "tpot_ms", "Output, tok/s": "output_tok_s"}
+_FIGURES = {"TTFT p50, ms": "ttft_ms", "TPOT p50, ms": "tpot_ms", "Throughput, tok/s": "output_tok_s"}
 
 
 def draw() -> None:

@@ -13,6 +13,7 @@ from mcp_core.models.footprint import Footprint
 from mcp_core.recipe import ModelRef, Recipe, SchemeName
 from mcp_core.results import Run, StoredFidelity
 from mcp_core.schemes import SCHEMES
+from pages._ui import format as fmt
 from pages._ui import frame, session, workbench
 from pages._ui.before_after import before_after, measured_words
 from pages._ui.calibration_panel import calibration_panel
@@ -163,13 +164,13 @@ def _scheme_rows(recipe: Recipe, hardware: Hardware) -> list[SchemeRow]:
 
 def _scheme_row(recipe: Recipe, plain: Recipe, name: SchemeName, reason: str) -> SchemeRow:
     asked = _with_scheme(recipe, plain, name)
-    chosen = recipe.quantization.scheme == name
+    chosen, title = recipe.quantization.scheme == name, fmt.scheme_of(asked)
     reason = "" if chosen and recipe.engine == "llama.cpp" else reason  # it was asked of transformers
     try:
         footprint = workbench.get_workbench().footprint(asked, current_token())
     except McpError as error:
-        return SchemeRow(name, chosen, None, reason or error.message)
-    return SchemeRow(name, chosen, footprint, reason)
+        return SchemeRow(name, title, chosen, None, reason or error.message)
+    return SchemeRow(name, title, chosen, footprint, reason)
 
 
 draw()

@@ -118,9 +118,9 @@ def _figures(shipment: Shipment) -> None:
     if measured is None:
         return
     figures = (
-        ("Output", fmt.rate(measured.output_tok_s), "output_tok_s"),
-        ("TTFT, median", fmt.ms(measured.ttft_ms.p50), "ttft_ms"),
-        ("TPOT, median", fmt.ms(measured.tpot_ms.p50), "tpot_ms"),
+        ("Throughput", fmt.rate(measured.output_tok_s), "output_tok_s"),
+        ("TTFT p50", fmt.ms(measured.ttft_ms.p50), "ttft_ms"),
+        ("TPOT p50", fmt.ms(measured.tpot_ms.p50), "tpot_ms"),
         ("Peak memory", fmt.size(memory.peak_bytes if memory else None), "peak_bytes"),
     )
     with st.container(horizontal=True):

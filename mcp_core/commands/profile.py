@@ -94,7 +94,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 def _add_load(parser: argparse.ArgumentParser) -> None:
     load = ProfileLoad()
     for name, default, what in (
-        ("concurrency", load.concurrency, "clients that ask meanwhile"),
+        ("concurrency", load.concurrency, "users who ask meanwhile"),
         ("prompt-tokens", load.prompt_tokens, "length of their prompts"),
         ("output-tokens", load.output_tokens, "length of their replies; short ones show prefill more often"),
     ):

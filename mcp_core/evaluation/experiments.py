@@ -210,7 +210,7 @@ def _quality(result: ExperimentResult) -> str:
     if agreement.identical is False:
         return " Other tokens: in this type near ties fall either way."
     top1, kl = agreement.top1 or 0.0, agreement.kl_mean or 0.0
-    return f" Same likeliest token at {top1:.1%} of positions, KL {kl:.2g} nats."
+    return f" Top-1 agreement {top1:.1%}, KL {kl:.2g} nats."
 
 
 def _significant(value: float) -> str:

@@ -72,7 +72,7 @@ def _require_room_in_queue(recipe: Recipe, load: Workload) -> None:
     users, held = None if load.is_open else load.concurrency, recipe.batching.max_requests
     if users is not None and users > held:
         raise RecipeError(
-            f"batching.max_requests: {held} requests are held, and {users} clients ask at once.",
+            f"batching.max_requests: {held} requests are held, and {users} users ask at once.",
             f"Set it to at least {users}, or measure fewer users.",
         )
 

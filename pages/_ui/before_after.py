@@ -28,9 +28,9 @@ before loading.
 
 - **Weights**: {weights_bytes}
 - **Peak**: {peak_bytes}
-- **Time per token**: {tpot_ms}
+- **TPOT**: {tpot_ms}
 - **KL**: mean divergence of the next-token distribution from the reference's, nats; 0 is no loss.
-- **Same top token**: share of positions whose likeliest next token is the reference's."""
+- **Top-1 agreement**: share of positions whose likeliest next token is the reference's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def before_after(recipe: Recipe, footprint: Footprint | None, effects: Effects) 
         before = _Side(effects.of(plain), _predicted(plain))
         rows = _both(before, chosen)
         st.table(rows, hide_index=True, border="horizontal", alt="This Recipe beside the same one unquantized.")
-        _doubts("Not quantized", before.effect)
+        _doubts("Unquantized", before.effect)
     _doubts("This Recipe", chosen.effect)
     _notes(chosen.effect, effects)
     _measure_what_is_missing(recipe, chosen.effect)
@@ -107,7 +107,7 @@ class _Figure:
 def _both(before: _Side, after: _Side) -> list[dict[str, str]]:
     pairs = zip(_figures(before), _figures(after), strict=True)
     return [
-        {"": new.name, "Not quantized": old.text, "This Recipe": new.text, "Change": new.change_from(old)}
+        {"": new.name, "Unquantized": old.text, "This Recipe": new.text, "Change": new.change_from(old)}
         for old, new in pairs
     ]
 
@@ -123,9 +123,9 @@ def _figures(side: _Side) -> list[_Figure]:
     return [
         _Figure.of_bytes("Weights", effect.weights_bytes, predicted.weights_bytes if predicted else None),
         _Figure.of_bytes("Peak", effect.peak_bytes, predicted.peak_bytes if predicted else None),
-        _Figure("Time per token", speed, effect.tpot_ms),
+        _Figure("TPOT", speed, effect.tpot_ms),
         _Figure("KL", _kl_words(effect)),
-        _Figure("Same top token", f"{top1.mean:.1%}" if top1 else _MISSING),
+        _Figure("Top-1 agreement", f"{top1.mean:.1%}" if top1 else _MISSING),
     ]
 
 

@@ -21,7 +21,7 @@ __all__ = ["Asked", "capacity_form", "capacity_result"]
 _OWN = "own limits"
 _STATISTICS = ("p50", "p90", "p95", "p99")
 _LOAD = {
-    "concurrency": ("Clients at once", "Each sends its next request when its last one was answered."),
+    "concurrency": ("Users at once", "Each sends its next request when its last one was answered."),
     "rate_s": (
         "Arrivals (requests/s)",
         "Requests that are sent a second, whether or not earlier ones were answered.",

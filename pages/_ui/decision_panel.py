@@ -148,9 +148,9 @@ def _queue(missing: Sequence[Missing]) -> None:
 def _figures(winner: Choice, decision: Decision) -> None:
     figures = winner.figures
     shown = (
-        ("Output", fmt.rate(figures.output_tok_s), "output_tok_s"),
-        ("TTFT, median", fmt.ms(figures.ttft_ms), "ttft_ms"),
-        ("TPOT, median", fmt.ms(figures.tpot_ms), "tpot_ms"),
+        ("Throughput", fmt.rate(figures.output_tok_s), "output_tok_s"),
+        ("TTFT p50", fmt.ms(figures.ttft_ms), "ttft_ms"),
+        ("TPOT p50", fmt.ms(figures.tpot_ms), "tpot_ms"),
         ("Peak memory", fmt.size(figures.peak_bytes), "peak_bytes"),
     )
     with st.container(horizontal=True):
@@ -261,8 +261,8 @@ def _columns(decision: Decision) -> dict[str, Any]:
         "load": number(fmt.sentence(unit), 62, "%g", "The measured load that the figures are of."),
         "capacity": number("Capacity", 70, "%g", f"Largest measured load that meets every limit, {unit}."),
         "output_tok_s": number("tok/s", 60, "%.1f", fmt.definition("output_tok_s")),
-        "ttft_ms": number("TTFT (ms)", 74, "%.0f", f"Median. {fmt.definition('ttft_ms')}"),
-        "tpot_ms": number("TPOT (ms)", 74, "%.1f", f"Median. {fmt.definition('tpot_ms')}"),
+        "ttft_ms": number("TTFT (ms)", 74, "%.0f", f"p50. {fmt.definition('ttft_ms')}"),
+        "tpot_ms": number("TPOT (ms)", 74, "%.1f", f"p50. {fmt.definition('tpot_ms')}"),
         "peak_gb": number("Peak (GB)", 72, "%.2f", fmt.definition("peak_bytes")),
         "kl": number("KL (nats)", 72, "%.4f", "Mean KL against the unquantized model on the same tokens."),
         "cost": number("Cost / 1M", 76, "%.3g", "Price of the time of a million output tokens, energy included."),

@@ -72,6 +72,6 @@ def _row(effect: Effect) -> dict[str, str]:
         "Weights": fmt.size(effect.weights_bytes),
         "Peak": fmt.size(effect.peak_bytes),
         "KL, nats": fmt.number(effect.kl),
-        "Time per token": fmt.ms(effect.tpot_ms),
-        "Output": fmt.rate(effect.output_tok_s),
+        "TPOT": fmt.ms(effect.tpot_ms),
+        "Throughput": fmt.rate(effect.output_tok_s),
     }

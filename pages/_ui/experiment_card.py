@@ -102,7 +102,7 @@ def _agreement(result: ExperimentResult) -> None:
     if found is None or found.top1 is None or found.kl_mean is None:
         return
     with st.container(horizontal=True):
-        st.metric("Same likeliest token", f"{found.top1:.1%}", help=_TOP1_HELP, width="content")
+        st.metric("Top-1 agreement", f"{found.top1:.1%}", help=_TOP1_HELP, width="content")
         st.metric("Mean KL", f"{fmt.number(found.kl_mean)} nats", help=_KL_HELP, width="content")
         st.metric("Judged on", fmt.count(found.tokens, "token"), help="Positions scored.", width="content")
 

@@ -54,7 +54,7 @@ def headline(fidelity: Fidelity) -> str:
     """The answer in one sentence; the multiple of the noise floor first where there is one."""
     kl, top1 = fidelity.kl, fidelity.top1
     assert kl is not None, "measured"
-    same = f"; the likeliest next token stays the same {top1.mean:.1%} of the time" if top1 else ""
+    same = f"; top-1 agreement {top1.mean:.1%}" if top1 else ""
     if fidelity.kl_over_floor is None:
         return f"KL {fmt.number(kl.mean)} nats{same}"
     if fidelity.kl_over_floor <= _LIKE_NOISE:
@@ -111,7 +111,7 @@ def _figures(fidelity: Fidelity) -> None:
     kl = fidelity.kl
     cards = (
         ("KL, nats", mean_words(Mean(mean=kl.mean, se=kl.mean_se) if kl else None), "kl"),
-        ("Same top token", mean_words(fidelity.top1, percent=True), "top1"),
+        ("Top-1 agreement", mean_words(fidelity.top1, percent=True), "top1"),
         ("Perplexity", mean_words(fidelity.perplexity), "perplexity"),
         ("Reference's", mean_words(fidelity.reference_perplexity), "perplexity"),
         ("RMS Δp", mean_words(fidelity.rms_dp, percent=True), "rms_dp"),
@@ -163,7 +163,7 @@ def _stratum_row(row: StratumFidelity) -> dict[str, str]:
     return {
         "Kind of text": frame.plain(row.name),
         "KL, nats": mean_words(Mean(mean=row.kl.mean, se=row.kl.mean_se)) if row.kl else fmt.NOT_MEASURED,
-        "Same top token": mean_words(row.top1, percent=True),
+        "Top-1 agreement": mean_words(row.top1, percent=True),
         "Perplexity": mean_words(row.perplexity),
         "Reference's": mean_words(row.reference_perplexity),
         "RMS Δp": mean_words(row.rms_dp, percent=True),

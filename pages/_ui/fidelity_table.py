@@ -24,7 +24,7 @@ __all__ = ["comparison_figure", "fidelity_table"]
 _FIGURES = {
     "KL, nats": (72, "kl"),
     "× noise floor": (98, "floor"),
-    "Same top token, %": (126, "top1"),
+    "Top-1 agreement, %": (126, "top1"),
     "Perplexity": (80, "perplexity"),
     "RMS Δp, %": (76, "rms_dp"),
 }
@@ -119,7 +119,7 @@ def _row(stored: StoredFidelity) -> dict[str, object]:
         "Status": fidelity.status.replace("-", " "),
         "KL, nats": fidelity.kl.mean if fidelity.kl else None,
         "× noise floor": fidelity.kl_over_floor,
-        "Same top token, %": 100 * fidelity.top1.mean if fidelity.top1 else None,
+        "Top-1 agreement, %": 100 * fidelity.top1.mean if fidelity.top1 else None,
         "Perplexity": fidelity.perplexity.mean if fidelity.perplexity else None,
         "RMS Δp, %": 100 * fidelity.rms_dp.mean if fidelity.rms_dp else None,
         "Model": fmt.model_name(stored.recipe),

@@ -25,6 +25,7 @@ class SchemeRow:
     """One scheme for the same model: its Footprint, or the reason why there is none."""
 
     scheme: SchemeName
+    title: str
     chosen: bool
     footprint: Footprint | None
     reason: str = ""
@@ -102,7 +103,7 @@ def _table_row(row: SchemeRow) -> dict[str, str]:
     )
     fits = "fits" if row.footprint is not None and row.footprint.fits else "does not fit"
     return {
-        "Scheme": f"**{scheme.title}**" if row.chosen else scheme.title,
+        "Scheme": f"**{row.title}**" if row.chosen else row.title,
         **{name: fmt.size(size) for name, size in sizes.items()},
         "Here": row.reason or fits,
         "Deploys as": scheme.deployable_as,

@@ -109,28 +109,31 @@ def model_name(recipe: Recipe) -> str:
 
 
 def scheme_title(name: str) -> str:
-    """The scheme's title; "not quantized" for none."""
+    """The scheme's title; "unquantized" for none."""
     if name == "none":
-        return "not quantized"
+        return "unquantized"
     return SCHEMES[name].title if name in SCHEMES else name  # type: ignore[index]
 
 
+def scheme_of(recipe: Recipe) -> str:
+    """The title of the Recipe's scheme; "as stored" for none on a checkpoint, which may come quantized."""
+    name = recipe.quantization.scheme
+    return "as stored" if name == "none" and recipe.model.source in ("folder", "hub") else scheme_title(name)
+
+
 def recipe_line(recipe: Recipe) -> str:
-    """ "fp32 · not quantized": what is special about how a model is served. A checkpoint may come quantized.
+    """ "fp32 · unquantized": what is special about how a model is served. A checkpoint may come quantized.
 
     Another engine than transformers is named; llama.cpp has no dtype beside the file's own. Of a server elsewhere
     nothing more is known.
     """
-    name = recipe.quantization.scheme
     if recipe.model.source == "endpoint":
         return "settings not known" if recipe.engine in _UNNAMED else f"{recipe.engine} · settings not known"
     if recipe.engine == "llama.cpp":
-        return f"llama.cpp · {scheme_title(name)}"
-    stored = name == "none" and recipe.model.source in ("folder", "hub")
-    scheme = "as stored" if stored else scheme_title(name)
+        return f"llama.cpp · {scheme_title(recipe.quantization.scheme)}"
     engine = "" if recipe.engine in _UNNAMED else f"{recipe.engine} · "
     doubly = " · double quantization" if recipe.quantization.double_quant else ""
-    return f"{engine}{recipe.dtype} · {scheme}{doubly}"
+    return f"{engine}{recipe.dtype} · {scheme_of(recipe)}{doubly}"
 
 
 def run_notes(run: Run) -> str:

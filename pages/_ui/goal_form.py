@@ -29,7 +29,7 @@ _FIDELITY = {
     "top1_min": "top-1 agreement, at least",
 }
 _FIDELITY_START = {"kl_over_floor_max": 10.0, "kl_max": 0.02, "top1_min": 0.98}
-_OBJECTIVES = {"cost": "cost per token", "throughput": "tokens per second", "latency": "latency (median E2E)"}
+_OBJECTIVES = {"cost": "cost per token", "throughput": "throughput", "latency": "latency (E2E p50)"}
 _WORDS: dict[Metric, str] = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "itl_ms": "ITL", "e2e_ms": "E2E"}
 _STATISTICS = ("p50", "p90", "p95", "p99", "mean")
 

@@ -21,7 +21,7 @@ from pages._ui.trace_panel import draw_comparison, draw_trace
 __all__ = ["draw_profiler"]
 
 _STEPS = (4, 8, 16, 32, 64)
-_CLIENTS = (1, 2, 4, 8, 16, 32, 64)
+_USERS = (1, 2, 4, 8, 16, 32, 64)
 _PROMPTS = (16, 64, 256, 1024)
 _SENT, _LIVE = "Requests of its own", "Whatever is asked now"
 _DETAILS = {"shapes": "Shapes", "memory": "Memory", "stacks": "Python stacks"}
@@ -65,7 +65,7 @@ def _form(worker: WorkerView, run_id: str | None) -> None:
         steps = st.selectbox("Steps", _STEPS, index=1, key="profile-steps", width=100, help="Steps of the engine.")
         source = st.selectbox("While it answers", [_SENT, _LIVE], key="profile-source", width=220)
         own = source == _SENT
-        clients = st.selectbox("Clients", _CLIENTS, key="profile-clients", width=100, disabled=not own)
+        users = st.selectbox("Users", _USERS, key="profile-users", width=100, disabled=not own)
         prompt = st.selectbox(
             "Prompt, tokens", _PROMPTS, index=1, key="profile-prompt", width=140, disabled=not own
         )
@@ -85,7 +85,7 @@ def _form(worker: WorkerView, run_id: str | None) -> None:
     plan = ProfilePlan(steps=steps, **{name: name in details for name in _DETAILS})
     # Replies half as long as what is recorded: at least one prefill is among the steps.
     reply = max(2, min(32, steps // 2))
-    load = ProfileLoad(concurrency=clients, prompt_tokens=prompt, output_tokens=reply) if own else None
+    load = ProfileLoad(concurrency=users, prompt_tokens=prompt, output_tokens=reply) if own else None
     with frame.errors_shown():
         workbench.get_workbench().profiles.start(worker.id, plan, load, run_id)
         st.rerun()

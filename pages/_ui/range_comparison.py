@@ -46,7 +46,7 @@ def compare(a: Window, b: Window) -> tuple[Compared, ...]:
 
 
 def _while_busy(window: Window) -> Points:
-    """Output speed of all workers where a request ran: idle seconds are no slowness."""
+    """Throughput of all workers where a request ran: idle seconds are no slowness."""
     running = over_workers(window, "running")
     speed = over_workers(window, "output_tok_s")
     return [point for point, (_, count) in zip(speed, running, strict=True) if count]
@@ -73,12 +73,12 @@ def _of(name: str, scale: float = 1.0) -> Callable[[Window], Points]:
 
 
 _GAUGES: tuple[tuple[str, str, Callable[[Window], Points]], ...] = (
-    ("Output speed while answering", "tok/s", _while_busy),
+    ("Throughput while answering", "tok/s", _while_busy),
     ("Requests running", "", _of_workers("running")),
     ("Requests queued", "", _of_workers("queued")),
-    ("TTFT, median of a minute", "ms", _latency("ttft_p50_ms")),
+    ("TTFT, p50 of a minute", "ms", _latency("ttft_p50_ms")),
     ("TTFT, p95 of a minute", "ms", _latency("ttft_p95_ms")),
-    ("TPOT, median of a minute", "ms", _latency("tpot_p50_ms")),
+    ("TPOT, p50 of a minute", "ms", _latency("tpot_p50_ms")),
     ("TPOT, p95 of a minute", "ms", _latency("tpot_p95_ms")),
     ("KV pages used", "", _of_workers("kv_pages_used")),
     ("Worker memory", "GB", _of_workers("resident_bytes", 1e-9)),
@@ -97,7 +97,7 @@ def _gauge(name: str, unit: str, read: Callable[[Window], Points], a: Window, b:
 def _totals(a: Window, b: Window) -> list[Compared]:
     """Figures of a whole range: they have no percentile."""
     reads: tuple[tuple[str, str, Callable[[Window], float | None]], ...] = (
-        ("Output tokens over the whole range", "tok/s", lambda each: _per_second(each, "output_tokens")),
+        ("Throughput over the whole range", "tok/s", lambda each: _per_second(each, "output_tokens")),
         ("Requests finished", "1/s", lambda each: _per_second(each, "finished")),
         ("Prefix hits", "%", _hits),
         (

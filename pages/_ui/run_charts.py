@@ -86,7 +86,7 @@ def _crossover(points: Sequence[OverviewPoint], unit: str) -> None:
     from pages._ui.decision_charts import crossover_figure
 
     st.plotly_chart(crossover_figure(points, unit), key="crossover")
-    st.caption("Output tok/s. Green: as fast as the fastest at that load; blue to violet: a smaller share of it.")
+    st.caption("Throughput, tok/s. Green: as high as any at that load; blue to violet: a smaller share of it.")
     flips = crossover(points)
     for flip in flips:
         st.markdown(

@@ -94,9 +94,9 @@ def draw_headline(run: Run) -> None:
     if speed is None:
         return
     figures = (
-        ("TTFT, median", fmt.ms(speed.ttft_ms.p50), "ttft_ms"),
-        ("TPOT, median", fmt.ms(speed.tpot_ms.p50), "tpot_ms"),
-        ("Output", fmt.rate(speed.output_tok_s), "output_tok_s"),
+        ("TTFT p50", fmt.ms(speed.ttft_ms.p50), "ttft_ms"),
+        ("TPOT p50", fmt.ms(speed.tpot_ms.p50), "tpot_ms"),
+        ("Throughput", fmt.rate(speed.output_tok_s), "output_tok_s"),
         ("Peak memory", fmt.size(memory.peak_bytes if memory else None), "peak_bytes"),
     )
     with st.container(horizontal=True):
@@ -170,7 +170,7 @@ def _cells(values: Quantiles) -> dict[str, str]:
 
 def _engine_clock(speed: Measurement) -> str:
     return (
-        f"By the engine's own clock: TPOT {fmt.ms(speed.engine_tpot_ms)}, output "
+        f"By the engine's own clock: TPOT {fmt.ms(speed.engine_tpot_ms)}, throughput "
         f"{fmt.rate(speed.engine_output_tok_s)}. The load generator was late by at most "
         f"{fmt.ms(speed.client_lag_p99_ms)} (p99)."
     )

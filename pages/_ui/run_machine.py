@@ -61,7 +61,7 @@ def run_panels(telemetry: RunTelemetry, window: Window) -> tuple[Panel, ...]:
     """Speed, queue, memory and others' load; of each NVIDIA device memory, power and temperature."""
     panels = [
         _panel(
-            "Output speed",
+            "Throughput",
             "tok/s",
             "By the engine's counter, second by second.",
             {"output": window.mean("worker.output_tok_s")},

@@ -41,7 +41,7 @@ def headline(run: Run) -> str:
     assert measured is not None
     return (
         f"{fmt.rate(measured.output_tok_s)} with {run.load_words}: the first token "
-        f"after {fmt.ms(measured.ttft_ms.p50)}, then one every {fmt.ms(measured.tpot_ms.p50)} (medians)"
+        f"after {fmt.ms(measured.ttft_ms.p50)}, then one every {fmt.ms(measured.tpot_ms.p50)} (p50)"
     )
 
 

@@ -160,7 +160,7 @@ def _columns(*, pinned: bool, models: int, remarked: bool, stale: bool) -> dict[
         "against": column.TextColumn(
             "Against the baseline",
             width=200,
-            help="Output tokens/s over the baseline's, by the paired ratio of fresh process starts: better, worse, "
+            help="Throughput over the baseline's, by the paired ratio of fresh process starts: better, worse, "
             "equivalent within 3 %, or undecided.",
         )
     }
@@ -184,7 +184,7 @@ def _columns(*, pinned: bool, models: int, remarked: bool, stale: bool) -> dict[
         ),
         "workload": column.TextColumn("Workload", width=72, help="What was asked of the server."),
         "load": column.NumberColumn(
-            "Load", width=46, format="%g", help="Clients at once, or requests/s that arrive."
+            "Load", width=46, format="%g", help="Users at once, or requests/s that arrive."
         ),
         "ttft_p50_ms": _number("TTFT (ms)", "ttft_ms", 74, median=True),
         "tpot_p50_ms": _number("TPOT (ms)", "tpot_ms", 74, median=True),
@@ -203,5 +203,5 @@ def _columns(*, pinned: bool, models: int, remarked: bool, stale: bool) -> dict[
 
 
 def _number(heading: str, name: str, width: int, pattern: str = "%.1f", *, median: bool = False) -> Any:
-    meaning = f"{'Median. ' if median else ''}{fmt.definition(name) or ''}"
+    meaning = f"{'p50. ' if median else ''}{fmt.definition(name) or ''}"
     return st.column_config.NumberColumn(heading, width=width, format=pattern, help=meaning)

@@ -14,6 +14,7 @@ from mcp_core.conflicts import options_read_by
 from mcp_core.hardware import Hardware
 from mcp_core.recipe import Calibration, Quantization, Recipe, SchemeName
 from mcp_core.schemes import INT4_GROUP_SIZES, SCHEMES, DeviceKind
+from pages._ui import format as fmt
 from pages._ui import frame
 from pages._ui.calibration_form import calibration_form
 from pages._ui.recipe_options import Options, describe, label_of, options_of, say_refused
@@ -22,7 +23,7 @@ __all__ = ["FAMILIES", "family_of", "scheme_picker"]
 
 Key = Callable[[str], str]
 
-_NONE, _OTHER = "None", "Other"
+_NONE, _OTHER = "Unquantized", "Other"
 FAMILIES: dict[str, tuple[SchemeName, ...]] = {
     _NONE: ("none",),
     "8-bit": ("bnb-int8", "torchao-int8-weight-only"),
@@ -55,7 +56,8 @@ def scheme_picker(
     """
     applied = [name for name, row in SCHEMES.items() if row.engine != "llama.cpp"]  # its scheme is its files'
     options = options_of(recipe, hardware, "quantization.scheme", applied)
-    family = _family(options, key)
+    without = fmt.scheme_of(recipe.model_copy(update={"quantization": Quantization()}))
+    family = _family(options, key, fmt.sentence(without))
     offered = [name for name in options.offered if family_of(name) == family]
     refused = tuple(each for each in options.refused if family_of(each[0]) == family)
     if family == _NONE:
@@ -71,7 +73,8 @@ def scheme_picker(
     return Quantization.model_validate({"scheme": name, **_options(recipe, name, hardware, key)})
 
 
-def _family(options: Options, key: Key) -> str:
+def _family(options: Options, key: Key, without: str) -> str:
+    """``without`` is what the model is called where no scheme is applied to it."""
     names = [*options.offered, *(name for name, _ in options.refused)]
     families = [each for each in (*FAMILIES, _OTHER) if any(family_of(name) == each for name in names)]
     chosen = st.segmented_control(
@@ -79,6 +82,7 @@ def _family(options: Options, key: Key) -> str:
         families,
         default=family_of(options.chosen),
         required=True,
+        format_func=lambda each: without if each == _NONE else each,
         label_visibility="collapsed",
         key=key("quantization.family"),
     )

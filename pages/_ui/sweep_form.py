@@ -24,7 +24,7 @@ from pages._ui.recipe_options import choices_of
 __all__ = ["sweep_form"]
 
 _OWN = "own axes"
-_OBJECTIVES = {"throughput": "most output tokens/s", "latency": "lowest latency", "cost": "lowest cost"}
+_OBJECTIVES = {"throughput": "highest throughput", "latency": "lowest latency", "cost": "lowest cost"}
 
 
 def sweep_form(recipe: Recipe, workload: Workload, hardware: Hardware) -> SweepPlan:

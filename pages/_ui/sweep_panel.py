@@ -37,7 +37,7 @@ _STATES = {
     "failed": "failed",
 }
 _FLOOR = "KL, × noise floor"
-_FIGURES = ("Output, tok/s", "TTFT p50, ms", "TPOT p50, ms")
+_FIGURES = ("Throughput, tok/s", "TTFT p50, ms", "TPOT p50, ms")
 _FLOOR_MEANING = f"{DEFINITIONS['kl']} In multiples of the noise floor: {DEFINITIONS['floor']}"
 
 

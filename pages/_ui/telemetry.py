@@ -183,7 +183,7 @@ def device_panels(window: Window, device: NvmlDevice) -> tuple[Panel, ...]:
 def _output_panel(window: Window) -> Panel:
     alone = window.workers[0] if len(window.workers) == 1 else None
     return Panel(
-        "Output speed",
+        "Throughput",
         "Growth of the engine's count of output tokens over time, all its requests together.",
         "tok/s",
         _by_worker(window, lambda scope: window.mean(f"{scope}.output_tok_s")),
@@ -195,7 +195,7 @@ def _latency_panel(window: Window, title: str, figure: str, words: str) -> Panel
     """Percentiles by the engine's clock; of several workers the slowest one's."""
     return Panel(
         title,
-        f"{words}: median and 95th percentile of the requests that ended in the last minute, by the engine's own "
+        f"{words}: p50 and p95 of the requests that ended in the last minute, by the engine's own "
         "clock. Of several workers, the slowest one's.",
         "ms",
         {name: over_workers(window, f"{figure}_{name}_ms", max) for name in ("p50", "p95")},

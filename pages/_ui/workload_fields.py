@@ -22,7 +22,7 @@ __all__ = ["draw"]
 Document = dict[str, Any]
 
 _ARRIVALS = {
-    "closed": "clients that wait for replies",
+    "closed": "users who wait for their reply",
     "constant": "at a constant rate",
     "poisson": "at random (Poisson)",
     "bursty": "in bursts",
@@ -61,7 +61,7 @@ def _arrivals(now: Workload, document: Document) -> None:
     given: Document = {"kind": kind}
     with middle:
         if kind == "closed":
-            document["concurrency"] = _whole("Concurrency", "concurrency", now.concurrency, 1, Workload)
+            document["concurrency"] = _whole("Users at once", "concurrency", now.concurrency, 1, Workload)
         elif kind == "replay":
             given["speed"] = _real("Times as fast", "speed", now.arrivals.speed, Arrivals)
         else:

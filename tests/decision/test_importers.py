@@ -107,8 +107,8 @@ def test_guidellm_tpot_is_its_inter_token_latency_never_its_own(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("strategy", "load", "words"),
     [
-        ({"type_": "synchronous"}, 1, "1 client"),
-        ({"type_": "throughput", "max_concurrency": 64}, 64, "64 clients"),
+        ({"type_": "synchronous"}, 1, "1 user"),
+        ({"type_": "throughput", "max_concurrency": 64}, 64, "64 users"),
         ({"type_": "throughput"}, None, "a load that is not known"),
         ({"type_": "constant", "max_concurrency": 64}, None, "a load that is not known"),
         ({"type_": "poisson", "rate": 2.5, "max_concurrency": 64}, 2.5, "2.5 requests/s, Poisson"),

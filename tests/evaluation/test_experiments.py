@@ -103,7 +103,7 @@ def test_verdicts_of_memory_and_answers() -> None:
     unknown = result("tf32", comparison(1, 0.9, 1.1, None, None), agreement=Agreement(tokens=9, identical=False))
     assert "memory was not measured. Other tokens" in verdict(unknown)
     lossy = result("tf32", comparison(1, 0.9, 1.1), agreement=Agreement(tokens=9, top1=0.5, kl_mean=0.25))
-    assert verdict(lossy).endswith("Same likeliest token at 50.0% of positions, KL 0.25 nats.")
+    assert verdict(lossy).endswith("Top-1 agreement 50.0%, KL 0.25 nats.")
 
 
 def test_gradient_checkpointing_is_training_only() -> None:

@@ -73,7 +73,7 @@ def test_ago(elapsed: timedelta, text: str) -> None:
 
 def test_recipes_and_runs_in_words() -> None:
     nf4 = bundled().replace({"quantization.scheme": "bnb-nf4", "quantization.double_quant": True})
-    assert fmt.recipe_line(bundled()) == "fp32 · not quantized"
+    assert fmt.recipe_line(bundled()) == "fp32 · unquantized"
     assert fmt.recipe_line(nf4) == "fp32 · bitsandbytes 4-bit NF4 · double quantization"
     hub = bundled().replace({"model": {"source": "hub", "id": "owner/name", "revision": None, "sha256": None}})
     assert fmt.model_name(hub) == "name"
@@ -96,7 +96,12 @@ def test_an_error_has_one_digit_and_no_exponent(value: float, text: str) -> None
 
 def test_an_engine_that_is_not_transformers_is_named_in_a_recipes_line() -> None:
     assert fmt.recipe_line(recipe_preset("bundled-llama.cpp")) == "llama.cpp · GGUF, as the file has it"
-    assert fmt.recipe_line(bundled().replace({"engine": "vllm"})) == "vllm · fp32 · not quantized"
+    assert fmt.recipe_line(bundled().replace({"engine": "vllm"})) == "vllm · fp32 · unquantized"
     assert "transformers" not in fmt.recipe_line(bundled())
     elsewhere = bundled().replace({"model": {"source": "endpoint", "id": "http://127.0.0.1:1"}, "engine": "vllm"})
     assert fmt.recipe_line(elsewhere) == "vllm · settings not known"
+
+
+def test_a_checkpoint_that_may_come_quantized_is_never_called_unquantized() -> None:
+    assert fmt.scheme_of(bundled()) == "unquantized"
+    assert fmt.scheme_of(bundled().replace({"model": {"source": "hub", "id": "owner/model"}})) == "as stored"

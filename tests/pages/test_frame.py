@@ -64,7 +64,7 @@ def test_the_app_goes_to_the_remembered_link(app: AppTest, wb: fakes.FakeWorkben
     at = app.run()
     assert not at.exception
     assert at.title[0].value == "Runs"
-    assert at.header[0].value == "SmolLM2-135M-Instruct · fp32 · not quantized"
+    assert at.header[0].value == "SmolLM2-135M-Instruct · fp32 · unquantized"
 
 
 def test_without_a_workbench_the_page_says_why_and_tries_again(
@@ -98,7 +98,7 @@ def test_the_sidebar_shows_worker_recipe_memory_and_job(app: AppTest, wb: fakes.
     words = "\n".join(element.value for element in (*at.sidebar.markdown, *at.sidebar.caption))
     assert "ready" in words
     assert "SmolLM2-135M-Instruct" in words
-    assert "fp32 · not quantized" in words
+    assert "fp32 · unquantized" in words
     bars = [element.proto.text for element in at.sidebar.get("progress")]
     assert any("System memory" in bar and "of 16.0 GB used" in bar and "by this model" in bar for bar in bars)
     assert any("8 of 16 requests · about 8 s left" in bar for bar in bars)
@@ -147,8 +147,8 @@ def test_while_one_model_loads_another_can_be_used(app: AppTest, wb: fakes.FakeW
     app.session_state["mcp_worker_id"] = "w2"
     choice = app.run().sidebar.selectbox[0]
     assert choice.options == [
-        "First · fp32 · not quantized",
-        "SmolLM2-135M-Instruct · fp32 · not quantized · loading",
+        "First · fp32 · unquantized",
+        "SmolLM2-135M-Instruct · fp32 · unquantized · loading",
     ]
     choice.set_value("w1").run()
     assert app.title[0].value == "First is ready"

@@ -122,11 +122,11 @@ def test_what_a_lossy_way_costs_in_quality_is_told(wb: fakes.FakeWorkbench, page
     wb.studies.tried = {"classic-dynamic": lossy}
     at = page("handbook").run()
     assert {metric.label: metric.value for metric in at.metric} == {
-        "Same likeliest token": "42.1%",
+        "Top-1 agreement": "42.1%",
         "Mean KL": "1.08 nats",
         "Judged on": "512 tokens",
     }
-    assert "Same likeliest token at 42.1% of positions, KL 1.1 nats" in texts(at)
+    assert "Top-1 agreement 42.1%, KL 1.1 nats" in texts(at)
 
 
 @pytest.mark.parametrize("measured", [True, False])

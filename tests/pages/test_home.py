@@ -64,7 +64,7 @@ def test_ready_says_how_it_is_served_and_where_to_go(page: OpenPage, wb: fakes.F
     at = page("home").run()
     assert not at.exception
     assert at.title[0].value == "SmolLM2-135M-Instruct is ready"
-    assert "fp32 · not quantized · on cpu · weights 538 MB · context 2,048 tokens · loaded in 9.4 s" in _text(at)
+    assert "fp32 · unquantized · on cpu · weights 538 MB · context 2,048 tokens · loaded in 9.4 s" in _text(at)
     assert "http://127.0.0.1:40001/v1" in _text(at)
     assert [button.label for button in at.button] == ["Chat with it", "Measure it"]
 
@@ -78,9 +78,9 @@ def test_the_last_run_is_a_headline(page: OpenPage, wb: fakes.FakeWorkbench) -> 
     wb.add(fakes.ok_run(), fakes.failed_run())
     at = page("home").run()
     assert {metric.label: metric.value for metric in at.metric} == {
-        "TTFT, median": "84.2 ms",
-        "TPOT, median": "31.5 ms",
-        "Output": "29.9 tok/s",
+        "TTFT p50": "84.2 ms",
+        "TPOT p50": "31.5 ms",
+        "Throughput": "29.9 tok/s",
         "Peak memory": "630 MB",
     }
     assert all(metric.help for metric in at.metric)

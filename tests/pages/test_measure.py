@@ -111,7 +111,7 @@ def test_the_result_says_percentiles_or_too_few(wb: fakes.FakeWorkbench, page: P
     wb.add(fakes.ready_worker(), run, ended_job(run=run))
     at = page("measure").run()
     assert not at.exception
-    assert "29.9 tok/s with 1 client: the first token after 84.2 ms, then one every 31.5 ms" in texts(at)
+    assert "29.9 tok/s with 1 user: the first token after 84.2 ms, then one every 31.5 ms" in texts(at)
     assert "16 requests completed, 0 failed, 0 cancelled" in texts(at)
     assert "baseline before loading 420 MB" in texts(at)
     ttft = at.table[0].value.iloc[0]
@@ -151,7 +151,7 @@ def test_the_link_chooses_the_measurement(wb: fakes.FakeWorkbench, page: Page) -
     wb.add(fakes.ready_worker(), ended_job(id="old", run=slow), ended_job(id="new", run=fakes.ok_run(), **newer))
     at = page("measure")
     at.query_params["job"] = "old"
-    assert "with 3 clients" in texts(at.run())
+    assert "with 3 users" in texts(at.run())
 
 
 def test_a_busy_worker_is_said(wb: fakes.FakeWorkbench, page: Page) -> None:
@@ -273,7 +273,7 @@ def test_what_a_search_found_is_shown_point_by_point(wb: fakes.FakeWorkbench, pa
     result = found.model_dump(mode="json")
     wb.add(fakes.ready_worker(), ended_job(verb="capacity", run=None, result=result))
     at = page("measure").run()
-    assert "8 clients meet every limit, 16 do not." in texts(at)
+    assert "8 users meet every limit, 16 do not." in texts(at)
     assert "The time was up" in texts(at)
     table = at.dataframe[0].value
     assert list(table["broken"]) == ["–", "p95 TTFT 812 > 500 ms"]

@@ -73,7 +73,7 @@ def test_every_counter_of_worker_device_and_host_has_a_chart(page: OpenPage, wb:
     ]
     headlines = _headlines(at)
     assert list(headlines) == [
-        *("Output speed", "Requests", "TTFT", "TPOT", "KV pages", "Prefix hits", "Worker memory"),
+        *("Throughput", "Requests", "TTFT", "TPOT", "KV pages", "Prefix hits", "Worker memory"),
         *("Device memory", "Utilization", "Power", "Temperature", "Clocks"),
         *("CPU", "System memory", "Load average"),
     ]
@@ -173,7 +173,7 @@ def test_requests_running_and_queued_are_summed_over_workers() -> None:
     panels = {panel.title: panel for panel in telemetry.worker_panels(window_of(both))}
     assert [value for _, value in panels["Requests"].series["running"]] == [2.0, 2.0, 2.0]
     assert [value for _, value in panels["Requests"].series["queued"]] == [0.0, 2.0, 4.0]
-    assert len(panels["Output speed"].series) == 2
+    assert len(panels["Throughput"].series) == 2
 
 
 def test_guesses_have_a_chart_only_where_there_are_some() -> None:
@@ -291,9 +291,9 @@ def planted(seconds: int, speed: float, began_s: float = 1_700_000_000.0) -> Win
 
 def test_two_ranges_are_compared_by_their_planted_figures() -> None:
     rows = {row.name: row for row in range_comparison.compare(planted(200, 40.0), planted(200, 60.0))}
-    speed = rows["Output speed while answering"]
+    speed = rows["Throughput while answering"]
     assert (speed.a_mean, speed.b_mean, speed.ratio) == (40.0, 60.0, 1.5)
-    assert rows["Output tokens over the whole range"].b_mean == pytest.approx(30.0)
+    assert rows["Throughput over the whole range"].b_mean == pytest.approx(30.0)
     assert rows["TTFT, p95 of a minute"].a_mean == 100  # the first minute tells of what was before
     assert rows["Prefix hits"].a_mean == 75
     assert rows["CPU"].a_p95 == pytest.approx(94.05, abs=1)

@@ -56,7 +56,7 @@ def test_a_profile_is_started_as_asked(panel, wb):
     assert not at.exception
     assert "No trace is kept yet" in texts(at)
     at.selectbox(key="profile-steps").select(32)
-    at.selectbox(key="profile-clients").select(4)
+    at.selectbox(key="profile-users").select(4)
     at.button(key="profile-start").click().run()
     ((_, worker_id, plan, load, run_id),) = [call for call in wb.calls if call[0] == "start_profile"]
     assert worker_id == wb.workers()[0].id

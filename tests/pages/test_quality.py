@@ -91,7 +91,7 @@ def test_the_answer_comes_first_and_the_worst_text_before_the_others(wb: fakes.F
     with_fidelity(wb, judged())
     at = opened(page, judged())
     assert not at.exception
-    assert "150× the noise floor (KL 0.187 nats); the likeliest next token stays the same 70.0%" in texts(at)
+    assert "150× the noise floor (KL 0.187 nats); top-1 agreement 70.0%" in texts(at)
     assert [metric.value for metric in at.metric][:3] == ["0.187", "70.0%", "12.5"]
     assert [metric.delta for metric in at.metric][:3] == ["± 0.02", "± 1.0%", "± 0.4"]
     assert "##### Worst on code" in texts(at)

@@ -96,7 +96,7 @@ def test_leaving_a_scheme_leaves_its_options_behind(wb: fakes.FakeWorkbench, pag
     at = with_recipe(page("recipe"), recipe).run()
     at.segmented_control(key="recipe-quantization.family-0").set_value("8-bit").run()
     assert chosen_recipe(at).quantization == Quantization(scheme="bnb-int8", skip=("*.down_proj",))
-    at.segmented_control(key="recipe-quantization.family-0").set_value("None").run()
+    at.segmented_control(key="recipe-quantization.family-0").set_value("Unquantized").run()
     assert chosen_recipe(at).quantization == Quantization()
 
 
@@ -132,8 +132,8 @@ def test_nothing_is_invented_where_nothing_was_measured(wb: fakes.FakeWorkbench,
     at = with_recipe(page("recipe"), NF4).run()
     rows = {row[""]: row for row in table_with(at, "Change")}
     assert rows["Weights"]["This Recipe"] == "538 MB predicted"
-    for name in ("Time per token", "KL", "Same top token"):
-        assert (rows[name]["Not quantized"], rows[name]["This Recipe"], rows[name]["Change"]) == (
+    for name in ("TPOT", "KL", "Top-1 agreement"):
+        assert (rows[name]["Unquantized"], rows[name]["This Recipe"], rows[name]["Change"]) == (
             "not measured",
             "not measured",
             "",
@@ -158,9 +158,9 @@ def test_before_and_after_from_runs_and_fidelities(wb: fakes.FakeWorkbench, page
     rows = {row[""]: list(row.values())[1:] for row in table_with(at, "Change")}
     assert rows["Weights"] == ["538 MB", "269 MB", "-50%"]
     assert rows["Peak"] == ["630 MB", "315 MB", "-50%"]
-    assert rows["Time per token"] == ["31.5 ms", "63.0 ms", "+100%"]
+    assert rows["TPOT"] == ["31.5 ms", "63.0 ms", "+100%"]
     assert rows["KL"] == ["0.0005 ± <0.0001 nats", "0.187 ± 0.0187 nats", ""]
-    assert rows["Same top token"] == ["99.0%", "70.0%", ""]
+    assert rows["Top-1 agreement"] == ["99.0%", "70.0%", ""]
     assert not [button for button in at.button if button.key in ("judge", "measure-speed")]
 
 
@@ -171,7 +171,7 @@ def test_a_noisy_run_is_called_so_beside_its_figures(wb: fakes.FakeWorkbench, pa
     )
     wb.run_values[0] = wb.run_values[0].model_copy(update={"comparable": noisy})
     at = with_recipe(page("recipe"), NF4).run()
-    doubts = [caption.value for caption in at.caption if "Not quantized, speed:" in caption.value]
+    doubts = [caption.value for caption in at.caption if "Unquantized, speed:" in caption.value]
     assert len(doubts) == 1
     assert "noisy" in doubts[0]
 

@@ -73,7 +73,7 @@ def test_a_link_opens_a_run_in_full(page: OpenPage, wb: fakes.FakeWorkbench) -> 
     wb.request_records = {OK.id: fakes.records()}
     at = _open(page, OK.id)
     assert not at.exception
-    assert at.header[0].value == "SmolLM2-135M-Instruct · fp32 · not quantized"
+    assert at.header[0].value == "SmolLM2-135M-Instruct · fp32 · unquantized"
     latency = at.table[0].value.set_index("")
     assert list(latency.index) == ["TTFT", "TPOT", "ITL", "E2E"]
     assert latency.loc["TTFT", "p50"] == "84.2 ms"
@@ -242,7 +242,7 @@ def test_the_machine_during_a_run_is_replayed(page: OpenPage, wb: fakes.FakeWork
     assert not at.exception
     assert "Machine during this Run" in [each.value for each in at.subheader]
     figures = {metric.label: metric.value for metric in at.metric}
-    assert figures["Output speed"] == "30.9 tok/s"
+    assert figures["Throughput"] == "30.9 tok/s"
     assert figures["Others' load"] == "0.25 cores"
     assert figures["GPU 0 power"] == "350 W"
     assert figures["GPU 0 temperature"] == "61 °C"

@@ -128,7 +128,7 @@ def test_an_interrupted_sweep_shows_its_rows_and_resumes(
     assert "**Mine**: interrupted, 2 of 2 configurations are settled, 1 of them refused" in texts(at)
     (rows,) = [each.value for each in at.dataframe if "How far" in each.value]
     assert list(rows["State"]) == ["done", "refused"]
-    assert (rows["Output, tok/s"].iloc[0], rows["Run"].iloc[0]) == (29.9, "runs?run=r0")
+    assert (rows["Throughput, tok/s"].iloc[0], rows["Run"].iloc[0]) == (29.9, "runs?run=r0")
     assert rows["Reason"].iloc[1] == MISFIT.message
     at.button(key="sweep-resume-s1").click().run()
     assert ("resume_sweep", "s1") in wb.calls
