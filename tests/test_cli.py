@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -704,8 +705,25 @@ def test_capacity_of_a_running_server_stores_its_points(cli_run, quick, tmp_path
     assert (found["best"], found["broken_at"], found["ended"]) == (3, 4, "found")
     with Store() as store:
         assert {run.id for run in store.list()} == {point["run_id"] for point in found["points"]}
-    assert "3 clients meet every limit, 4 do not" in said
+    assert "3 users meet every limit, 4 do not" in said
     assert "p50 TPOT" in said
+
+
+def test_capacity_s_budget_cuts_its_first_point(cli_run, quick):
+    """By a server that takes longer for one reply; what was measured until then is kept as a Run."""
+    from mcp_core.evaluation.fake_server import FakeServer, LatencyLaw
+
+    goal = '{"slo": {"tpot_ms": {"p50": 28}}}'
+    with FakeServer(LatencyLaw(1500, 5)) as server:
+        code, out, err = cli_run(
+            "capacity", "bundled", quick, "--url", server.url, "--goal", goal, "--budget", "0.6",
+            "--set", "workload.warmup_requests=0",
+        )  # fmt: skip
+        time.sleep(1.2)  # its reply ends, with nobody there to read it
+    assert code == 1
+    assert out.strip().startswith("No load was measured to its end. 0 points in 1 s.")
+    assert "The time was up before a load of 1 " in err
+    assert stored_run().status == "cancelled"
 
 
 def test_capacity_without_a_limit_or_of_a_wrong_goal_is_refused(cli_run, quick, monkeypatch):

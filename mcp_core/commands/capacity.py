@@ -52,13 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"whose latency limits: a JSON file, the JSON itself, or one of: {', '.join(GOALS)}",
     )
     parser.add_argument("--url", help="of this running OpenAI-compatible server; nothing is loaded")
-    parser.add_argument("--most", type=_positive, metavar="LOAD", help="try no more clients, or arrivals a second")
+    parser.add_argument("--most", type=_positive, metavar="LOAD", help="try no more users, or arrivals a second")
     parser.add_argument(
         "--budget",
         type=_positive,
         metavar="SECONDS",
-        help="begin no point that would end later; the first is measured to its end. A point takes more than "
-        f"{MIN_REQUESTS_P95} requests where p95 has a limit, {MIN_REQUESTS_P99:,} where p99 has",
+        help="for all points together, loading apart: none is begun that would end later, and one that is still "
+        f"going then is cut and not judged. A point takes more than {MIN_REQUESTS_P95} requests where p95 has a "
+        f"limit, {MIN_REQUESTS_P99:,} where p99 has",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the Capacity there, too")
     add_progress(parser)
@@ -128,7 +129,8 @@ def _show(found: Capacity) -> None:
         )
         for point in sorted(found.points, key=lambda each: each.load)
     ]
-    table([(unit, "MEETS", "ATTAINMENT", "GOODPUT", "BROKEN", "RUN"), *rows])
+    if rows:
+        table([(unit, "MEETS", "ATTAINMENT", "GOODPUT", "BROKEN", "RUN"), *rows])
     points = "1 point" if len(found.points) == 1 else f"{len(found.points)} points"
     say(f"\n{found.in_words} {points} in {found.seconds:.0f} s.")
     if found.limits:

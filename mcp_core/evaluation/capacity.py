@@ -72,6 +72,9 @@ class Capacity(_Value):
         "other side. failed: the server was gone."
     )
     seconds: float = Field(description="What it took, s.")
+    cut: float | None = Field(
+        default=None, description="Load that was still being measured when the time was up; it is not judged."
+    )
     limits: tuple[str, ...] = Field(
         default=(),
         description='What every load had to meet, as "p95 TTFT ≤ 500 ms"; empty: written by an older MCP.',
@@ -79,9 +82,11 @@ class Capacity(_Value):
 
     @property
     def in_words(self) -> str:
-        """As "8 clients meet every limit, 9 do not"."""
+        """As "8 users meet every limit, 9 do not"."""
+        if not self.points:
+            return "No load was measured to its end."
         if self.best is None:
-            least = min((point.load for point in self.points), default=0)
+            least = min(point.load for point in self.points)
             return f"No load that was measured meets every limit, down to {self._words(least)}."
         above = "nothing above was measured" if self.broken_at is None else f"{self.broken_at:.4g} do not"
         return f"{self._words(self.best)} meet{'s' if self._is_one(self.best) else ''} every limit, {above}."
@@ -90,11 +95,13 @@ class Capacity(_Value):
     def ended_in_words(self) -> str:
         """Why no further load was measured; empty where both sides were found."""
         if self.ended == "budget":
+            was_cut = "" if self.cut is None else f" before a load of {self._words(self.cut)} was measured"
+            if self.best is None and self.broken_at is None:
+                return f"The time was up{was_cut}. Allow more, or ask for fewer requests."
             side = "below" if self.best is None else "above"
             known = self.best is not None and self.broken_at is not None
-            return (
-                f"The time was up: the capacity lies {'between the two' if known else f'{side} what was measured'}."
-            )
+            lies = "between the two" if known else f"{side} what was measured"
+            return f"The time was up{was_cut}: the capacity lies {lies}."
         if self.ended == "range":
             return "There is no smaller load to try." if self.best is None else "There is no larger load to try."
         return {"failed": "The server was gone.", "cancelled": "It was stopped; its points are kept."}.get(
@@ -107,7 +114,7 @@ class Capacity(_Value):
     def _words(self, load: float) -> str:
         if self.kind == "rate_s":
             return f"{load:.4g} requests/s"
-        return f"{load:g} client{'' if self._is_one(load) else 's'}"
+        return f"{load:g} user{'' if self._is_one(load) else 's'}"
 
 
 def requests_for(slo: Slo, workload: Workload) -> int:
@@ -136,12 +143,13 @@ async def measure_capacity(
     failures_max: float = 0.01,
     most: float | None = None,
     budget_s: float | None = None,
+    cuts: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Capacity:
     """Find it from the workload's own load on: double until a limit breaks (or halve until none does), then halve
     the gap until its ends are 5 % apart or neighbours. ``most`` is the largest load to try (of clients a whole
-    number, rounded down); no point is begun that
-    would, by what the last one took, end after ``budget_s``.
+    number, rounded down); no point is begun that would, by what the last one took, end after ``budget_s``. The
+    first is measured whatever it takes, unless the budget ``cuts`` a point that is still going.
 
     Cancelling the task keeps what was measured. Raises InputError where there is no limit, WorkloadError for a ramp
     or replay and where a point has too few requests to judge by, and the error of a Run that was refused.
@@ -149,7 +157,7 @@ async def measure_capacity(
     require_searchable(workload, slo)
     first = workload.load
     most = most or (_MOST_RATE_S if workload.is_open else _MOST_CLIENTS)
-    search = _Search(measure, workload, slo, failures_max, budget_s, on_progress)
+    search = _Search(measure, workload, slo, failures_max, budget_s, cuts, on_progress)
     return await search.run(first or 1, most if workload.is_open else math.floor(most))
 
 
@@ -163,6 +171,7 @@ class _Search:
         slo: Slo,
         failures_max: float,
         budget_s: float | None,
+        cuts: bool,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self._measure = measure
@@ -170,6 +179,8 @@ class _Search:
         self._slo = slo
         self._failures_max = failures_max
         self._budget_s = budget_s
+        self._cuts = cuts
+        self._cut: float | None = None
         self._on_progress = on_progress
         self._points: list[CapacityPoint] = []
         self._good: float | None = None
@@ -188,6 +199,9 @@ class _Search:
                 ended = "budget"
                 break
             await self._point(load)
+            if self._cut is not None:
+                ended = "budget"
+                break
             if self._cancelled or self._gone:
                 ended = "cancelled" if self._cancelled else "failed"
                 break
@@ -201,6 +215,7 @@ class _Search:
             broken_at=self._bad,
             ended=ended,
             seconds=time.monotonic() - self._begun_s,
+            cut=self._cut,
             limits=self._limits(),
         )
 
@@ -231,7 +246,11 @@ class _Search:
         self._report(load)
         begun_s = time.monotonic()
         try:
-            run, records = await self._measure(asked)
+            async with asyncio.timeout(self._left_s()) as time_up:
+                run, records = await self._measure(asked)
+        except TimeoutError:
+            self._cut = load
+            return
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if current is not None:
@@ -239,7 +258,16 @@ class _Search:
             self._cancelled = True
             return
         self._last_s = time.monotonic() - begun_s
-        self._take(load, run, records)
+        if time_up.expired() and run.status == "cancelled":  # what was measured until then is kept as that Run
+            self._cut = load
+        else:
+            self._take(load, run, records)
+
+    def _left_s(self) -> float | None:
+        """How long a point may take; None: as long as it does."""
+        if not self._cuts or self._budget_s is None:
+            return None
+        return max(0.0, self._budget_s - (time.monotonic() - self._begun_s))
 
     def _take(self, load: float, run: Run, records: Sequence[RequestRecord]) -> None:
         if run.status in ("cancelled", "interrupted"):

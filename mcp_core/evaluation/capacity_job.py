@@ -48,7 +48,8 @@ async def search(
     budget_s: float | None = None,
 ) -> Capacity:
     """Find the server's capacity by the Goal's latency limits and share of failures; ``keep`` is called for each
-    point. Raises as ``measure_capacity``; cancelled, it returns what was found until then."""
+    point. What is still being measured after ``budget_s`` is cut. Raises as ``measure_capacity``; cancelled, it
+    returns what was found until then."""
     report = _Report(on_progress)
 
     async def at(load: Workload) -> tuple[Run, Sequence[RequestRecord]]:
@@ -77,6 +78,7 @@ async def search(
         failures_max=goal.failures_max,
         most=most,
         budget_s=budget_s,
+        cuts=True,
         on_progress=report.of_search,
     )
 

@@ -97,7 +97,7 @@ def test_clients_are_found_to_the_neighbour_or_within_five_percent(record, each_
     assert planted.repeats == list(range(len(planted.asked)))  # new prompts at each point
     assert all(point.meets == (point.load <= best) for point in found.points)
     assert all(point.broken == () or "p95 TPOT" in point.broken[0] for point in found.points)
-    words = f"{found.best:g} clients meet" if found.best > 1 else "1 client meets"
+    words = f"{found.best:g} users meet" if found.best > 1 else "1 user meets"
     assert found.in_words == f"{words} every limit, {found.broken_at:g} do not."
 
 
@@ -132,7 +132,7 @@ def test_nothing_is_said_beyond_what_was_measured(record):
     assert easy.ended_in_words == "There is no larger load to try."
     hard = find(Planted(record, crowded(50, 0.0)), CLOSED.replace({"concurrency": 4}))
     assert (hard.best, hard.broken_at, hard.ended) == (None, 1, "range")
-    assert hard.in_words == "No load that was measured meets every limit, down to 1 client."
+    assert hard.in_words == "No load that was measured meets every limit, down to 1 user."
     assert hard.ended_in_words == "There is no smaller load to try."
     assert hard.limits[-1] == "failed requests ≤ 1 %"
     assert hard.limits[0].startswith("p95 TPOT ≤ ")
@@ -201,6 +201,51 @@ def test_the_budget_ends_it_before_a_point_that_would_not_fit(record):
     assert found.broken_at is None
 
 
+class Hanging(Planted):
+    """From its so manieth point on it never comes to an end; as ``measure`` does, it then gives a cancelled Run."""
+
+    def __init__(self, record, latency, at, *, swallows):
+        super().__init__(record, latency)
+        self.at, self.swallows = at, swallows
+
+    async def __call__(self, workload):
+        run, records = await super().__call__(workload)
+        if len(self.asked) < self.at:
+            return run, records
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if not self.swallows:
+                raise
+            asyncio.current_task().uncancel()
+        return run.model_copy(update={"status": "cancelled"}), records
+
+
+@pytest.mark.parametrize("swallows", [True, False])
+def test_a_point_that_is_still_going_is_cut_when_the_time_is_up(record, swallows):
+    none = find(Hanging(record, crowded(5, 2), 1, swallows=swallows), budget_s=0.1, cuts=True)
+    assert (none.points, none.best, none.ended, none.cut) == ((), None, "budget", 1)
+    assert none.in_words == "No load was measured to its end."
+    assert none.ended_in_words.startswith("The time was up before a load of 1 ")
+    assert none.seconds < 5
+    some = find(Hanging(record, crowded(5, 2), 3, swallows=swallows), budget_s=0.1, cuts=True)
+    assert ([point.load for point in some.points], some.best, some.cut) == ([1, 2], 2, 4)
+    assert some.ended_in_words.endswith(": the capacity lies above what was measured.")
+
+
+def test_cancelling_is_no_end_of_time(record):
+    async def main():
+        search = measure_capacity(
+            Hanging(record, crowded(5, 2), 1, swallows=True), CLOSED, SLO, budget_s=60, cuts=True
+        )
+        task = asyncio.create_task(search)
+        await asyncio.sleep(0.05)
+        task.cancel()
+        return await task
+
+    assert asyncio.run(main()).ended == "cancelled"
+
+
 def test_cancelling_keeps_the_points(record):
     async def main():
         planted, begun = Planted(record, crowded(5, 2)), asyncio.Event()
@@ -235,7 +280,7 @@ def test_a_server_that_is_gone_ends_it(record):
 def test_progress_has_the_time_left_once_both_sides_are_known(record):
     seen = []
     find(Planted(record, crowded(5, 0.5)), on_progress=seen.append)
-    assert seen[0].message == "point 1: 1 client"
+    assert seen[0].message == "point 1: 1 user"
     assert seen[0].fraction is None
     assert seen[-1].remaining_s is not None
     fractions = [each.fraction for each in seen if each.fraction is not None]
@@ -267,7 +312,7 @@ def test_over_http_each_point_is_a_run(worker_state):
     assert [run.id for run, _, _ in kept] == [point.run_id for point in found.points]
     assert all(isinstance(run, Run) and records and telemetry for run, records, telemetry in kept)
     assert {run.workload.concurrency for run, _, _ in kept} == {int(point.load) for point in found.points}
-    assert "point 2: 8 clients: measure, 32 of 32 requests" in {each.message for each in seen}
+    assert "point 2: 8 users: measure, 32 of 32 requests" in {each.message for each in seen}
     assert Capacity.model_validate_json(found.model_dump_json()) == found
 
 
