@@ -21,6 +21,8 @@ MAX_LATE_MS = 10.0
 OTHERS_USED = "other processes used"
 # What comes from outside and may be over when the same is measured again (benchmark.py, conditions.py).
 _PASSING = ("noisy", "throttled", "shared device")
+# What such a disturbance brings about, too; alone it stays.
+_SYMPTOMS = ("client-limited", "over-saturated")
 # Measured on two cores with other work on them: the loop's p99 was 3 ms although they stayed below what is noisy.
 _DISTURBING_CORES = 0.1
 # What chat templates put before every first message, at most: the same in each prompt.
@@ -31,7 +33,8 @@ def disturbance(reasons: Sequence[str]) -> str:
     """In a word or two what disturbed a Run from outside; empty where nothing did, or where something else keeps it
     from being compared, too: measured again it would be no better."""
     words = ["noisy" if OTHERS_USED in reason else reason.partition(":")[0] for reason in reasons]
-    return words[0] if words and set(words) <= set(_PASSING) else ""
+    passing = [word for word in words if word in _PASSING]
+    return passing[0] if passing and set(words) <= {*_PASSING, *_SYMPTOMS} else ""
 
 
 def incomparable_load(recipe: Recipe, workload: Workload) -> Iterator[str]:
