@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mcp_core.decision.store import Store
     from mcp_core.evaluation.request_samples import RequestSamples
     from mcp_core.goal import Goal
+    from mcp_core.models.architecture import ResolvedModel
+    from mcp_core.recipe import ModelRef
     from mcp_core.results import Run
 
 __all__ = ["Decisions"]
@@ -30,10 +32,13 @@ _MOST_FIDELITIES = 200
 
 
 class Decisions:
-    """Over one store. Every method raises StoreError where it cannot be read."""
+    """Over one store; ``resolve`` looks a model up. Every method raises StoreError where it cannot be read."""
 
-    def __init__(self, store: Callable[[], Store]) -> None:
+    def __init__(
+        self, store: Callable[[], Store], resolve: Callable[[ModelRef], ResolvedModel] | None = None
+    ) -> None:
         self._store = store
+        self._resolve = resolve
 
     def facts(self) -> tuple[RunFacts, ...]:
         """Every Run in a line, newest first."""
@@ -69,6 +74,16 @@ class Decisions:
         store = self._store()
         judged = store.fidelities(_MOST_FIDELITIES)
         return recommend(goal, store.facts(), store.samples, hardware.detect(), judged)
+
+    def with_times(self, decision: Decision) -> Decision:
+        """What it lacks of fidelities with their times; looks models up. Raises StoreError."""
+        from mcp_core.evaluation.fidelity_time import with_times
+        from mcp_core.models import catalog
+
+        if all(each.workload for each in decision.missing):
+            return decision
+        timed = with_times(decision.missing, hardware.detect(), self._resolve or catalog.resolve, self._store())
+        return decision.model_copy(update={"missing": timed})
 
     def compare(self, a: str, b: str, given: Sequence[Run] = ()) -> tuple[Comparison, ...]:
         """B's configuration against A's, by all Runs of either at the load of the named one; every quantity.

@@ -82,7 +82,7 @@ class Workbench:
         self.demos = Demos(self._loop, self._fleet, self._jobs, self._own_leases, self._require_quiet)
         self.profiles = Profiles(self._loop, self._fleet, self._jobs, self._require_quiet)
         self.studies = Studies(self._submit_study, self.jobs, lambda: self._store)
-        self.decisions = Decisions(lambda: self._store)
+        self.decisions = Decisions(lambda: self._store, self.resolve)
         self.sweeps = SweepDesk(self._submit_study, lambda: self._store, self.resolve)
         self._loop.begin(self._tick())
         self.watch.start()

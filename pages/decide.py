@@ -32,7 +32,7 @@ def draw() -> None:
         decision_panel.draw_answer(decision)
         _other_loads(goal, decision)
         decision_panel.draw_meeting(decision)
-        decision_panel.draw_missing(decision)
+        decision_panel.draw_missing(workbench.get_workbench().decisions.with_times(decision))
         decision_panel.draw_refused(decision)
         _from_a_shell(goal)
 

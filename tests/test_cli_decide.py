@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -46,6 +47,16 @@ def test_recommend_for_people(planted, capsys):
     out = capsys.readouterr().out
     assert out.startswith("Measured on transformers, a candidate: ")
     assert "> 15 ms" in out
+
+
+def test_recommend_names_the_command_that_measures_a_fidelity_and_its_time(planted, capsys):
+    limited = GOAL | {"slo": {}, "fidelity": {"kl_max": 0.01}}
+    assert cli.main(["recommend", json.dumps(limited)]) == 1
+    out = capsys.readouterr().out
+    assert re.search(
+        r"To add: fidelity of fp32 · eager, about \d+ s: KL not measured\n  mcp-core fidelity bundled", out
+    )
+    assert "--set attention=eager" in out
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ def run(options: argparse.Namespace) -> int:
     goal = read_goal(options.goal)
     require_place(options.out)
     with Store() as store:
-        decision = Decisions(lambda: store).recommend(goal)
+        decisions = Decisions(lambda: store)
+        decision = decisions.with_times(decisions.recommend(goal))
     if options.out is not None:
         options.out.write_text(decision.to_json())
         note(f"the Decision is in {options.out}")
@@ -77,7 +78,8 @@ def _show(decision: Decision) -> None:
         say("")
     for missing in decision.missing:
         seconds = "" if missing.seconds is None else f", about {missing.seconds:,.0f} s"
-        say(f"To add: {missing.repeats} × {missing.name}{seconds}: {missing.why}\n  {missing.command}")
+        times = f"{missing.repeats} × " if missing.workload else ""
+        say(f"To add: {times}{missing.title}{seconds}: {missing.why}\n  {missing.command}")
     if decision.winner is not None:
         for words in decision.notes:
             note(words)

@@ -109,15 +109,22 @@ class Refused(_Value):
 
 
 class Missing(_Value):
-    """A Run that would tell more."""
+    """A Run that would tell more, or a fidelity."""
 
     name: str
     recipe: Recipe
-    workload: Workload
+    workload: Workload | None = Field(
+        default=None, description="What the Run is of; null: the fidelity is lacking."
+    )
     why: str
     repeats: int = Field(default=1, description="Fresh process starts, each with new prompts.")
     seconds: float | None = Field(default=None, description="Device time of all repeats; null is not known.")
     command: str = ""
+
+    @property
+    def title(self) -> str:
+        """The configuration's name; "fidelity of" it where that is lacking."""
+        return self.name if self.workload else f"fidelity of {self.name}"
 
 
 class Decision(_Value):

@@ -1,6 +1,7 @@
-"""Missing: which Runs would tell what a decision could not, how long they take, and the command for each.
+"""Missing: which Runs and fidelities would tell what a decision could not, how long they take, and the command.
 
-This file does not know how Runs are queued (``sweep_desk.py``).
+This file does not know how they are queued (``sweep_desk.py``, ``studies.py``) or how long judging a fidelity takes
+(``evaluation/fidelity_time.py``).
 """
 
 from __future__ import annotations
@@ -9,21 +10,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from mcp_core.decision.candidates import Candidate, Point, Scene
+from mcp_core.decision.candidates import Broken, Candidate, Point, Scene, fidelity_of, judged_fidelity
 from mcp_core.decision.command_lines import bench_command, fidelity_command
 from mcp_core.decision.compare import Comparison
 from mcp_core.decision.decision import Missing
 from mcp_core.decision.facts import RunFacts
 from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
 from mcp_core.goal import Goal
+from mcp_core.recipe import Recipe
 from mcp_core.sweep_plan import SweepPlan
 from mcp_core.workload import Workload
 
-__all__ = ["Ranked", "command_for", "missing_runs", "needed_workload", "plans_of"]
+__all__ = ["Ranked", "command_for", "missing_runs", "needed_workload", "plans_of", "recipes_to_judge"]
 
 MOST_LISTED = 50
 # Of a Run whose pace is not known, s; and what is added to a known one, so that enough requests come together.
 _UNKNOWN_S, _MARGIN, _SHORTEST_S = 120.0, 1.1, 10.0
+_FIDELITY = ("KL", "top-1")
 # What a Run at a load tells again; other refusals stand whatever is measured.
 _TELLING = ("not measured", "not measured at this load", "stale", "not comparable")
 
@@ -49,24 +52,34 @@ def missing_runs(
     refused: Sequence[Candidate],
     scene: Scene,
 ) -> tuple[Missing, ...]:
-    """Repeats that tell near ones apart, then loads and figures that a refused one lacks."""
-    found = [*_repeats(leader, others, verdicts), *_lacking(refused, scene)]
+    """Repeats that tell near ones apart, then loads and figures that a refused one lacks, its fidelity last."""
+    found = [*_repeats(leader, others, verdicts), *_lacking(refused, scene), *_unjudged(refused, scene)]
     return tuple(found[:MOST_LISTED])
 
 
 def plans_of(missing: Sequence[Missing]) -> tuple[SweepPlan, ...]:
     """One Run each, in turn: A B A B. A server elsewhere is not ours to start and has none."""
-    ours = [each for each in missing if each.recipe.model.source != "endpoint"]
-    rounds = range(max((each.repeats for each in ours), default=0))
-    return tuple(_plan(each, turn) for turn in rounds for each in ours if turn < each.repeats)
+    ours = [(each, each.workload) for each in missing if each.recipe.model.source != "endpoint"]
+    rounds = range(max((each.repeats for each, _ in ours), default=0))
+    return tuple(
+        _plan(each, workload, turn)
+        for turn in rounds
+        for each, workload in ours
+        if workload is not None and turn < each.repeats
+    )
 
 
-def _plan(missing: Missing, turn: int) -> SweepPlan:
+def recipes_to_judge(missing: Sequence[Missing]) -> tuple[Recipe, ...]:
+    """Those whose fidelity is lacking."""
+    return tuple(each.recipe for each in missing if each.workload is None)
+
+
+def _plan(missing: Missing, workload: Workload, turn: int) -> SweepPlan:
     seconds = _UNKNOWN_S if missing.seconds is None else missing.seconds / missing.repeats * _MARGIN
     return SweepPlan(
         name=f"to decide: {missing.name}"[:80],
         base=missing.recipe,
-        workload=missing.workload.replace({"repeat": missing.workload.repeat + turn}),
+        workload=workload.replace({"repeat": workload.repeat + turn}),
         probe_s=0,
         keep=None,
         capacity_s=max(_SHORTEST_S, seconds),
@@ -79,9 +92,8 @@ def command_for(candidate: Candidate, scene: Scene) -> str:
     first = candidate.broken[0]
     if first.cause not in (*_TELLING, "other workload"):
         return ""
-    if first.limit in ("KL", "top-1"):
-        hopeless = candidate.facts.random_weights or candidate.facts.engine == "llama.cpp"
-        return "" if hopeless else fidelity_command(candidate.recipe)
+    if first.limit in _FIDELITY:
+        return fidelity_command(candidate.recipe) if _can_be_judged(candidate) else ""
     return bench_command(candidate.recipe, needed_workload(candidate, scene))
 
 
@@ -142,9 +154,35 @@ def _at_same_load(candidate: Candidate, leader: Ranked, why: str) -> Missing:
 def _lacking(refused: Sequence[Candidate], scene: Scene) -> Iterator[Missing]:
     for candidate in refused:
         first = candidate.broken[0]
-        if first.cause not in _TELLING or first.limit in ("KL", "top-1"):
-            continue
-        yield _missing(candidate, needed_workload(candidate, scene), first.text, 1)
+        if first.cause in _TELLING and first.limit not in _FIDELITY:
+            yield _missing(candidate, needed_workload(candidate, scene), first.text, 1)
+
+
+def _unjudged(refused: Sequence[Candidate], scene: Scene) -> Iterator[Missing]:
+    """A fidelity for all whose logits are the same, where a limit asks for it and nothing is known of it.
+
+    Where it was sought in vain, seeking it once more says the same.
+    """
+    asked = [each for each in judged_fidelity({}, scene.goal.fidelity) if isinstance(each, Broken)]
+    alike: dict[str, list[Candidate]] = {}
+    for candidate in refused if asked else ():
+        unknown = candidate.broken[0].cause in _TELLING and not fidelity_of(candidate.runs, scene)
+        if unknown and _can_be_judged(candidate):
+            alike.setdefault(candidate.facts.numerics or candidate.facts.id, []).append(candidate)
+    for first, *others in alike.values():
+        more = f"; it holds for {len(others)} more of the same numbers" if others else ""
+        yield Missing(
+            name=first.name,
+            recipe=first.recipe,
+            why=f"{asked[0].text}{more}",
+            command=fidelity_command(first.recipe),
+        )
+
+
+def _can_be_judged(candidate: Candidate) -> bool:
+    """Whether the fidelity job loads this one, and what it says means something."""
+    facts = candidate.facts
+    return facts.engine == "transformers" and not facts.random_weights
 
 
 def _missing(candidate: Candidate, workload: Workload, why: str, repeats: int) -> Missing:

@@ -216,10 +216,10 @@ def _decision_sections(decision: Decision) -> Iterator[Section]:
         )
     if decision.missing:
         rows = [
-            (each.name, each.why, str(each.repeats), _number(each.seconds), each.command)
+            (each.title, each.why, str(each.repeats) if each.workload else "", _number(each.seconds), each.command)
             for each in decision.missing
         ]
-        yield Section("Runs that would tell more", ("Configuration", "Why", "Starts", "Seconds", "Command"), rows)
+        yield Section("What would tell more", ("Configuration", "Why", "Starts", "Seconds", "Command"), rows)
     goal = decision.goal.model_dump(mode="json", exclude_defaults=True)
     asked = [(name, json.dumps(value)) for name, value in goal.items()]
     about = [

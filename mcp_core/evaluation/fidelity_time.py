@@ -1,4 +1,4 @@
-"""How long judging fidelity takes, before it starts: what a sweep has to judge, and an estimate for each.
+"""How long judging fidelity takes, before it starts: what a sweep or a decision lacks, and an estimate for each.
 
 This file does not know how fidelity is measured (``fidelity.py``) or in which order cells are judged.
 """
@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mcp_core.decision.decision import Missing
 from mcp_core.decision.store import Store
 from mcp_core.errors import McpError
 from mcp_core.evaluation.fidelity_plan import Plan, plan_of
 from mcp_core.evaluation.fidelity_text import DECODED_TOKENS
-from mcp_core.evaluation.sweep_cells import CheckedCell
+from mcp_core.evaluation.sweep_cells import CheckedCell, Resolve
 from mcp_core.evaluation.sweep_fidelity import unjudged_engine
 from mcp_core.hardware import Hardware
 from mcp_core.models.architecture import DTYPE_BYTES
 from mcp_core.sweep_plan import SweepPlan
 
-__all__ = ["fidelity_seconds"]
+__all__ = ["fidelity_seconds", "with_times"]
 
 # Of the process, and of reading a model's weights: as a worker's (sweep_budget.py).
 _START_S, _LOAD_BYTES_S = 9.0, 0.15e9
@@ -44,11 +45,38 @@ def fidelity_seconds(
         key = "" if asked is None else asked.key or asked.recipe.numerics_key
         if asked is None or key in seconds or store.fidelity(key) is not None:
             continue
-        floor = asked.floor_key or asked.reference.numerics_key
-        is_known = floor in floors or store.noise_floor(floor) is not None
-        seconds[key] = _seconds(asked, with_floor=not is_known)
-        floors.add(floor)
+        seconds[key] = _seconds(asked, with_floor=_finds_floor(asked, floors, store))
     return tuple(seconds.values())
+
+
+def with_times(
+    missing: Sequence[Missing], hardware: Hardware, resolve: Resolve, store: Store
+) -> tuple[Missing, ...]:
+    """Each fidelity that a decision lacks with its time, where that can be told; without those of which is known
+    that nothing can be measured. Raises StoreError."""
+    floors: set[str] = set()
+    timed = (each if each.workload else _timed(each, hardware, resolve, store, floors) for each in missing)
+    return tuple(each for each in timed if each is not None)
+
+
+def _timed(each: Missing, hardware: Hardware, resolve: Resolve, store: Store, floors: set[str]) -> Missing | None:
+    try:
+        asked = plan_of(each.recipe, hardware, resolve(each.recipe.model))
+    except McpError:  # as the job will say
+        return each
+    told = asked.without_measuring()
+    if told is not None and told.status == "not-measurable":
+        return None
+    seconds = _seconds(asked, with_floor=_finds_floor(asked, floors, store)) if told is None else _START_S
+    return each.model_copy(update={"seconds": seconds})
+
+
+def _finds_floor(asked: Plan, floors: set[str], store: Store) -> bool:
+    """Whether it is the first of its reference; noted in ``floors``."""
+    floor = asked.floor_key or asked.reference.numerics_key
+    is_known = floor in floors or store.noise_floor(floor) is not None
+    floors.add(floor)
+    return not is_known
 
 
 def _asked(each: CheckedCell, hardware: Hardware) -> Plan | None:

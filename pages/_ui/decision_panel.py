@@ -93,15 +93,15 @@ def draw_refused(decision: Decision) -> None:
 
 
 def draw_missing(decision: Decision) -> None:
-    """Runs that would tell more, with their time, and a button that queues them."""
+    """Runs and fidelities that would tell more, with their time, and a button that queues them."""
     if not decision.missing:
         return
     st.subheader("What would tell more")
     rows = [
         {
-            "name": each.name,
-            "load": each.workload.load,
-            "repeats": each.repeats,
+            "name": each.title,
+            "load": each.workload.load if each.workload else None,
+            "repeats": each.repeats if each.workload else None,
             "time": fmt.about(each.seconds),
             "why": each.why.removeprefix("not comparable: "),
             "command": each.command,
@@ -119,7 +119,11 @@ def draw_missing(decision: Decision) -> None:
             "repeats": column.NumberColumn(
                 "Starts", width=56, help="Fresh starts of the worker, with new prompts."
             ),
-            "time": column.TextColumn("Time", width=100, help="Loading and measuring, as its own Runs took."),
+            "time": column.TextColumn(
+                "Time",
+                width=100,
+                help="Loading and measuring, as its own Runs took; a fidelity's is estimated by the model's size.",
+            ),
             "why": column.TextColumn("Why", width=380),
             "command": column.TextColumn("From a shell", width=200),
         },
@@ -128,21 +132,23 @@ def draw_missing(decision: Decision) -> None:
 
 
 def _queue(missing: Sequence[Missing]) -> None:
-    from mcp_core.decision.missing import plans_of
+    from mcp_core.decision.missing import plans_of, recipes_to_judge
 
-    plans = plans_of(missing)
-    if not plans:
+    plans, judged = plans_of(missing), recipes_to_judge(missing)
+    if not plans and not judged:
         st.caption(":material/info: These are of servers elsewhere: measure them with the commands.")
         return
     known = [each.seconds for each in missing if each.seconds is not None]
     total = f", {fmt.about(sum(known))}" if known else ""
-    if st.button(
-        f"Queue {fmt.count(len(plans), 'Run')}{total}", icon=":material/playlist_add:", key="queue-missing"
-    ):
+    runs = fmt.count(len(plans), "Run") if plans else ""
+    what = " and ".join(filter(None, (runs, fmt.count(len(judged), "fidelity measurement") if judged else "")))
+    if st.button(f"Queue {what}{total}", icon=":material/playlist_add:", key="queue-missing"):
         with frame.errors_shown():
             for plan in plans:
                 workbench.get_workbench().sweeps.start(plan, current_token())
-            st.toast(f"{fmt.count(len(plans), 'Run')} queued, one after the other.", icon=":material/playlist_add:")
+            for recipe in judged:
+                workbench.get_workbench().studies.start_fidelity(recipe, hub_token=current_token())
+            st.toast(f"{what} queued, one after the other.", icon=":material/playlist_add:")
 
 
 def _figures(winner: Choice, decision: Decision) -> None:

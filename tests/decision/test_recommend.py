@@ -8,6 +8,7 @@ import pytest
 
 from mcp_core.decision.decision import Decision
 from mcp_core.decision.facts import configuration_name
+from mcp_core.decision.missing import plans_of, recipes_to_judge
 from mcp_core.decision.recommend import evidence_of, recommend
 from mcp_core.goal import Goal
 from mcp_core.presets import bundled
@@ -247,6 +248,50 @@ def test_why_a_fidelity_could_not_be_measured_is_said_and_figures_judged_apart_c
     )
     apart = StoredFidelity(created=BEGIN, recipe=law(1).recipe, fidelity=_judged(0.005))
     assert decide(goal, pairs, (apart,)).winner is not None
+
+
+LIMITED = {"users": 8, "fidelity": {"kl_over_floor_max": 30}}
+
+
+def test_a_fidelity_that_a_limit_needs_is_lacking_once_for_all_of_the_same_numbers():
+    other = Law(changes={"quantization.scheme": "bnb-nf4"})
+    found = decide(LIMITED, [*runs(law(1), (8,), 2), *runs(law(2), (8,), 2), *runs(other, (8,), 2)])
+    assert [(each.recipe.quantization.scheme, each.workload, each.repeats) for each in found.missing] == [
+        ("none", None, 1),
+        ("bnb-nf4", None, 1),
+    ]
+    first, second = found.missing
+    assert first.why == "KL not measured; it holds for 1 more of the same numbers"
+    assert second.why == "KL not measured"
+    assert second.title == f"fidelity of {second.name}"
+    assert second.command.startswith("mcp-core fidelity bundled --set ")
+    assert "quantization.scheme=bnb-nf4" in second.command
+    assert recipes_to_judge(found.missing) == (first.recipe, second.recipe)
+    assert plans_of(found.missing) == ()
+    assert Decision.from_json(found.to_json()) == found
+
+
+def test_a_run_and_a_fidelity_are_lacking_together():
+    found = decide(LIMITED | {"slo": {"ttft_ms": {"p99": 500}}}, runs(law(1), (8,), 2))
+    run, fidelity = found.missing
+    assert run.workload is not None
+    assert (run.why.startswith("p99 TTFT not measured"), fidelity.workload) == (True, None)
+    assert len(plans_of(found.missing)) == 1
+
+
+@pytest.mark.parametrize(
+    ("goal", "changes", "fields"),
+    [
+        ({"users": 8}, {}, {}),  # nothing asks for it
+        (LIMITED, {"model": {"source": "shape", "id": "llama-3.1-8b"}}, {}),  # random weights
+        (LIMITED, {}, {"fidelity": Fidelity(status="not-measurable", reason="Memory ran out.")}),  # sought in vain
+        (LIMITED | {"slo": {"ttft_ms": {"p50": 1}}}, {}, {}),  # refused whatever its fidelity is
+    ],
+    ids=["no limit", "random weights", "in vain", "too slow"],
+)
+def test_no_fidelity_is_lacking_where_it_would_change_nothing(goal, changes, fields):
+    one = Law(changes=changes)
+    assert decide(goal, runs(one, (8,), 2, **fields)).missing == ()
 
 
 def test_a_lost_fidelity_is_the_reason_also_where_the_speed_does_not_count():

@@ -707,6 +707,9 @@ class FakeStore:
     def fidelities(self, limit: int = 100) -> tuple[StoredFidelity, ...]:
         return self._wb.studies.fidelities(limit)
 
+    def noise_floor(self, key: str) -> None:
+        return None
+
 
 class FakeSweeps:
     """``records`` and ``rows_of`` are what there is; a preview is a real one of the fake machine."""

@@ -116,6 +116,25 @@ def test_near_ones_are_undecided_with_a_button_that_queues_in_turn(
     assert plans[0].workload.repeat < plans[2].workload.repeat
 
 
+def test_a_fidelity_that_a_limit_lacks_is_queued_with_the_runs(
+    page: OpenPage, planted: fakes.FakeWorkbench
+) -> None:
+    """FAST and SLOW have the same numbers, so that one judgement tells of both."""
+    at = _open(page, GOAL | {"slo": {"tpot_ms": {"p95": 90}}, "fidelity": {"kl_over_floor_max": 30}})
+    assert not at.exception
+    (lacking,) = [each.value for each in at.dataframe if "repeats" in each.value]
+    assert list(lacking["name"]) == ["fidelity of fp32 · max_requests 7"]
+    assert lacking["why"][0] == "KL not measured; it holds for 1 more of the same numbers"
+    assert lacking["time"][0].startswith("about ")
+    button = at.button(key="queue-missing")
+    assert button.label.startswith("Queue 1 fidelity measurement, about ")
+    button.click().run()
+    assert not at.exception
+    ((_, recipe, *_),) = [call for call in planted.calls if call[0] == "start_fidelity"]
+    assert recipe == FAST.recipe
+    assert not [call for call in planted.calls if call[0] == "start_sweep"]
+
+
 def test_a_contradiction_is_said_and_nothing_decided(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
     at = _open(page, {"users": 8, "rate_s": 2})
     assert not at.exception
