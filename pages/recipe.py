@@ -24,6 +24,7 @@ from pages._ui.hub_token import current_token
 from pages._ui.load_panel import load_panel
 from pages._ui.model_shelf import model_shelf
 from pages._ui.planner_panel import draw_planner
+from pages._ui.recipe_adoption import draw_adopted
 from pages._ui.recipe_document import preset_menu, recipe_json, recipe_upload
 from pages._ui.recipe_form import recipe_form
 from pages._ui.recipe_options import options_of
@@ -43,10 +44,13 @@ def draw() -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.title("Recipe")
         preset_menu()
+    adopted = st.container()
     stored = _Stored.read()
     form, result = st.columns([6, 5], gap="medium")
     with form:
         recipe = _edited(hardware, stored)
+    with adopted:
+        draw_adopted(recipe, hardware)
     with result:
         with st.container(border=True):
             footprint = _footprint(recipe)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import streamlit as st
 
 from mcp_core.decision.advisor import GROUPS, Item
-from pages._ui import frame, session
+from pages._ui import frame
+from pages._ui.recipe_adoption import adopt_button
 from pages._ui.recipe_options import in_labels, label_of
 
 __all__ = ["advisor_panel"]
@@ -44,6 +45,9 @@ def _row(item: Item) -> None:
         st.markdown(frame.plain(in_labels(item.reason)))
         if item.expected:
             st.caption(f"Expected: {frame.plain(item.expected)}")
+        if item.fields:
+            fields = ", ".join(f"{label_of(field)}: {_value(value)}" for field, value in item.fields.items())
+            st.caption(f"Sets {frame.plain(fields)}.")
         if item.measured:
             st.caption(f"Measured here: {frame.plain(item.measured)}")
     with act:
@@ -51,15 +55,20 @@ def _row(item: Item) -> None:
 
 
 def _actions(item: Item) -> None:
-    if item.change is not None and item.fields is not None:
-        fields = ", ".join(f"{label_of(field)}: {_value(value)}" for field, value in item.fields.items())
-        said = f"The Recipe with {fields}"
-        if st.button("Open Recipe", key=f"advice-{item.title}", icon=":material/tune:", help=said):
-            session.use_recipe(item.change)
-            frame.go_to("recipe")
+    if item.change is not None:
+        adopt_button(
+            item.change,
+            f"the Handbook's advice on {item.title}",
+            key=f"advice-{item.title}",
+            label="Set it",
+            kind="secondary",
+            meaning="Changes the Recipe on the Recipe page, and opens it. Nothing is loaded yet.",
+        )
     if item.run_id is not None:
         frame.link("why", "Its Run", icon=":material/query_stats:", run=item.run_id)
 
 
 def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return "default" if value is None else str(value)

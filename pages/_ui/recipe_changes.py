@@ -25,6 +25,9 @@ class Change:
     before: Any
     after: Any
 
+    def __str__(self) -> str:
+        return f"{label_of(self.field)}: `{_text(self.before)}` → `{_text(self.after)}`"
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -38,9 +41,11 @@ class Changes:
 
     def as_markdown(self) -> str:
         """A list of ``label: before → after`` lines."""
-        return "\n".join(
-            f"- {label_of(each.field)}: `{_text(each.before)}` → `{_text(each.after)}`" for each in self.fields
-        )
+        return "\n".join(f"- {each}" for each in self.fields)
+
+    def as_line(self) -> str:
+        """The same in one line."""
+        return " · ".join(map(str, self.fields))
 
 
 def compare(loaded: Recipe, edited: Recipe, hardware: Hardware) -> Changes:

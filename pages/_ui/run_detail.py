@@ -9,10 +9,11 @@ import streamlit as st
 
 from mcp_core.errors import McpError
 from mcp_core.results import Effective, Fidelity, Measurement, Memory, Quantiles, Run
-from pages._ui import charts, frame, run_machine, run_remarks, session, workbench
+from pages._ui import charts, frame, run_machine, run_remarks, workbench
 from pages._ui import format as fmt
 from pages._ui.fidelity_result import DEFINITIONS, headline
 from pages._ui.memory_panel import draw_run_memory
+from pages._ui.recipe_adoption import adopt_button
 from pages._ui.run_table import STATUS_WORDS
 
 __all__ = ["draw", "draw_counts", "draw_headline", "draw_latencies", "draw_worth"]
@@ -61,9 +62,7 @@ def _draw_badges(run: Run, stale: str) -> None:
 
 def _draw_actions(run: Run) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button("Use this recipe", type="primary", icon=":material/tune:", key=f"use-{run.id}"):
-            session.use_recipe(run.recipe)
-            frame.go_to("recipe")
+        adopt_button(run.recipe, f"Run {run.id}", key=f"use-{run.id}")
         st.download_button(
             "Download JSON",
             data=run.model_dump_json(indent=2) + "\n",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import streamlit as st
@@ -32,10 +33,28 @@ def set_recipe(value: Recipe) -> None:
     _set("mcp_recipe", value)
 
 
-def use_recipe(value: Recipe) -> None:
-    """Called from elsewhere ("Use this recipe"): the form's widgets are drawn anew from ``value``."""
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A Recipe that a button elsewhere in the app set, by whom, and the one that was there before."""
+
+    by: str
+    before: Recipe
+    recipe: Recipe
+
+
+def use_recipe(value: Recipe, *, by: str = "") -> None:
+    """Called from elsewhere ("Use this Recipe"): the form's widgets are drawn anew from ``value``.
+
+    ``by`` is who asks, as the Recipe page then says; empty where the visitor did it on that page.
+    """
+    _set("mcp_adopted_recipe", Adopted(by, recipe(), value) if by else None)
     _set("mcp_recipe", value)
     _set("mcp_recipe_revision", recipe_revision() + 1)
+
+
+def adopted_recipe() -> Adopted | None:
+    """What ``use_recipe`` set last; None where the visitor did it."""
+    return _get("mcp_adopted_recipe", _none)
 
 
 def recipe_revision() -> int:

@@ -11,7 +11,8 @@ from mcp_core.evaluation.roofline import Point
 from mcp_core.evaluation.verdict_values import CAUSES, Change, Finding, Verdict
 from mcp_core.evaluation.why import Explanation
 from pages._ui import format as fmt
-from pages._ui import frame, session
+from pages._ui import frame
+from pages._ui.recipe_adoption import adopt_button
 from pages._ui.recipe_options import label_of
 
 __all__ = ["draw_figures", "draw_others", "draw_verdict"]
@@ -71,9 +72,7 @@ def _change(change: Change, run_id: str) -> None:
     st.markdown(fields)
     st.caption(f"{frame.plain(change.expected)} Evidence: {change.level}.")
     with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button("Open this Recipe", type="primary", icon=":material/tune:", key=f"help-{run_id}"):
-            session.use_recipe(change.recipe)
-            frame.go_to("recipe")
+        adopt_button(change.recipe, f"the Why page for Run {run_id}", key=f"help-{run_id}")
         if change.run_id is not None:
             frame.link("why", "Why of that Run", icon=":material/query_stats:", run=change.run_id)
 
