@@ -38,6 +38,7 @@ def draw() -> None:
 
 
 def _nothing_yet() -> None:
+    goal_of_link("Nothing is decided without Runs.")
     with st.container(border=True):
         st.header("Nothing has been measured yet")
         st.markdown("A decision is made by measured Runs: of several configurations, under the same workload.")

@@ -43,6 +43,8 @@ def _draw() -> None:
 
 
 def _draw_empty() -> None:
+    find = workbench.get_workbench().run
+    links.asked("run", find, _GONE, "Bring it here with mcp-core runs merge FILE, or measure a model.")
     with st.container(border=True):
         st.header("Nothing has been measured yet")
         st.markdown(

@@ -21,6 +21,8 @@ from pages._ui.ship_files import choose_target, draw_files
 frame.require("ship")
 
 _DECISION = "decision"
+_GONE = "Run {} is not among those that can be shipped."
+_DECIDE_ANEW = "Decide makes it anew from a Goal: open Decide, then choose Ship it."
 _MOST_RUNS = 200
 
 
@@ -29,6 +31,7 @@ def draw() -> None:
     st.title("Ship")
     with frame.errors_shown():
         goal_of_link("The Goal of this visit, as Decide shows it, is used instead.")
+        links.asked("decision", _no_run, "There is no decision {} here: none is kept.", _DECIDE_ANEW)
         runs = [each for each in workbench.get_workbench().decisions.facts() if _can_ship(each)]
         if not runs:
             _nothing_yet()
@@ -49,10 +52,15 @@ def _can_ship(run: RunFacts) -> bool:
 
 
 def _nothing_yet() -> None:
+    links.asked("run", _no_run, _GONE, "Measure a model, or merge its store: mcp-core runs merge FILE.")
     with st.container(border=True):
         st.header("There is nothing to ship yet")
         st.markdown("Files are made of a Run: one configuration whose speed was measured here.")
         frame.link("measure", "Measure a model", icon=":material/timer:")
+
+
+def _no_run(_: str) -> None:
+    """Nothing is found by any name."""
 
 
 def _choose(runs: Sequence[RunFacts], decision: Decision) -> Shipment:
@@ -62,7 +70,7 @@ def _choose(runs: Sequence[RunFacts], decision: Decision) -> Shipment:
     asked = links.asked(
         "run",
         by_id.get,
-        "Run {} is not among those that can be shipped.",
+        _GONE,
         "The decision's winner is shown instead." if winner else "The newest Run is shown instead.",
     )
     listed = [each.id for each in runs[:_MOST_RUNS]]

@@ -19,6 +19,7 @@ from mcp_core.schemes import SCHEMES
 from mcp_core.sweep_plan import Axes, SweepPlan
 from mcp_core.sweep_presets import PLANS, sweep_preset
 from mcp_core.workload import Workload
+from pages._ui import format as fmt
 from pages._ui.recipe_options import choices_of
 
 __all__ = ["sweep_form"]
@@ -50,20 +51,22 @@ def sweep_form(recipe: Recipe, workload: Workload, hardware: Hardware) -> SweepP
 
 
 def _axes(recipe: Recipe) -> dict[str, Any]:
+    now = recipe
     left, right = st.columns(2)
     with left:
-        schemes = _choose("scheme", "Schemes", list(SCHEMES))
-        batching = _choose("batching", "Batching modes", list(choices_of("batching.mode")))
-        kinds = _choose("kv", "Key/value caches", list(choices_of("kv.kind")))
-        contexts = _choose("max_context", "Contexts, tokens", ["1024", "2048", "4096", "8192"], new=True)
+        schemes = _choose("scheme", "Schemes", list(SCHEMES), now.quantization.scheme)
+        batching = _choose("batching", "Batching modes", list(choices_of("batching.mode")), now.batching.mode)
+        kinds = _choose("kv", "KV caches", list(choices_of("kv.kind")), now.kv.kind)
+        lengths = ["1024", "2048", "4096", "8192"]
+        contexts = _choose("max_context", "Max contexts, tokens", lengths, _context(now), new=True)
     with right:
-        engines = _choose("engine", "Engines", [name for name in choices_of("engine") if name != "endpoint"])
-        dtypes = _choose("dtype", "Dtypes", list(choices_of("dtype")))
-        attention = _choose("attention", "Attention", list(choices_of("attention")))
-        compiled = _choose("compile", "Compiled steps", list(choices_of("compile")))
-    models = _choose(
-        "model", "Checkpoints besides the Recipe's: a shape, or a Hub id (owner/name)", list(SHAPES), new=True
-    )
+        names = [name for name in choices_of("engine") if name != "endpoint"]
+        engines = _choose("engine", "Engines", names, now.engine)
+        dtypes = _choose("dtype", "Dtypes", list(choices_of("dtype")), now.dtype)
+        attention = _choose("attention", "Attention", list(choices_of("attention")), now.attention)
+        compiled = _choose("compile", "Decode steps", list(choices_of("compile")), now.compile)
+    own = "Checkpoints besides the Recipe's: a shape, or a Hub id (owner/name)"
+    models = _choose("model", own, list(SHAPES), fmt.model_name(now), new=True)
     return {
         "scheme": schemes,
         "batching": batching,
@@ -77,16 +80,26 @@ def _axes(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _choose(axis: str, label: str, options: Sequence[str], *, new: bool = False) -> list[str]:
+def _context(recipe: Recipe) -> str:
+    return "the model's own" if recipe.kv.max_context is None else f"{recipe.kv.max_context:,}"
+
+
+def _choose(axis: str, label: str, options: Sequence[str], now: str, *, new: bool = False) -> list[str]:
+    """The chosen values; none leaves ``now``, the Recipe's own."""
     return st.multiselect(
         label,
         options,
         accept_new_options=new,
         select_all=False,
-        placeholder="as in the Recipe",
+        format_func=_in_words,
+        placeholder=f"As in the Recipe: {_in_words(now)}",
         help=Axes.model_fields[axis].description,
         key=f"sweep-{axis}",
     )
+
+
+def _in_words(value: str) -> str:
+    return fmt.scheme_title(value) if value == "none" else value
 
 
 def _stages() -> dict[str, Any]:

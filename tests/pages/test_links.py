@@ -16,6 +16,7 @@ LINKS = (
     ("why", "run", "There is no Run", "The newest is explained instead."),
     ("why", "against", "There is no Run", "Nothing is compared."),
     ("ship", "run", "is not among those that can be shipped.", "The decision's winner is shown instead."),
+    ("ship", "decision", "There is no decision", "choose Ship it."),
     ("ship", "target", "There is no target", "is shown instead."),
     ("ship", "goal", "The Goal is not valid JSON", "is used instead."),
     ("decide", "goal", "The Goal is not valid JSON", "Nothing is decided by it."),
@@ -28,6 +29,17 @@ LINKS = (
     ("quality", "fidelity", "is not on this machine", "is shown instead."),
     ("playground", "chat", "That conversation is no longer there", "A new one begins"),
     ("monitor", "range", "There is no time range", "5 min"),
+)
+
+
+IN_AN_EMPTY_STORE = (
+    ("why", "run", "There is no Run", "No other was measured."),
+    ("ship", "run", "is not among those that can be shipped.", "Measure a model"),
+    ("ship", "decision", "There is no decision", "choose Ship it."),
+    ("ship", "goal", "The Goal is not valid JSON", "is used instead."),
+    ("decide", "goal", "The Goal is not valid JSON", "Nothing is decided without Runs."),
+    ("runs", "run", "There is no Run", "Bring it here"),
+    ("measure", "sweep", "There is no sweep", "None was made here yet."),
 )
 
 
@@ -56,6 +68,13 @@ def test_what_is_not_here_is_said_in_one_line(
     (line,) = [each for each in said if problem in each]
     assert instead in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(("name", "parameter", "problem", "instead"), IN_AN_EMPTY_STORE)
+def test_an_empty_store_says_so_too_and_what_to_do(
+    page: OpenPage, wb: fakes.FakeWorkbench, name: str, parameter: str, problem: str, instead: str
+) -> None:
+    test_what_is_not_here_is_said_in_one_line(page, wb, name, parameter, problem, instead)
 
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in LINKS}))

@@ -47,6 +47,17 @@ def record(wb: fakes.FakeWorkbench) -> SweepRecord:
     return made
 
 
+def test_an_axis_that_is_not_varied_shows_the_recipes_value(wb: fakes.FakeWorkbench, page: Page) -> None:
+    at = page("measure")
+    at.session_state["mcp_recipe"] = bundled().replace({"dtype": "bf16", "kv.max_context": 2048})
+    at.run()
+    shown = {each.key: each.proto.placeholder for each in at.multiselect}
+    assert shown["sweep-scheme"] == "As in the Recipe: unquantized"
+    assert shown["sweep-dtype"] == "As in the Recipe: bf16"
+    assert shown["sweep-max_context"] == "As in the Recipe: 2,048"
+    assert shown["sweep-batching"] == "As in the Recipe: off"
+
+
 def test_axes_make_cells_with_reasons_and_device_time_before_the_start(wb: fakes.FakeWorkbench, page: Page) -> None:
     at = page("measure").run()
     at.multiselect(key="sweep-scheme").set_value(["none", "bnb-nf4", "torchao-fp8-dynamic"]).run()
