@@ -5,7 +5,7 @@ This file does not know how a Decision is made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import streamlit as st
@@ -13,8 +13,9 @@ import streamlit as st
 from mcp_core.decision.decision import Choice, Decision, Missing
 from mcp_core.decision.report import Report
 from pages._ui import format as fmt
-from pages._ui import frame, report_downloads, session, workbench
+from pages._ui import frame, report_downloads, workbench
 from pages._ui.hub_token import current_token
+from pages._ui.recipe_adoption import adopt_button
 
 __all__ = ["draw_answer", "draw_meeting", "draw_missing", "draw_refused", "evidence_badge"]
 
@@ -22,6 +23,8 @@ _COLOURS = {"confirmed": "green", "measured": "blue", "probed": "orange", "predi
 _CAUSES = {"slo": "latency"}
 _UNITS = {"concurrency": "users", "rate_s": "requests/s"}
 _ROW_PX, _MOST_ROWS = 35, 12
+# Streamlit wraps text in rows above 64 px only; a longer text would be cut at 1280 px.
+_TALL_ROW_PX, _LONG_TEXT = 66, 78
 
 
 def draw_answer(decision: Decision) -> None:
@@ -52,9 +55,11 @@ def draw_meeting(decision: Decision) -> None:
         return
     st.subheader("Meets the Goal")
     rows = [_row(each, decision) for each in (decision.winner, *decision.runners_up)]
-    columns = {
-        name: each for name, each in _columns(decision).items() if any(row[name] is not None for row in rows)
-    }
+    told = {name for name in rows[0] if any(row[name] is not None for row in rows)}
+    # One of the two tells nothing where every row says the same: the answer has it.
+    told -= {"capacity"} if all(row["capacity"] in (None, row["load"]) for row in rows) else set()
+    told -= {"load"} if len(rows) > 1 and len({row["load"] for row in rows}) == 1 else set()
+    columns = {name: each for name, each in _columns(decision).items() if name in told}
     st.dataframe(
         rows,
         hide_index=True,
@@ -76,20 +81,26 @@ def draw_refused(decision: Decision) -> None:
             "cause": _CAUSES.get(each.cause, each.cause),
             "reason": each.reason.removeprefix(f"{each.cause}: "),
             "run": _run_link(each.run),
-            "command": each.command,
         }
         for each in decision.refused
     ]
     column = st.column_config
-    command = {"command": column.TextColumn("What would measure it", width=200)}
     columns = {
         "name": column.TextColumn("Configuration"),
         "cause": column.TextColumn("Cause", width=110, help="Which kind of limit, or what makes it no evidence."),
-        "reason": column.TextColumn("Figure and limit", width=380),
+        "reason": column.TextColumn("Figure and limit", width=430),
         "run": _run_column(),
-        **(command if any(each.command for each in decision.refused) else {}),
     }
-    st.dataframe(rows, hide_index=True, height=_height(rows), column_config=columns, column_order=list(columns))
+    row_px = _row_px(each["reason"] for each in rows)
+    st.dataframe(
+        rows,
+        hide_index=True,
+        height=_height(rows, row_px),
+        row_height=row_px,
+        column_config=columns,
+        column_order=list(columns),
+    )
+    _commands("What would measure them", [each.command for each in decision.refused])
 
 
 def draw_missing(decision: Decision) -> None:
@@ -108,27 +119,36 @@ def draw_missing(decision: Decision) -> None:
         }
         for each in decision.missing
     ]
-    column = st.column_config
+    column, row_px = st.column_config, _row_px(each["why"] for each in rows)
+    load = {"load": column.NumberColumn(fmt.sentence(_UNITS[decision.load_kind]), width=70, format="%g")}
+    columns = {
+        "name": column.TextColumn("Configuration"),
+        **(load if len({each["load"] for each in rows}) > 1 else {}),
+        "repeats": column.NumberColumn("Starts", width=56, help="Fresh starts of the worker, with new prompts."),
+        "time": column.TextColumn(
+            "Time",
+            width=100,
+            help="Loading and measuring, as its own Runs took; a fidelity's is estimated by the model's size.",
+        ),
+        "why": column.TextColumn("Why", width=480),
+    }
     st.dataframe(
         rows,
         hide_index=True,
-        height=_height(rows),
-        column_config={
-            "name": column.TextColumn("Configuration"),
-            "load": column.NumberColumn(fmt.sentence(_UNITS[decision.load_kind]), width=70, format="%g"),
-            "repeats": column.NumberColumn(
-                "Starts", width=56, help="Fresh starts of the worker, with new prompts."
-            ),
-            "time": column.TextColumn(
-                "Time",
-                width=100,
-                help="Loading and measuring, as its own Runs took; a fidelity's is estimated by the model's size.",
-            ),
-            "why": column.TextColumn("Why", width=380),
-            "command": column.TextColumn("From a shell", width=200),
-        },
+        height=_height(rows, row_px),
+        row_height=row_px,
+        column_config=columns,
+        column_order=list(columns),
     )
     _queue(decision.missing)
+    _commands("These from a shell", [each.command for each in decision.missing])
+
+
+def _commands(label: str, commands: Sequence[str]) -> None:
+    known = [each for each in dict.fromkeys(commands) if each]
+    if known:
+        with st.expander(label, icon=":material/terminal:"):
+            st.code("\n".join(known), language="bash", wrap_lines=True)
 
 
 def _queue(missing: Sequence[Missing]) -> None:
@@ -213,9 +233,7 @@ def _notes(notes: Sequence[str]) -> None:
 
 def _next_steps(winner: Choice, decision: Decision) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button("Use this Recipe", type="primary", icon=":material/tune:", key="use-winner"):
-            session.use_recipe(winner.recipe)
-            frame.go_to("recipe")
+        adopt_button(winner.recipe, "the decision", key="use-winner")
         frame.link("runs", "See its Run", icon=":material/table_rows:", run=winner.run)
         goal = decision.goal.model_dump_json(exclude_defaults=True)
         frame.link("ship", "Ship it", icon=":material/rocket_launch:", goal=goal)
@@ -239,7 +257,7 @@ def _row(each: Choice, decision: Decision) -> dict[str, Any]:
         "kl": figures.kl,
         "cost": figures.cost_per_million_tokens,
         "energy": figures.energy_j_per_token,
-        "evidence": each.evidence_text,
+        "evidence": each.evidence,
         "starts": each.starts,
         "run": _run_link(each.run),
     }
@@ -262,7 +280,7 @@ def _columns(decision: Decision) -> dict[str, Any]:
     return {
         "name": column.TextColumn("Configuration"),
         "against": column.TextColumn(
-            "Against winner", width=110, help="By the paired ratio of fresh starts; equivalent is within 3 %."
+            "Against winner", width=100, help="By the paired ratio of fresh starts; equivalent is within 3 %."
         ),
         "load": number(fmt.sentence(unit), 62, "%g", "The measured load that the figures are of."),
         "capacity": number("Capacity", 70, "%g", f"Largest measured load that meets every limit, {unit}."),
@@ -273,11 +291,19 @@ def _columns(decision: Decision) -> dict[str, Any]:
         "kl": number("KL (nats)", 72, "%.4f", "Mean KL against the unquantized model on the same tokens."),
         "cost": number("Cost / 1M", 76, "%.3g", "Price of the time of a million output tokens, energy included."),
         "energy": number("J/token", 66, "%.3f", "By NVML's counter."),
-        "evidence": column.TextColumn("Evidence", width=150),
+        "evidence": column.TextColumn(
+            "Evidence",
+            width=84,
+            help="predicted → probed → measured on its engine → confirmed on what is deployed.",
+        ),
         "starts": number("Starts", 52, "%d", "Fresh process starts behind the figures."),
         "run": _run_column(),
     }
 
 
-def _height(rows: Sequence[Any]) -> int:
-    return _ROW_PX * (min(len(rows), _MOST_ROWS) + 1) + 2
+def _row_px(texts: Iterable[str]) -> int:
+    return _TALL_ROW_PX if any(len(each) > _LONG_TEXT for each in texts) else _ROW_PX
+
+
+def _height(rows: Sequence[Any], row_px: int = _ROW_PX) -> int:
+    return row_px * min(len(rows), _MOST_ROWS) + _ROW_PX + 2

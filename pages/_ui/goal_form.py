@@ -66,13 +66,13 @@ def goal_form(models: Sequence[str]) -> Goal:
     """
     now, further = session.goal(), _further()
     _presets()
-    left, middle, right = st.columns(3)
+    document: dict[str, Any] = {"name": now.name} | _models(now, models)
+    left, right = st.columns(2)
     with left:
-        document: dict[str, Any] = {"name": now.name} | _models(now, models) | _workload(now)
-    with middle:
+        document |= _workload(now)
+    with right, st.container(horizontal=True):
         document |= _load(now)
-    with right:
-        document |= _objective(now)
+    document |= _objective(now)
     slo = _slo(now, further, ("ttft_ms", "tpot_ms"))
     with st.expander("More limits", expanded=_has_more(now)):
         slo |= _slo(now, further, ("itl_ms", "e2e_ms"))
@@ -194,7 +194,8 @@ def _fidelity(now: Goal, further: Goal) -> dict[str, float]:
 
 
 def _objective(now: Goal) -> dict[str, Any]:
-    chosen = st.selectbox(
+    left, right = st.columns(2)
+    chosen = left.selectbox(
         "Decided by",
         list(_OBJECTIVES),
         index=list(_OBJECTIVES).index(now.objective),
@@ -202,14 +203,15 @@ def _objective(now: Goal) -> dict[str, Any]:
         key=_key("objective"),
         help="What orders configurations that meet every limit.",
     )
-    price = _number(
-        "Price per hour",
-        "price",
-        now.price_per_hour,
-        0.0,
-        help_text="Of one GPU, or of the machine where there is none; any currency.",
-        empty="not known",
-    )
+    with right:
+        price = _number(
+            "Price per hour",
+            "price",
+            now.price_per_hour,
+            0.0,
+            help_text="Of one GPU, or of the machine where there is none; any currency.",
+            empty="not known",
+        )
     return {"objective": chosen, "price_per_hour": price}
 
 
