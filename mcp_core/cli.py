@@ -13,7 +13,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
+from typing import NoReturn
 
+from mcp_core.commands.output import complain
 from mcp_core.errors import DiskFull, InputError, McpError
 
 __all__ = ["VERBS", "main"]
@@ -57,30 +59,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code. Nothing but a bug of ours leaves this as a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        options = _parser(arguments).parse_args(arguments)
+        options = _parsed(arguments)
         code: int = _module_of(options.verb).run(options)
         sys.stdout.flush()  # here, where a reader that has gone is understood
     except SystemExit as stop:  # argparse has said why, or printed its help
         return int(stop.code or 0)
     except McpError as error:
-        _complain(error)
-        return 2 if isinstance(error, InputError) else 1
+        return _told(error)
     except BrokenPipeError:
         _drop_stdout()
         return 1
     except OSError as error:  # a folder of MCP's own that cannot be used; the user's files are checked where read
-        _complain(_of_own_folder(error))
-        return 1
+        return _told(_of_own_folder(error))
     except KeyboardInterrupt:
         return 130
     return code
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as every other error is said: cause and hint, a line each."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}.", f"{self.prog} --help says what it takes.")
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Raises InputError for what no verb takes, SystemExit once help is printed."""
+    options, left = _parser(arguments).parse_known_args(arguments)
+    if left:
+        hint = f"mcp-core {options.verb} --help says what it takes."
+        raise InputError(f"{options.verb} takes no {' '.join(left)}.", hint)
+    return options
+
+
+def _parser(arguments: Sequence[str]) -> _Parser:
     """The parser, with the arguments of the asked verb only."""
-    parser = argparse.ArgumentParser(
-        prog="mcp-core", description="Master Control Program: LLM inference, measured."
-    )
+    parser = _Parser(prog="mcp-core", description="Master Control Program: LLM inference, measured.")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, about in VERBS.items():
         each = verbs.add_parser(verb, help=about, description=f"{about[0].upper()}{about[1:]}.")
@@ -94,6 +108,8 @@ def _module_of(verb: str) -> ModuleType:
 
 
 def _of_own_folder(error: OSError) -> McpError:
+    if error.errno == errno.ENAMETOOLONG:  # only what a user gives as a file is that long
+        return InputError("An argument is too long for the name of a file.", "Give a file or an id.")
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "Free some disk space (mcp-core models delete ID), or move MCP_HOME to a larger disk."
@@ -101,10 +117,10 @@ def _of_own_folder(error: OSError) -> McpError:
     return McpError(f"{where}{error.strerror or error}.", "MCP_HOME says where MCP keeps what it needs.")
 
 
-def _complain(error: McpError) -> None:
-    sys.stderr.write(f"error: {error.message}\n")
-    if error.hint:
-        sys.stderr.write(f"hint: {error.hint}\n")
+def _told(error: McpError) -> int:
+    """Its exit code, once it is said."""
+    complain(error)
+    return 2 if isinstance(error, InputError) else 1
 
 
 def _drop_stdout() -> None:

@@ -384,12 +384,15 @@ def _digest(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+# What pydantic words for programmers.
+_PROBLEMS = {"extra_forbidden": "there is no such field", "model_type": "it is not a JSON object"}
+
+
 def validation_message(error: ValidationError) -> str:
     """The first problem of a pydantic error as ``field: what is wrong``, with a count of the others."""
     problems = error.errors(include_url=False, include_context=False)
     first = problems[0]
     field = ".".join(str(part) for part in first["loc"]) or "document"
     rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    unknown = first["type"] == "extra_forbidden"
-    what = "there is no such field" if unknown else first["msg"].removeprefix("Value error, ")
+    what = _PROBLEMS.get(first["type"], first["msg"].removeprefix("Value error, "))
     return f"{field}: {what}{rest}"

@@ -129,6 +129,8 @@ def require_place(path: Path | None) -> None:
 
 def _file_text(name: str, presets: Any) -> bytes | None:
     """The file's content; None when ``name`` is a preset's, or no path either."""
+    if not name:
+        raise ModelNotFound("A name is empty.", "Give a JSON file or a preset's name.")
     path = Path(name)
     if name in presets or not (path.suffix or path.exists() or os.sep in name):
         return None

@@ -24,7 +24,7 @@ from mcp_core.commands.arguments import (
 from mcp_core.commands.bench_fidelity import missing_baseline, with_fidelity
 from mcp_core.commands.bench_profile import require_recordable, with_trace
 from mcp_core.commands.interrupts import run_until_stopped
-from mcp_core.commands.output import ProgressReport, complain, emit, note
+from mcp_core.commands.output import ProgressReport, complain, emit, note, write_file
 from mcp_core.commands.run_table import show
 from mcp_core.conflicts import require_runnable
 from mcp_core.decision.store import Store
@@ -200,13 +200,8 @@ class _Bench:
     def _write_out(self, measured: Run) -> None:
         if self._options.out is None:
             return
-        try:
-            self._options.out.write_text(measured.model_dump_json(indent=2) + "\n")
-        except OSError as error:
-            raise McpError(
-                f"{self._options.out} cannot be written: {error.strerror}.",
-                f"Print the Run again: mcp-core runs show {measured.id} --json",
-            ) from error
+        hint = f"Print the Run again: mcp-core runs show {measured.id} --json"
+        write_file(self._options.out, measured.model_dump_json(indent=2) + "\n", hint)
 
     def _show(self, measured: Run) -> None:
         if self._options.json:

@@ -19,11 +19,11 @@ from mcp_core.commands.arguments import (
     require_place,
 )
 from mcp_core.commands.interrupts import run_until_stopped
-from mcp_core.commands.output import ProgressReport, emit, note, say, table
+from mcp_core.commands.output import ProgressReport, emit, note, say, table, write_file
 from mcp_core.commands.recommend import read_goal
 from mcp_core.conflicts import require_runnable
 from mcp_core.decision.store import Store
-from mcp_core.errors import Cancelled
+from mcp_core.errors import Cancelled, WorkerDied
 from mcp_core.evaluation.capacity import Capacity, requests_for, require_searchable
 from mcp_core.evaluation.capacity_job import Served, search
 from mcp_core.evaluation.endpoint_recipe import endpoint_recipe
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Search, store each point as a Run, print. 0 found or partly, 1 when no load met every limit, 130 stopped.
 
-    Raises InputError for what is malformed, and what went wrong in loading.
+    Raises InputError for what is malformed, what went wrong in loading, and WorkerDied where no server answered.
     """
     recipe, workload, machine = read_recipe(options), read_workload(options), hardware.detect()
     goal = read_goal(options.goal)
@@ -83,14 +83,16 @@ def run(options: argparse.Namespace) -> int:
     require_place(options.out)
     with Store() as store:  # opened first: one that cannot be used is known before minutes are spent
         found = run_until_stopped(_find(recipe, workload, goal, store, options))
-    if options.out is not None:
-        options.out.write_text(found.model_dump_json(indent=2) + "\n")
     if options.json:
         emit(found.model_dump(mode="json"))
     else:
         _show(found)
+    if options.out is not None:
+        write_file(options.out, found.model_dump_json(indent=2) + "\n", "Its points are stored: mcp-core runs")
     if found.ended == "cancelled":
         return STOPPED
+    if found.ended == "failed" and found.best is None:
+        raise WorkerDied("; ".join(found.points[-1].broken), "Check that the server runs, and the URL.")
     return 0 if found.best is not None else 1
 
 

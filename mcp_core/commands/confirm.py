@@ -10,7 +10,7 @@ from typing import Any
 from mcp_core import conflicts, hardware
 from mcp_core.commands.arguments import add_json, add_progress
 from mcp_core.commands.job_run import run_job
-from mcp_core.commands.output import emit, note, say, table
+from mcp_core.commands.output import emit, note, say, table, write_file
 from mcp_core.decision.confirmation import Beside, Confirmation
 from mcp_core.decision.decision import Decision
 from mcp_core.decision.export import BUNDLE_FILE, export, recipe_served
@@ -42,13 +42,12 @@ def run(options: argparse.Namespace) -> int:
     title = f"confirm {options.folder.name}"
     answer = run_job("confirm", title, request, device=device, progress_as_json=options.progress == "json")
     found = Confirmation.model_validate(answer["confirmation"])
-    if found.holds:
-        _raise(options.folder, request, answer, found)
     if options.json:
         emit(answer["confirmation"])
     else:
         _show(found)
     if found.holds:
+        _raise(options.folder, request, answer, found)
         return 0
     raise McpError(found.why, f"Both Runs stay stored: mcp-core compare {found.of_run} {found.run}")
 
@@ -78,7 +77,7 @@ def _raise(folder: Path, request: dict[str, Any], answer: dict[str, Any], found:
     files = export(shipment, request["target"], request["engine"]).files
     for name in ("README.md", "run.json", "decision.json"):
         if name in files:
-            (folder / name).write_text(files[name], encoding="utf-8")
+            write_file(folder / name, files[name], "Both Runs stay stored; confirm again once it can be written.")
 
 
 def _recipe_in(folder: Path) -> Recipe:

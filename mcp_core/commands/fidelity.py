@@ -22,9 +22,9 @@ from mcp_core.commands.arguments import (
 from mcp_core.commands.endpoint_fidelity import add_urls, measure_endpoint
 from mcp_core.commands.fidelity_table import show_fidelity
 from mcp_core.commands.job_run import run_job
-from mcp_core.commands.output import emit, note
+from mcp_core.commands.output import emit, note, write_file
 from mcp_core.decision.store import Store
-from mcp_core.errors import InputError, McpError
+from mcp_core.errors import InputError
 from mcp_core.evaluation.fidelity_plan import make_plan
 from mcp_core.evaluation.known_fidelity import known_fidelity
 from mcp_core.hardware import Hardware
@@ -130,9 +130,4 @@ def _add_text(path: Path) -> str:
 def _write(path: Path | None, fidelity: Fidelity) -> None:
     if path is None:
         return
-    try:
-        path.write_text(fidelity.model_dump_json(indent=2) + "\n")
-    except OSError as error:
-        raise McpError(
-            f"{path} cannot be written: {error.strerror}.", "It is stored; ask again with another --out."
-        ) from error
+    write_file(path, fidelity.model_dump_json(indent=2) + "\n", "It is stored; ask again with another --out.")

@@ -10,21 +10,29 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mcp_core.errors import McpError
 from mcp_core.views import Progress
 
-__all__ = ["ProgressReport", "complain", "emit", "note", "say", "size", "table"]
+__all__ = ["ProgressReport", "complain", "emit", "note", "one_line", "say", "size", "table", "write_file"]
 
 QUIET_S = 5.0
 STEP = 0.1
+# Letters of a cause that was said elsewhere: a server may answer with a whole page.
+_LONGEST_CAUSE = 600
 
 
 def say(text: str) -> None:
-    """A line of the answer, at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """A line of the answer, at once. Raises McpError where stdout cannot be written, BrokenPipeError as it is."""
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise McpError(f"The answer cannot be written: {error.strerror}.", "Send stdout elsewhere.") from error
 
 
 def note(text: str) -> None:
@@ -35,9 +43,23 @@ def note(text: str) -> None:
 
 def complain(error: McpError) -> None:
     """Cause and hint, a line each."""
-    note(f"error: {error.message}")
+    note(f"error: {one_line(error.message)}")
     if error.hint:
-        note(f"hint: {error.hint}")
+        note(f"hint: {one_line(error.hint)}")
+
+
+def one_line(text: str) -> str:
+    """Without line breaks, and cut where nobody reads on."""
+    words = " ".join(text.split())
+    return words if len(words) <= _LONGEST_CAUSE else f"{words[:_LONGEST_CAUSE]} ..."
+
+
+def write_file(path: Path, text: str, hint: str) -> None:
+    """What --out asks for. Raises McpError with ``hint``: where else the answer is, or what to do."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise McpError(f"{path} cannot be written: {error.strerror}.", hint) from error
 
 
 def emit(document: Any) -> None:

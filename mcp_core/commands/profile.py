@@ -120,7 +120,13 @@ def run(options: argparse.Namespace) -> int:
         )
     with Store() as store:
         found = run_until_stopped(_Profile(recipe, machine, plan, load, store, options).run())
-    answer = _write(options.out, *found)
+    try:
+        answer = _write(options.out, *found)
+    except OSError as error:
+        raise McpError(
+            f"{error.filename or options.out} cannot be written: {error.strerror}.",
+            f"The trace is kept as {found[0][0].path}.",
+        ) from error
     if options.json:
         emit(answer)
     else:

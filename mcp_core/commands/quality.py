@@ -21,8 +21,8 @@ from mcp_core.commands.arguments import (
     whole_number,
 )
 from mcp_core.commands.job_run import run_job
-from mcp_core.commands.output import emit, say, table
-from mcp_core.errors import InputError, McpError
+from mcp_core.commands.output import emit, say, table, write_file
+from mcp_core.errors import InputError
 from mcp_core.evaluation.endpoint_recipe import require_url
 from mcp_core.evaluation.length_drift import LengthDrift
 from mcp_core.evaluation.paired import Interval
@@ -116,10 +116,7 @@ def _content(path: Path) -> bytes:
 def _write_out(path: Path | None, answer: dict[str, Any]) -> None:
     if path is None:
         return
-    try:
-        path.write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise McpError(f"{path} cannot be written: {error.strerror}.", "Give another --out.") from error
+    write_file(path, json.dumps(answer, indent=2, ensure_ascii=False) + "\n", "Give another --out.")
 
 
 def _show(answer: dict[str, Any]) -> None:

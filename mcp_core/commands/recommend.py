@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from mcp_core.commands.arguments import add_json, require_place
-from mcp_core.commands.output import emit, note, say, table
+from mcp_core.commands.output import emit, note, say, table, write_file
 from mcp_core.decision.decision import Choice, Decision
 from mcp_core.decision.store import Store
 from mcp_core.decisions import Decisions
@@ -39,13 +39,13 @@ def run(options: argparse.Namespace) -> int:
     with Store() as store:
         decisions = Decisions(lambda: store)
         decision = decisions.with_times(decisions.recommend(goal))
-    if options.out is not None:
-        options.out.write_text(decision.to_json())
-        note(f"the Decision is in {options.out}")
     if options.json:
         emit(json.loads(decision.to_json()))
     else:
         _show(decision)
+    if options.out is not None:
+        write_file(options.out, decision.to_json(), "Give another --out.")
+        note(f"the Decision is in {options.out}")
     if decision.winner is not None:
         return 0
     raise McpError(decision.answer, "; ".join(decision.notes) or "mcp-core runs lists what was measured.")
@@ -61,7 +61,8 @@ def read_goal(text: str) -> Goal:
         return Goal.from_json(Path(text).read_bytes())
     except OSError as error:
         raise GoalError(
-            f"{text} cannot be read: {error.strerror}.", "Give a JSON file, the JSON itself or a preset's name."
+            f"{text} cannot be read: {error.strerror}.",
+            f"Give a JSON file, the JSON itself, or one of: {', '.join(GOALS)}.",
         ) from error
 
 

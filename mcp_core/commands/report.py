@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcp_core.commands.arguments import require_place
-from mcp_core.commands.output import note
+from mcp_core.commands.output import note, write_file
 from mcp_core.decision.compare import Comparison
 from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.report import Report, as_csv, as_html, as_json
@@ -41,10 +41,7 @@ def run(options: argparse.Namespace) -> int:
     require_place(options.out)
     with Store() as store:
         text = write(_report(options.what, store))
-    try:
-        options.out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{options.out} cannot be written: {error.strerror}.", "Choose another place.") from error
+    write_file(options.out, text, "Choose another place.")
     note(f"written: {options.out} ({len(text) / 1e6:.1f} MB)")
     return 0
 

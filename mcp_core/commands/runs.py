@@ -14,7 +14,7 @@ from mcp_core.decision.merging import merge
 from mcp_core.decision.remarks import Remarks
 from mcp_core.decision.staleness import stale_runs
 from mcp_core.decision.store import Store
-from mcp_core.errors import ModelNotFound
+from mcp_core.errors import InputError, ModelNotFound
 from mcp_core.results import Run
 
 __all__ = ["add_arguments", "run"]
@@ -75,6 +75,8 @@ _CHANGES: dict[str, Callable[[argparse.Namespace, Remarks], Remarks]] = {
 
 def _merge(store: Store, path: Path) -> int:
     merged = merge(store, path)
+    if not merged.added and not merged.known:
+        raise InputError(f"{path} holds no Run.", "Give a file that mcp-core sweep --out wrote, or another store.")
     note(f"{merged.added} Runs added, {merged.known} were there already")
     for each in merged.unreadable:
         note(f"left out: {each.what}: {each.why}")

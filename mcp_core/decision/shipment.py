@@ -92,7 +92,7 @@ def of_decision(decision: Decision, find: Callable[[str], Run | None] = lambda r
 
 def read_decision(path: Path) -> Decision:
     """The Decision in a file. Raises ModelNotFound where there is no such file, InputError for another document."""
-    return Decision.from_json(_bytes_of(path))
+    return Decision.from_json(_bytes_of(path, "mcp-core recommend GOAL --out FILE writes one."))
 
 
 def read_shipment(text: str, find: Callable[[str], Run | None]) -> Shipment:
@@ -120,11 +120,11 @@ def _require_known(recipe: Recipe) -> None:
         )
 
 
-def _bytes_of(path: Path) -> bytes:
+def _bytes_of(path: Path, hint: str = _HINT) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ModelNotFound(f"{path} cannot be read: {error.strerror}.", _HINT) from error
+        raise ModelNotFound(f"{path} cannot be read: {error.strerror}.", hint) from error
 
 
 def _document(path: Path) -> Any:
