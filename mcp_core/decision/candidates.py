@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 
+from mcp_core import llama_cpp
 from mcp_core.decision.decision import Cause
 from mcp_core.decision.facts import RunFacts, short_names
 from mcp_core.decision.staleness import broken_versions
@@ -31,6 +32,7 @@ __all__ = [
     "candidates",
     "fidelity_of",
     "judged_fidelity",
+    "unknowable",
 ]
 
 UNITS = {"concurrency": "users", "rate_s": "requests/s"}
@@ -315,14 +317,24 @@ def _sizes(runs: Sequence[RunFacts], scene: Scene) -> Iterator[Broken | str]:
 
 
 def _fidelity(runs: Sequence[RunFacts], scene: Scene) -> Iterator[Broken | str]:
-    return judged_fidelity(fidelity_of(runs, scene), scene.goal.fidelity, random=runs[0].random_weights)
+    never = unknowable(runs[0].engine, random=runs[0].random_weights)
+    return judged_fidelity(fidelity_of(runs, scene), scene.goal.fidelity, never)
+
+
+def unknowable(engine: str, *, random: bool = False) -> str:
+    """Why no fidelity of such a configuration can be measured, however often it is tried; empty where it can."""
+    if random:
+        return "random weights say nothing"
+    return llama_cpp.NO_PROMPT_LOGPROBS.rstrip(".") if engine == "llama.cpp" else ""
 
 
 def judged_fidelity(
-    found: Mapping[str, float | str | None], limits: FidelityLimits, *, random: bool = False
+    found: Mapping[str, float | str | None], limits: FidelityLimits, never: str = ""
 ) -> Iterator[Broken | str]:
-    """Each limit that ``found`` (``facts.fidelity_facts``) breaks, or the text of one that it holds."""
-    why = "random weights say nothing" if random else str(found.get("why") or "").rstrip(".")
+    """Each limit that ``found`` (``facts.fidelity_facts``) breaks, or the text of one that it holds; ``never`` says
+    why there can be no figure (``unknowable``)."""
+    why = never or str(found.get("why") or "").rstrip(".")
+    lacking = "cannot be measured" if never else "not measured"
     for name, label, bound, unit, at_least in (
         ("top1", "top-1", limits.top1_min, "", True),
         ("kl", "KL", limits.kl_max, " nats", False),
@@ -333,7 +345,7 @@ def judged_fidelity(
         figure = found.get(name)
         if not isinstance(figure, float | int):
             told = f": {why}" if why else ""
-            yield Broken("not measured", f"{label} not measured{told}", label, None, bound, at_least)
+            yield Broken("not measured", f"{label} {lacking}{told}", label, None, bound, at_least)
             continue
         holds = figure >= bound if at_least else figure <= bound
         sign = {(True, True): "≥", (True, False): "<", (False, True): "≤", (False, False): ">"}[at_least, holds]

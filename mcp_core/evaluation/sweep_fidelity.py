@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_core import conflicts
-from mcp_core.decision.candidates import Broken, judged_fidelity
+from mcp_core.decision.candidates import Broken, judged_fidelity, unknowable
 from mcp_core.decision.facts import fidelity_facts
 from mcp_core.decision.store import Store
 from mcp_core.decision.sweep_record import CellRecord, CellState, SweepRun
@@ -160,7 +160,7 @@ def refusal_of(plan: SweepPlan, fidelity: Fidelity, error: McpError | None = Non
     limits = plan.fidelity_limits
     if limits is None:
         return None
-    found = judged_fidelity(fidelity_facts(fidelity) or {}, limits)
+    found = judged_fidelity(fidelity_facts(fidelity) or {}, limits, unknowable(fidelity.engine))
     broken = [each for each in found if isinstance(each, Broken)]
     if not broken:
         return None

@@ -280,6 +280,22 @@ def test_a_run_and_a_fidelity_are_lacking_together():
 
 
 @pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (
+            {"engine": "llama.cpp", "quantization.scheme": "gguf", "batching.mode": "continuous"},
+            "KL cannot be measured: llama.cpp's server gives no log-probabilities of a prompt",
+        ),
+        ({"model": {"source": "shape", "id": "llama-3.1-8b"}}, "KL cannot be measured: random weights say nothing"),
+    ],
+    ids=["llama.cpp", "random weights"],
+)
+def test_a_fidelity_that_can_never_be_measured_is_called_so_and_no_command_is_named(changes, why):
+    (refused,) = decide(LIMITED, runs(Law(changes=changes), (8,), 2)).refused
+    assert (refused.cause, refused.reason, refused.command) == ("not measured", why, "")
+
+
+@pytest.mark.parametrize(
     ("goal", "changes", "fields"),
     [
         ({"users": 8}, {}, {}),  # nothing asks for it

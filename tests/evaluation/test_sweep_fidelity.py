@@ -28,6 +28,7 @@ from mcp_core.evaluation.sweep_cells import check_cells
 from mcp_core.evaluation.sweep_table import SweepRow, sweep_rows
 from mcp_core.goal import Goal
 from mcp_core.hardware import detect
+from mcp_core.recipe import Recipe
 from mcp_core.results import Comparable
 from mcp_core.sweep_plan import Axes, BatchingChoice, SweepPlan
 from tests.evaluation import planted_noise
@@ -196,6 +197,20 @@ def test_random_weights_are_refused_without_a_job(log: Path, asked: SweepPlan) -
     ]
     assert rows["off"].reason.startswith("KL not measured: ")
     assert "what random weights say means nothing" in rows["off"].reason
+    assert judged(log) == []
+
+
+def test_what_llama_cpp_serves_is_refused_as_what_cannot_be_measured(log: Path, asked: SweepPlan) -> None:
+    pytest.importorskip("xllamacpp")
+    base = Recipe(threads=1, device="cpu")
+    plan = asked.model_copy(update={"base": base, "axes": Axes(engine=("llama.cpp",)), "probe_s": 0.0})
+    with Store() as store:
+        record, rows = swept(store, plan)
+    (cell,) = record.cells
+    assert (cell.state, rows["llama.cpp"].reason) == (
+        "refused",
+        "KL cannot be measured: llama.cpp's server gives no log-probabilities of a prompt.",
+    )
     assert judged(log) == []
 
 
