@@ -24,32 +24,47 @@ __all__ = ["VERBS", "main"]
 VERBS: dict[str, str] = {
     "doctor": "what this machine has and can run",
     "preset": "list the presets, or print one",
-    "schema": "JSON Schema of Recipe, Workload and Run",
-    "footprint": "what a Recipe takes, before loading it",
-    "serve": "run a worker in the foreground",
+    "schema": "JSON Schema of Recipe, Workload, Run, Goal, Decision and sweep plan",
+    "footprint": "the memory that a Recipe takes, before loading it",
+    "serve": "load a Recipe and serve it by OpenAI's API, in the foreground",
     "bench": "load a Recipe, measure it with a Workload, store one Run",
-    "sweep": "measure many configurations by racing, unattended; resumed after a crash",
-    "capacity": "the largest load that meets every limit, each point a stored Run",
+    "sweep": "measure many configurations unattended, the slow ones shortly; resumed after a crash",
+    "capacity": "the largest load that meets every limit of a Goal; each load tried is a stored Run",
     "fidelity": "how far a Recipe's predictions are from the unquantized model's",
     "sensitivity": "which layers lose most by a Recipe's scheme",
     "quality": "what a Recipe changes in replies and in answers to small tasks",
     "handbook": "the article's advice, each tried once on this machine",
-    "calibrate": "watch a model on a text, for the static schemes",
+    "calibrate": "run a text through a model and keep its activation ranges, for the static schemes",
     "quantize": "write a quantized model as a checkpoint that others can serve",
     "profile": "record what a worker does in a few steps, and say where the time goes",
-    "runs": "list, show or delete stored Runs",
+    "runs": "list, show, tag, delete or merge stored Runs",
     "why": "why a Run is as slow as it is, and what would help",
-    "compare": "two Runs' configurations, by the interval of their paired ratio",
+    "compare": "whether one Run's configuration is better than another's, by the interval of their ratio",
     "recommend": "one configuration for a Goal, and why each other one was refused",
     "export": "the files that deploy a Run or Decision: vLLM, SGLang, llama.cpp, containers, scripts",
     "report": "a Decision or a comparison of Runs as one HTML file, as CSV or JSON",
     "import": "other tools' result files into the store: vLLM, SGLang, AIPerf, GuideLLM, optimum, llama-bench",
     "verify": "whether a Decision still holds, by measuring winner and runner-up again",
-    "confirm": "measure a deployment beside what was predicted of it",
+    "confirm": "measure what export wrote beside what was predicted of it",
     "models": "list or delete the models kept on this machine",
     "recordings": "list or add recorded requests, to be replayed",
     "texts": "list, add or delete the texts that calibration and fidelity read",
 }
+
+_ABOUT = "Master Control Program: LLM inference, measured."
+_BEGINNING = """words:
+  Recipe     how one model is served: model, engine, scheme, batching; JSON or a preset
+  Workload   the requests that are sent: lengths, users or requests/s; JSON or a preset
+  Run        one measurement of a Recipe with a Workload on this machine, kept in the store
+  Goal       limits that must hold, such as p95 TTFT; a Decision says which Recipe meets them
+
+begin with:
+  mcp-core doctor
+  mcp-core bench bundled short-chat
+  mcp-core why
+
+mcp-core VERB --help says what a verb takes. Exit codes: 0 it answered; 1 it failed or cannot
+answer; 2 wrong arguments or input; 130 stopped by you. Answers go to stdout, the rest to stderr."""
 
 # Where a verb's name is none that a module can have.
 _MODULES = {"import": "import_runs"}
@@ -76,6 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Every verb on a line with what it does."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=20)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong as every other error is said: cause and hint, a line each."""
 
@@ -94,7 +116,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _parser(arguments: Sequence[str]) -> _Parser:
     """The parser, with the arguments of the asked verb only."""
-    parser = _Parser(prog="mcp-core", description="Master Control Program: LLM inference, measured.")
+    parser = _Parser(prog="mcp-core", description=_ABOUT, epilog=_BEGINNING, formatter_class=_Help)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, about in VERBS.items():
         each = verbs.add_parser(verb, help=about, description=f"{about[0].upper()}{about[1:]}.")

@@ -103,6 +103,15 @@ def is_two_lines(err: str) -> bool:
 # The table and its errors
 
 
+def test_the_help_names_every_verb_and_the_first_steps(cli_run):
+    code, out, err = cli_run("--help")
+    assert (code, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert set(cli.VERBS) <= {words[0] for words in lines if len(words) > 1}  # what it does stands beside it
+    begin = out.partition("begin with:")[2]
+    assert ["mcp-core", "bench", "bundled", "short-chat"] in [line.split() for line in begin.splitlines()]
+
+
 def test_every_verb_has_help(cli_run):
     for verb in cli.VERBS:
         code, out, err = cli_run(verb, "--help")

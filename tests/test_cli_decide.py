@@ -91,7 +91,7 @@ def test_compare_takes_every_repeat_of_both(planted, capsys):
     assert found["peak_bytes"]["verdict"] == "equivalent"
     assert cli.main(["compare", planted[0], planted[3]]) == 0
     said = capsys.readouterr().out
-    assert "median TPOT" in said
+    assert "p50 TPOT" in said
     (memory,) = (line for line in said.splitlines() if line.startswith("peak memory"))
     assert memory.split()[3] in ("MB", "GB")
     assert cli.main(["compare", planted[0], "nonsense"]) == 2

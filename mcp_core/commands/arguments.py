@@ -49,14 +49,15 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
 
 def add_set(parser: argparse.ArgumentParser, *, workload: bool = False) -> None:
     """--set, once for every field that is to differ."""
-    what = "recipe.PATH, workload.PATH or PATH (of the Recipe)" if workload else "PATH of the Recipe"
+    what = "a Recipe's, as quantization.scheme=bnb-nf4"
+    what += ", or a Workload's, as workload.requests=50" if workload else ""
     parser.add_argument(
         "--set",
         dest="settings",
-        metavar="PATH=VALUE",
+        metavar="FIELD=VALUE",
         action="append",
         default=[],
-        help=f"replace one field: {what}; the value is JSON, else text. Repeatable.",
+        help=f"replace one field: {what}. The value is JSON, else text. Repeatable.",
     )
 
 
@@ -67,7 +68,8 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_progress(parser: argparse.ArgumentParser) -> None:
     """--progress."""
-    parser.add_argument("--progress", choices=("text", "json"), default="text", help="its form on stderr")
+    about = "how progress is written to stderr: text for people (default), or a JSON document a line"
+    parser.add_argument("--progress", choices=("text", "json"), default="text", help=about)
 
 
 def read_recipe(options: argparse.Namespace) -> Recipe:

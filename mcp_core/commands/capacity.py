@@ -49,10 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--goal",
         required=True,
         metavar="GOAL",
-        help=f"whose latency limits: a JSON file, the JSON itself, or one of: {', '.join(GOALS)}",
+        help=f"whose latency limits must hold: a JSON file, the JSON itself, or one of: {', '.join(GOALS)}",
     )
-    parser.add_argument("--url", help="of this running OpenAI-compatible server; nothing is loaded")
-    parser.add_argument("--most", type=_positive, metavar="LOAD", help="try no more users, or arrivals a second")
+    parser.add_argument("--url", help="measure this running OpenAI-compatible server; nothing is loaded")
+    parser.add_argument("--most", type=_positive, metavar="LOAD", help="try no more users, or requests/s")
     parser.add_argument(
         "--budget",
         type=_positive,
@@ -119,7 +119,7 @@ async def _find(
 
 
 def _show(found: Capacity) -> None:
-    unit = "CLIENTS" if found.kind == "concurrency" else "REQUESTS/S"
+    unit = "USERS" if found.kind == "concurrency" else "REQUESTS/S"
     rows = [
         (
             f"{point.load:g}",

@@ -25,7 +25,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """DIR, --url, --progress, --json."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="what mcp-core export wrote")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the folder that mcp-core export --out wrote")
     parser.add_argument("--url", help="measure this running server; nothing is started")
     add_progress(parser)
     add_json(parser)

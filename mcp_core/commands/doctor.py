@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=whole_number(1, 1024),
         metavar="N",
-        help="CPU threads to measure with; else a Recipe's usual",
+        help="CPU threads to measure with; default: as many as a Recipe gets",
     )
     add_progress(parser)
     add_json(parser)

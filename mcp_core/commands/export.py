@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="RUN|DECISION", help="id of a stored Run, or a file with a Run or Decision")
     parser.add_argument("--target", required=True, metavar="T", help=f"one of: {', '.join(TARGETS)}")
     parser.add_argument(
-        "--engine", metavar="E", help=f"for containers: {', '.join(IMAGES)}; the Run's own when left out"
+        "--engine", metavar="E", help=f"for containers: {', '.join(IMAGES)}; default: the Run's own"
     )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="a new folder; nothing else is written"

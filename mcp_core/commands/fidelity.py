@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_set(parser)
     add_json(parser)
     parser.add_argument(
-        "--text", type=Path, metavar="FILE", help="score this .txt, .jsonl or .csv; without it the built-in set"
+        "--text", type=Path, metavar="FILE", help="score this .txt, .jsonl or .csv; default: the built-in set"
     )
     parser.add_argument(
-        "--reference-dtype", choices=("fp32",), help="to check the instrument; without it the checkpoint's own"
+        "--reference-dtype", choices=("fp32",), help="to check the instrument; default: the checkpoint's own"
     )
     add_urls(parser)
     parser.add_argument("--fresh", action="store_true", help="measure again what is known already")

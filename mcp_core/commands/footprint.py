@@ -8,6 +8,7 @@ import dataclasses
 from mcp_core import conflicts, hardware
 from mcp_core.commands.arguments import add_json, add_recipe, add_set, hub_token, read_recipe, whole_number
 from mcp_core.commands.output import complain, emit, say, size, table
+from mcp_core.commands.run_table import scheme_words
 from mcp_core.decision.store import Store
 from mcp_core.errors import RecipeError, StoreError
 from mcp_core.models import catalog
@@ -30,13 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--context",
         type=whole_number(1),
         metavar="N",
-        help="prompt + reply, tokens; else the Recipe's longest",
+        help="prompt + reply, tokens; default: the Recipe's longest",
     )
     parser.add_argument(
-        "--concurrency", type=whole_number(1, MOST_USERS), default=1, metavar="N", help="sequences held at once"
+        "--concurrency", type=whole_number(1, MOST_USERS), default=1, metavar="N", help="users at once; default: 1"
     )
     parser.add_argument(
-        "--uncorrected", action="store_true", help="without what measured Runs of this machine correct"
+        "--uncorrected", action="store_true", help="leave out the correction learnt from Runs of this machine"
     )
     add_set(parser)
     add_json(parser)
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         }
         emit(model | dataclasses.asdict(estimate) | answers | lists)
         return 0
-    say(f"{resolved.title}, {recipe.dtype}, {recipe.quantization.scheme}, on {estimate.device}\n")
+    say(f"{resolved.title}, {recipe.dtype}, {scheme_words(recipe)}, on {estimate.device}\n")
     if comes_as := resolved.comes_as(recipe, predictor.device, machine):
         say(f"{comes_as}\n")
     _show(estimate)

@@ -21,7 +21,12 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """NAME, --recipe, --progress, --set, --json."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help=f"try it now: {', '.join(EXPERIMENTS)}")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        nargs="?",
+        help=f"try it now; without a name all are listed: {', '.join(EXPERIMENTS)}",
+    )
     parser.add_argument(
         "--recipe",
         default="bundled",

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--json, and delete ID."""
     add_json(parser)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    delete = actions.add_parser("delete", help="remove one from the disk")
+    delete = actions.add_parser("delete", help="remove one from the disk", description="Remove one from the disk.")
     delete.add_argument("id", metavar="ID", help="as the list shows it")
 
 

@@ -19,7 +19,9 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """NAME and --json."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help="print this one as JSON")
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", help="print this one as JSON; without a name they are listed"
+    )
     add_json(parser)
 
 

@@ -78,13 +78,13 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     plan = ProfilePlan()
     for name, least, default, what in (
         ("steps", 1, plan.steps, "engine steps to record"),
-        ("wait", 0, plan.wait, "steps that pass before"),
+        ("wait", 0, plan.wait, "steps that pass unrecorded before"),
         ("warmup", 0, plan.warmup, "steps with the profiler on that are thrown away"),
-        ("repeat", 1, plan.repeat, "how often all that is done, a trace each"),
+        ("repeat", 1, plan.repeat, "how often wait, warmup and steps are gone through, a trace each"),
     ):
         count = whole_number(least, MOST_STEPS)
         parser.add_argument(
-            f"--{name}", type=count, default=default, metavar="N", help=f"{what}, default {default}"
+            f"--{name}", type=count, default=default, metavar="N", help=f"{what}; default: {default}"
         )
     parser.add_argument("--no-shapes", action="store_true", help="without the shapes of operators' inputs")
     parser.add_argument("--memory", action="store_true", help="with every allocation, but without tokenization")
@@ -100,7 +100,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     ):
         count = whole_number(1)
         parser.add_argument(
-            f"--{name}", type=count, default=default, metavar="N", help=f"{what}, default {default}"
+            f"--{name}", type=count, default=default, metavar="N", help=f"{what}; default: {default}"
         )
 
 

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_set(parser)
     add_json(parser)
     parser.add_argument(
-        "--check", choices=(*CHECKS, "all"), default="all", help="lengths of replies, tasks, or both"
+        "--check", choices=(*CHECKS, "all"), default="all", help="lengths of replies, tasks, or both (default)"
     )
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="own prompts: .jsonl with prompt or messages")
     parser.add_argument(
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1, 100_000),
         default=256,
         metavar="N",
-        help="limit of a reply, default 256",
+        help="limit of a reply; default: 256",
     )
     parser.add_argument("--url", help="judge this running server, which serves the Recipe's model")
     parser.add_argument("--reference-url", metavar="URL", help="compare with this server instead of a worker")

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--json, and add FILE."""
     add_json(parser)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    add = actions.add_parser("add", help="keep a .jsonl or .csv file's requests")
+    add = actions.add_parser(
+        "add", help="keep a .jsonl or .csv file's requests", description="Keep a .jsonl or .csv file's requests."
+    )
     add.add_argument(
         "file",
         metavar="FILE",

@@ -10,9 +10,10 @@ from mcp_core.commands.output import say, size, table
 from mcp_core.decision.remarks import Remarks
 from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
 from mcp_core.models.correction import error_of
+from mcp_core.recipe import Recipe
 from mcp_core.results import Measurement, Quantiles, Run
 
-__all__ = ["HEADING", "remark_lines", "row_of", "show"]
+__all__ = ["HEADING", "remark_lines", "row_of", "scheme_words", "show"]
 
 HEADING = (
     "RUN",
@@ -24,7 +25,7 @@ HEADING = (
     "WORKLOAD",
     "TTFT p50",
     "TPOT p50",
-    "OUTPUT",
+    "THROUGHPUT",
     "TAGS",
 )
 
@@ -38,13 +39,31 @@ def row_of(run: Run, tags: str = "", *, stale: bool = False) -> tuple[str, ...]:
         f"{run.status}, stale" if stale else run.status,
         run.recipe.model.id,
         run.recipe.engine,
-        run.recipe.quantization.scheme,
+        scheme_words(run.recipe),
         run.workload.name,
         _figure(measured.ttft_ms.p50 if measured else None, "ms"),
         _figure(measured.tpot_ms.p50 if measured else None, "ms"),
         _figure(measured.output_tok_s if measured else None, "tok/s"),
         tags,
     )
+
+
+def scheme_words(recipe: Recipe) -> str:
+    """The scheme's name; for none "unquantized", or "as stored" of a checkpoint, which may come quantized. Of a
+    server elsewhere nothing is known."""
+    scheme = recipe.quantization.scheme
+    if recipe.model.source == "endpoint":
+        return "-"
+    if scheme != "none":
+        return scheme
+    return "as stored" if recipe.model.source in ("folder", "hub") else "unquantized"
+
+
+def settings_words(recipe: Recipe) -> str:
+    """How a model is served: as "fp32, unquantized, cpu, transformers"."""
+    if recipe.model.source == "endpoint":
+        return "settings not known"
+    return f"{recipe.dtype}, {scheme_words(recipe)}, {recipe.device}, {recipe.engine}"
 
 
 def remark_lines(remarks: Remarks) -> list[str]:
@@ -57,7 +76,7 @@ def show(run: Run) -> None:
     """The whole Run for people."""
     recipe = run.recipe
     say(f"Run {run.id}: {run.status}")
-    say(f"{recipe.model.id}, {recipe.dtype}, {recipe.quantization.scheme}, {recipe.device}, {recipe.engine}")
+    say(f"{recipe.model.id}, {settings_words(recipe)}")
     say(f"{run.workload.name}: {run.load_words}")
     if run.failure:
         say(f"{run.failure.kind}: {run.failure.message}")

@@ -22,24 +22,30 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--limit, --tag, --json, show ID, delete ID, tag ID TAG…, untag ID TAG…, note ID TEXT, merge FILE."""
-    parser.add_argument("--limit", type=whole_number(1), default=20, help="at most so many; 20 by default")
-    parser.add_argument("--tag", help="those that have this tag")
+    parser.add_argument(
+        "--limit", type=whole_number(1), default=20, metavar="N", help="list so many at most; default: 20"
+    )
+    parser.add_argument("--tag", help="list those that have this tag")
     add_json(parser)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    for action, about in (("show", "one Run in full"), ("delete", "forget one Run and its request records")):
-        each = actions.add_parser(action, help=about)
+    for action, about in (("show", "one Run in full"), ("delete", "delete one Run and its request records")):
+        each = actions.add_parser(action, help=about, description=f"{about.capitalize()}.")
         each.add_argument("id", metavar="ID", help="as the list shows it")
         if action == "show":
-            each.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="as JSON document")
-    for action, about in (("tag", "give a Run tags"), ("untag", "take tags away")):
-        each = actions.add_parser(action, help=about)
-        each.add_argument("id", metavar="ID")
+            each.add_argument(
+                "--json", action="store_true", default=argparse.SUPPRESS, help="answer with one JSON document"
+            )
+    for action, about in (("tag", "give a Run tags"), ("untag", "take tags from a Run")):
+        each = actions.add_parser(action, help=about, description=f"{about.capitalize()}.")
+        each.add_argument("id", metavar="ID", help="as the list shows it")
         each.add_argument("tags", metavar="TAG", nargs="+", help="up to 40 letters without a comma")
     noting = actions.add_parser("note", help="write a note to a Run, in place of the one it has")
-    noting.add_argument("id", metavar="ID")
+    noting.add_argument("id", metavar="ID", help="as the list shows it")
     noting.add_argument("text", metavar="TEXT", help='"" takes it away')
     merging = actions.add_parser("merge", help="add the Runs of a sweep's result file, or of another results store")
-    merging.add_argument("file", metavar="FILE", type=Path, help="JSON lines, or SQLite")
+    merging.add_argument(
+        "file", metavar="FILE", type=Path, help="what sweep --out wrote (JSON lines), or a results store (SQLite)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

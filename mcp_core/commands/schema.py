@@ -28,7 +28,7 @@ VALUES: dict[str, type[BaseModel]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which value."""
-    parser.add_argument("value", nargs="?", choices=VALUES, help="only this one; all by default")
+    parser.add_argument("value", nargs="?", choices=VALUES, help="only this one; default: all")
     parser.add_argument("--json", action="store_true", help="the answer is JSON anyway")
 
 

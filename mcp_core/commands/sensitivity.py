@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(128, MOST_TOKENS),
         default=512,
         metavar="N",
-        help="tokens to judge on, default 512",
+        help="tokens to judge on; default: 512",
     )
     add_progress(parser)
 

@@ -20,11 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE, --port, --host, --force, --set."""
     add_recipe(parser)
     add_set(parser)
+    parser.add_argument("--port", type=whole_number(0, 65535), default=0, metavar="N", help="default: any free one")
     parser.add_argument(
-        "--port", type=whole_number(0, 65535), default=0, help="port on this machine; any free one by default"
-    )
-    parser.add_argument(
-        "--host", type=_loopback, default="127.0.0.1", help="loopback only; put a proxy in front for others"
+        "--host",
+        type=_loopback,
+        default="127.0.0.1",
+        help="loopback only; default: 127.0.0.1; put a proxy in front for others",
     )
     parser.add_argument("--force", action="store_true", help="load it even where it is estimated not to fit")
 

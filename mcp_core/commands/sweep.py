@@ -45,11 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """PLAN, --resume, --dry-run, --out, --progress, --json."""
     parser.add_argument("plan", metavar="PLAN", help=f"JSON file, or one of: {', '.join(PLANS)}")
     parser.add_argument("--resume", action="store_true", help="go on with the newest sweep of this plan")
-    parser.add_argument("--dry-run", action="store_true", help="say what it would measure and take; start nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what it would measure and how long that takes; start nothing"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write its Runs there: mcp-core runs merge reads it"
     )
-    parser.add_argument("--json", action="store_true", help="a line of JSON a Run on stdout, to a terminal, too")
+    parser.add_argument(
+        "--json", action="store_true", help="write each Run to stdout as a line of JSON, to a terminal too"
+    )
     add_progress(parser)
 
 

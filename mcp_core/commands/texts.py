@@ -20,10 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--json, add FILE [--name], and delete SHA."""
     add_json(parser)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    add = actions.add_parser("add", help="keep a .txt, .jsonl or .csv file's text")
+    add = actions.add_parser(
+        "add",
+        help="keep a .txt, .jsonl or .csv file's text",
+        description="Keep a .txt, .jsonl or .csv file's text.",
+    )
     add.add_argument("file", metavar="FILE", type=Path, help='rows have "text", "prompt" or "messages"')
     add.add_argument("--name", help="what it is called here; else the file's name")
-    delete = actions.add_parser("delete", help="remove one from the disk")
+    delete = actions.add_parser("delete", help="remove one from the disk", description="Remove one from the disk.")
     delete.add_argument("sha256", metavar="SHA", help="as the list shows it")
 
 

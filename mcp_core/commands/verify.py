@@ -30,11 +30,17 @@ _SEEDS = 2**31
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """DECISION, --starts, --seed, --progress, --json."""
-    parser.add_argument("decision", metavar="DECISION", type=Path, help="what recommend --out wrote")
+    parser.add_argument("decision", metavar="DECISION", type=Path, help="a file that recommend --out wrote")
     parser.add_argument(
-        "--starts", type=whole_number(1, 50), default=_STARTS, help=f"fresh starts of each, in turn; {_STARTS}"
+        "--starts",
+        type=whole_number(1, 50),
+        default=_STARTS,
+        metavar="N",
+        help=f"fresh starts of each, in turn; default: {_STARTS}",
     )
-    parser.add_argument("--seed", type=whole_number(0, _SEEDS), help="of the prompts; a new one when left out")
+    parser.add_argument(
+        "--seed", type=whole_number(0, _SEEDS), metavar="N", help="of the prompts; default: a new one"
+    )
     add_progress(parser)
     add_json(parser)
 

@@ -26,7 +26,7 @@ _HISTORY = 500
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, --json."""
-    parser.add_argument("run", metavar="RUN", nargs="?", help=f"{RUN_HELP}; the newest stored when left out")
+    parser.add_argument("run", metavar="RUN", nargs="?", help=f"{RUN_HELP}; default: the newest stored")
     add_json(parser)
 
 

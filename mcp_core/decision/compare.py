@@ -73,11 +73,11 @@ class Quantity:
 QUANTITIES: dict[str, Quantity] = {
     each.name: each
     for each in (
-        Quantity("output_tok_s", "output tokens", "tok/s", False),
-        Quantity("ttft_ms", "median TTFT", "ms", True, "ttft_ms"),
+        Quantity("output_tok_s", "throughput", "tok/s", False),
+        Quantity("ttft_ms", "p50 TTFT", "ms", True, "ttft_ms"),
         Quantity("ttft_p95_ms", "p95 TTFT", "ms", True, "ttft_ms", "p95"),
-        Quantity("tpot_ms", "median TPOT", "ms", True, "tpot_ms"),
-        Quantity("e2e_ms", "median E2E", "ms", True, "e2e_ms"),
+        Quantity("tpot_ms", "p50 TPOT", "ms", True, "tpot_ms"),
+        Quantity("e2e_ms", "p50 E2E", "ms", True, "e2e_ms"),
         Quantity("requests_s", "requests", "1/s", False),
         Quantity("peak_bytes", "peak memory", "bytes", True),
         Quantity("energy_j_per_token", "energy", "J/token", True),

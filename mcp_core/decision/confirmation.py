@@ -172,11 +172,11 @@ def _figures(shipment: Shipment, found: Measurement | None) -> Iterator[Beside]:
 _UNITS = {
     "output tokens/s": "1/s",
     "requests/s": "1/s",
-    "median TTFT": "ms",
+    "p50 TTFT": "ms",
     "p95 TTFT": "ms",
-    "median TPOT": "ms",
+    "p50 TPOT": "ms",
     "p95 TPOT": "ms",
-    "median E2E": "ms",
+    "p50 E2E": "ms",
     "failed requests": "",
     "prompt tokens a request": "",
     "output tokens a request": "",
@@ -193,8 +193,8 @@ def _predicted(shipment: Shipment) -> dict[str, float | None]:
     return {
         "output tokens/s": figures.output_tok_s,
         "requests/s": figures.requests_s,
-        "median TTFT": figures.ttft_ms,
-        "median TPOT": figures.tpot_ms,
+        "p50 TTFT": figures.ttft_ms,
+        "p50 TPOT": figures.tpot_ms,
     }
 
 
@@ -204,11 +204,11 @@ def _named(found: Measurement | None) -> dict[str, float | None]:
     return {
         "output tokens/s": found.output_tok_s,
         "requests/s": found.requests_s,
-        "median TTFT": found.ttft_ms.p50,
+        "p50 TTFT": found.ttft_ms.p50,
         "p95 TTFT": found.ttft_ms.p95,
-        "median TPOT": found.tpot_ms.p50,
+        "p50 TPOT": found.tpot_ms.p50,
         "p95 TPOT": found.tpot_ms.p95,
-        "median E2E": found.e2e_ms.p50,
+        "p50 E2E": found.e2e_ms.p50,
         "failed requests": float(found.failed),
         "prompt tokens a request": found.prompt_tokens / found.completed if found.completed else None,
         "output tokens a request": found.output_tokens / found.completed if found.completed else None,

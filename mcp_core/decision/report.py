@@ -285,7 +285,7 @@ def _charts(report: Report) -> Iterator[Chart]:
     points = [(name, ttft, rate) for name, rate, ttft in drawn if rate is not None and ttft is not None]
     if points:
         series = [(name, [ttft], [rate]) for name, ttft, rate in points]
-        yield Chart("Throughput against first token", "median TTFT, ms", "output tokens/s", series, lines=False)
+        yield Chart("Throughput against first token", "p50 TTFT, ms", "output tokens/s", series, lines=False)
 
 
 def _decision_charts(decision: Decision) -> Iterator[Chart]:

@@ -40,7 +40,7 @@ def over_saturation(records: Sequence[RequestRecord]) -> str | None:
     if _rising(ttft_ms) < MIN_RISING or end_ms < MIN_GROWTH * begin_ms:
         return None
     return (
-        "over-saturated: the queue grew all the while, median TTFT from "
+        "over-saturated: the queue grew all the while, p50 TTFT from "
         f"{begin_ms:,.0f} ms in the first quarter to {end_ms:,.0f} ms in the last"
     )
 

@@ -31,8 +31,8 @@ MeasureOne = Callable[[Recipe, Workload], Awaitable[tuple[Run, Sequence[RequestR
 
 # Of a figure: more than clocks and neighbours do.
 _NOTABLE = 0.10
-_FIGURES = {"output_tok_s": ("output tokens/s", "{:,.1f}"), "ttft_ms": ("median TTFT", "{:,.1f} ms")} | {
-    "tpot_ms": ("median TPOT", "{:,.2f} ms")
+_FIGURES = {"output_tok_s": ("output tokens/s", "{:,.1f}"), "ttft_ms": ("p50 TTFT", "{:,.1f} ms")} | {
+    "tpot_ms": ("p50 TPOT", "{:,.2f} ms")
 }
 
 
@@ -42,7 +42,7 @@ class Change(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="Which configuration, or what of the machine.")
-    text: str = Field(description='As "median TTFT 310.0 ms → 612.0 ms (+97 %)".')
+    text: str = Field(description='As "p50 TTFT 310.0 ms → 612.0 ms (+97 %)".')
     breaks: bool = Field(default=False, description="Whether the choice no longer holds because of it.")
 
 

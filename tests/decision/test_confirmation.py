@@ -45,7 +45,7 @@ def judged(what: Shipment, law: Law) -> Confirmation:
 def test_figures_stand_beside_each_other_with_their_error() -> None:
     run, _ = planted_run(SLOW, 4)
     found = judged(of_run(run), Law(tpot_ms=22))
-    tpot = next(each for each in found.figures if each.name == "median TPOT")
+    tpot = next(each for each in found.figures if each.name == "p50 TPOT")
     assert tpot.predicted == pytest.approx(21.6, rel=0.03)
     assert tpot.measured == pytest.approx(23.76, rel=0.03)
     assert tpot.error == pytest.approx(0.1, abs=0.03)

@@ -27,7 +27,7 @@ def test_how_often_it_says_so_in_a_hundred_seeds(record, load, least, most):
 
 
 def test_it_names_the_figures(record):
-    assert "over-saturated: the queue grew all the while, median TTFT from" in over_saturation(queue(record, 2, 1))
+    assert "over-saturated: the queue grew all the while, p50 TTFT from" in over_saturation(queue(record, 2, 1))
 
 
 def test_few_requests_tell_nothing(record):

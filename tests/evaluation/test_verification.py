@@ -67,7 +67,7 @@ def test_a_runner_up_that_became_better_ends_it() -> None:
     assert not found.holds
     assert "is better now" in found.why
     assert found.changes[0].breaks
-    assert any("median TPOT" in each.text and "-7" in each.text for each in found.changes[1:])
+    assert any("p50 TPOT" in each.text and "-7" in each.text for each in found.changes[1:])
 
 
 @pytest.mark.parametrize(("tpot_ms", "holds"), [(19.5, True), (12, False)])

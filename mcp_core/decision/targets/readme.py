@@ -76,9 +76,9 @@ def _figures(shipment: Shipment) -> Iterator[tuple[str, str]]:
     measured = shipment.measurement
     if measured is not None:
         yield from _shown("output tokens/s", measured.output_tok_s, ",.1f")
-        yield from _shown("median TTFT, ms", measured.ttft_ms.p50, ",.1f")
+        yield from _shown("p50 TTFT, ms", measured.ttft_ms.p50, ",.1f")
         yield from _shown("p95 TTFT, ms", measured.ttft_ms.p95, ",.1f")
-        yield from _shown("median TPOT, ms", measured.tpot_ms.p50, ",.2f")
+        yield from _shown("p50 TPOT, ms", measured.tpot_ms.p50, ",.2f")
         yield "requests", f"{measured.completed} completed, {measured.failed} failed"
     memory = shipment.run.memory if shipment.run else None
     if memory is not None and memory.weights_bytes is not None:
