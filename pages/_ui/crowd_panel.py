@@ -15,6 +15,7 @@ from mcp_core.views import JobView, WorkerView
 from pages._ui import format as fmt
 from pages._ui import frame, workbench
 from pages._ui.crowd_chart import chart_height, crowd_chart
+from pages._ui.crowd_time import in_words, speed_of
 from pages._ui.job_panel import ACTIVE, draw_progress
 from pages._ui.recipe_options import BATCHING_TITLES, in_labels
 
@@ -89,20 +90,24 @@ def _form(worker: WorkerView, *, running: bool) -> None:
             disabled=running or not modes,
             key="crowd-start",
         )
+    if modes:
+        plan = _plan(int(users), int(prompt), int(reply), modes)
+        st.caption(f":material/timer: {in_words(plan, speed_of(worker))}")
     for mode, reason in refused.items():
         st.caption(f":material/block: **{BATCHING_TITLES[mode]}**: {in_labels(reason)}")
     if worker.recipe.prefix_cache:
         st.caption("The prefix cache is off meanwhile: every user has another prompt.")
     if pressed:
-        _start(worker, int(users), int(prompt), int(reply), modes)
+        with frame.errors_shown():
+            workbench.get_workbench().demos.start_crowd(
+                worker.id, _plan(int(users), int(prompt), int(reply), modes)
+            )
+            st.rerun()
 
 
-def _start(worker: WorkerView, users: int, prompt: int, reply: int, modes: Sequence[BatchingMode]) -> None:
+def _plan(users: int, prompt: int, reply: int, modes: Sequence[BatchingMode]) -> CrowdPlan:
     in_order = tuple(mode for mode in MODES if mode in modes)
-    plan = CrowdPlan(users=users, prompt_tokens=prompt, output_tokens=reply, modes=in_order)
-    with frame.errors_shown():
-        workbench.get_workbench().demos.start_crowd(worker.id, plan)
-        st.rerun()
+    return CrowdPlan(users=users, prompt_tokens=prompt, output_tokens=reply, modes=in_order)
 
 
 @st.fragment(run_every=0.5)

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from mcp_core.crowd import CrowdPlan, CrowdRequest
 from mcp_core.errors import Busy
-from mcp_core.generation import Sampling
+from mcp_core.generation import EngineStats, Sampling
 from mcp_core.presets import bundled
 from mcp_core.results import Failure
 from pages._ui.crowd_chart import crowd_chart, parts_ms
@@ -170,6 +170,29 @@ def test_many_users_are_sent_in_every_mode_by_one_click(wb: fakes.FakeWorkbench,
     assert at.button(key="crowd-stop").label == "Cancel"  # as every other job
     at.button(key="crowd-stop").click().run()
     assert calls(wb, "cancel_job") == [("crowd-1",)]
+
+
+def test_how_long_a_crowd_takes_is_said_before_the_press(wb: fakes.FakeWorkbench, page: Page) -> None:
+    """16 users and a warm-up, each 128 prompt tokens at 1 ms and 64 output tokens at 30 ms, in three modes."""
+    worker = fakes.ready_worker()
+    wb.add(worker)
+    assert "is known once this worker has answered" in texts(opened(page, "Many users"))
+    counted = EngineStats(
+        finished_total=4, decode_steps_total=400, decode_s_total=12.0, prompt_tokens_total=500, prefill_s_total=0.5
+    )
+    wb.engine_stats["w1"] = counted
+    at = opened(page, "Many users")
+    assert "At most about 2 min for 3 modes: 16 users one after the other take about 35 s" in texts(at)
+    assert "TPOT of 30.0 ms since it was loaded" in texts(at)
+    at.select_slider(key="crowd-users").set_value(4).run()
+    assert "At most about 31 s for 3 modes: 4 users" in texts(at)
+    wb.samples = fakes.samples(worker=worker)
+    assert "TPOT of 30.0 ms in the last minute" in texts(at.run())
+
+
+def test_a_crowd_before_the_first_reply_is_timed_by_the_last_run(wb: fakes.FakeWorkbench, page: Page) -> None:
+    wb.add(fakes.ready_worker(), fakes.ok_run(recipe=fakes.ready_worker().recipe))
+    assert "TPOT of 31.5 ms in its last Run" in texts(opened(page, "Many users"))
 
 
 def test_three_modes_beside_each_other(wb: fakes.FakeWorkbench, page: Page) -> None:
