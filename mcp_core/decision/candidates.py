@@ -42,7 +42,10 @@ _SHARED = "endpoint:"
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """One limit that does not hold, or a reason why nothing is known. Ratio: how far off, above 1; None unknown."""
+    """One limit that does not hold, or a reason why nothing is known. Ratio: how far off, above 1; None unknown.
+
+    ``never``: no figure will ever be known.
+    """
 
     cause: Cause
     text: str
@@ -50,6 +53,12 @@ class Broken:
     figure: float | None = None
     bound: float | None = None
     at_least: bool = False
+    never: bool = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no further Run changes it, as far as it is about what Runs leave as it is."""
+        return self.is_measured or self.never
 
     @property
     def is_measured(self) -> bool:
@@ -174,7 +183,7 @@ def _candidate(runs: tuple[RunFacts, ...], name: str, scene: Scene) -> Candidate
 def _lost_anyway(runs: Sequence[RunFacts], refusal: Broken, scene: Scene) -> Iterator[Broken]:
     """What disturbs a speed leaves fidelity as it is: a limit that it breaks stays broken, and says more."""
     if refusal.cause == "not comparable":
-        yield from (each for each in _fidelity(runs, scene) if isinstance(each, Broken) and each.is_measured)
+        yield from (each for each in _fidelity(runs, scene) if isinstance(each, Broken) and each.is_settled)
 
 
 def _usable(runs: tuple[RunFacts, ...], scene: Scene) -> tuple[tuple[RunFacts, ...], Broken | None]:
@@ -345,7 +354,7 @@ def judged_fidelity(
         figure = found.get(name)
         if not isinstance(figure, float | int):
             told = f": {why}" if why else ""
-            yield Broken("not measured", f"{label} {lacking}{told}", label, None, bound, at_least)
+            yield Broken("not measured", f"{label} {lacking}{told}", label, None, bound, at_least, bool(never))
             continue
         holds = figure >= bound if at_least else figure <= bound
         sign = {(True, True): "≥", (True, False): "<", (False, True): "≤", (False, False): ">"}[at_least, holds]
@@ -382,7 +391,7 @@ def _decided_point(candidate: Candidate, scene: Scene) -> tuple[Point | None, tu
         return replace(below, broken=tuple(broken)), ()
     # Whatever the load, memory and fidelity are what they are.
     last = points[-1]
-    fixed = tuple(each for each in last.broken if each.is_measured and each.cause in ("memory", "gpus", "fidelity"))
+    fixed = tuple(each for each in last.broken if each.is_settled and each.cause not in ("slo", "failures"))
     measured = ", ".join(f"{point.load:g}" for point in points)
     text = f"not measured at {asked:g} {scene.unit} (measured at {measured})"
     return replace(last, broken=fixed), (Broken("not measured at this load", text, scene.unit),)

@@ -293,6 +293,11 @@ def test_a_run_and_a_fidelity_are_lacking_together():
 def test_a_fidelity_that_can_never_be_measured_is_called_so_and_no_command_is_named(changes, why):
     (refused,) = decide(LIMITED, runs(Law(changes=changes), (8,), 2)).refused
     assert (refused.cause, refused.reason, refused.command) == ("not measured", why, "")
+    # Neither a quieter machine nor another load makes it known, so that no Run is asked for.
+    noisy = runs(Law(changes=changes), (8,), 2, reasons=("noisy: other processes used 0.9 cores meanwhile",))
+    for found in (decide(LIMITED, noisy), decide(LIMITED | {"users": 7}, runs(Law(changes=changes), (4,), 2))):
+        assert found.refused[0].reason.startswith(f"{why}; not ")
+        assert found.missing == ()
 
 
 @pytest.mark.parametrize(
