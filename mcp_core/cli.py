@@ -95,7 +95,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     """Every verb on a line with what it does."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=20)
+        super().__init__(prog)
+        self._action_max_length = 16  # argparse forgets that verbs are indented below VERB
 
 
 class _Parser(argparse.ArgumentParser):
