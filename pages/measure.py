@@ -25,6 +25,7 @@ frame.require("measure")
 
 _LATEST = 8
 _FIGURES = {"TTFT p50, ms": "ttft_ms", "TPOT p50, ms": "tpot_ms", "Throughput, tok/s": "output_tok_s"}
+_WIDTHS = {"When": 72, "Workload": 104, "Status": 68, "Run": 52}
 
 
 def draw() -> None:
@@ -169,15 +170,21 @@ def _latest_runs() -> None:
     if not runs:
         st.caption("None yet. They are kept on this machine and survive a restart.")
         return
+    rows = [_run_row(run) for run in runs]
+    models = {str(row["Model"]) for row in rows}
+    if len(models) == 1:
+        st.caption(f"All of {frame.plain(models.pop())}.")
     st.dataframe(
-        [_run_row(run) for run in runs],
+        rows,
         column_config={
             **{
                 name: st.column_config.NumberColumn(format="%.1f", help=fmt.definition(field))
                 for name, field in _FIGURES.items()
             },
-            "Run": st.column_config.LinkColumn(display_text="open"),
+            **{name: st.column_config.Column(width=width) for name, width in _WIDTHS.items()},
+            "Run": st.column_config.LinkColumn(display_text="open", width=_WIDTHS["Run"]),
         },
+        column_order=[name for name in rows[0] if name != "Model" or models],
         hide_index=True,
         placeholder="–",
         key="latest-runs",

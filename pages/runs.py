@@ -79,7 +79,9 @@ def _draw_runs(runs: tuple[RunFacts, ...], offset: int, about: RunsBeside) -> No
 def _draw_under_table(shown: Sequence[RunFacts], offset: int, total: int, about: RunsBeside) -> None:
     """How many are shown, older and newer ones, the table as CSV."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(f"Runs {offset + 1}–{offset + len(shown)} of {total:,}, newest first", width="content")
+        models = {run_table.model_of(run) for run in shown}
+        of = f", all of {frame.plain(models.pop())}" if len(models) == 1 else ""
+        st.caption(f"Runs {offset + 1}–{offset + len(shown)} of {total:,}, newest first{of}", width="content")
         if offset and st.button("Newer", icon=":material/chevron_left:"):
             _go_to(offset - PAGE_SIZE)
         if offset + len(shown) < total and st.button("Older", icon=":material/chevron_right:"):

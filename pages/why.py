@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import streamlit as st
 
@@ -56,10 +57,16 @@ def _choose(runs: Sequence[Run]) -> tuple[Run | None, Run | None]:
     listed = {run.id: run for run in (linked, other, *runs) if run is not None}
     if not listed:
         return None, None
-    left, right = st.columns(2)
+    left, right = st.columns([3, 2])
+    models = {fmt.model_name(run.recipe) for run in listed.values()}
     ids = sorted(listed, key=lambda each: listed[each].created, reverse=True)
     first = linked.id if linked else runs[0].id
-    chosen = left.selectbox("Run", ids, index=ids.index(first), format_func=lambda each: _label(listed[each]))
+    chosen = left.selectbox(
+        "Run" if len(models) > 1 else f"Run of {next(iter(models))}",
+        ids,
+        index=ids.index(first),
+        format_func=lambda each: _label(listed[each], models),
+    )
     others = [each for each in ids if each != chosen]
     if other is not None and other.id == chosen:
         links.not_found("A Run is not compared with itself.", "Nothing is compared.")
@@ -67,7 +74,7 @@ def _choose(runs: Sequence[Run]) -> tuple[Run | None, Run | None]:
         "Compare with",
         others,
         index=others.index(other.id) if other and other.id in others else None,
-        format_func=lambda each: _label(listed[each]),
+        format_func=lambda each: _label(listed[each], models),
         placeholder="No other Run",
         help="Both in the same figures: which part made one slower.",
     )
@@ -75,10 +82,12 @@ def _choose(runs: Sequence[Run]) -> tuple[Run | None, Run | None]:
     return listed[chosen], listed.get(against) if against else None
 
 
-def _label(run: Run) -> str:
+def _label(run: Run, models: AbstractSet[str]) -> str:
+    """The model's name only where there are several."""
     speed = run.measurement.output_tok_s if run.measurement else None
+    model = f"{fmt.model_name(run.recipe)} · " if len(models) > 1 else ""
     return (
-        f"{fmt.model_name(run.recipe)} · {fmt.recipe_line(run.recipe)} · {run.workload.name} · {fmt.rate(speed)} · "
+        f"{model}{fmt.recipe_line(run.recipe)} · {run.workload.name} · {fmt.rate(speed)} · "
         f"{run.created:%m-%d %H:%M}"
     )
 

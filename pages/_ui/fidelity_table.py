@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from mcp_core.results import StoredFidelity
-from pages._ui import charts
+from pages._ui import charts, frame
 from pages._ui import format as fmt
 from pages._ui.fidelity_result import DEFINITIONS
 
@@ -24,11 +24,13 @@ __all__ = ["comparison_figure", "fidelity_table"]
 _FIGURES = {
     "KL, nats": (72, "kl"),
     "× noise floor": (98, "floor"),
-    "Top-1 agreement, %": (126, "top1"),
+    "Top-1 agreement, %": (132, "top1"),
     "Perplexity": (80, "perplexity"),
     "RMS Δp, %": (76, "rms_dp"),
 }
-_WIDTHS = {"When": 102, "Recipe": 152, "Status": 92}
+_WIDTHS = {"When": 84, "Recipe": 228, "Status": 108}
+# Said once above the table where all rows agree.
+_OFTEN_ONE = ("Model", "Text", "Engine")
 
 
 def fidelity_table(stored: Sequence[StoredFidelity]) -> str | None:
@@ -38,9 +40,14 @@ def fidelity_table(stored: Sequence[StoredFidelity]) -> str | None:
         st.caption("None yet. They are kept on this machine and survive a restart.")
         return None
     _compare(stored)
+    rows = [_row(each) for each in stored]
+    same = [name for name in _OFTEN_ONE if len({row[name] for row in rows}) == 1]
+    if same:
+        st.caption(" · ".join(f"{name}: {frame.plain(str(rows[0][name]))}" for name in same))
     event = st.dataframe(
-        [_row(each) for each in stored],
+        rows,
         column_config=_columns(),
+        column_order=[name for name in rows[0] if name not in same],
         hide_index=True,
         placeholder="–",
         on_select="rerun",
@@ -48,8 +55,8 @@ def fidelity_table(stored: Sequence[StoredFidelity]) -> str | None:
         key="fidelities",
         alt="Measured fidelities, newest first.",
     )
-    rows = event.selection.rows
-    return stored[rows[0]].fidelity.key if rows else None
+    chosen = event.selection.rows
+    return stored[chosen[0]].fidelity.key if chosen else None
 
 
 def comparison_figure(stored: Sequence[StoredFidelity]) -> go.Figure:

@@ -176,13 +176,13 @@ def _columns(*, pinned: bool, models: int, remarked: bool, stale: bool) -> dict[
             "with versions that its machine has no longer.",
         ),
         "created": column.DatetimeColumn("Created", width=84, format="MM-DD HH:mm", help="In your browser's time."),
-        **({"model": column.TextColumn("Model", width=124)} if models > 1 or not pinned else {}),
+        **({"model": column.TextColumn("Model", width=124)} if models > 1 else {}),
         "served": column.TextColumn(
-            "Served as",
-            width=150,
+            "Configuration",
+            width=150 if models > 1 else 250,
             help="Dtype of dense weights, then every setting that is not at its default.",
         ),
-        "workload": column.TextColumn("Workload", width=72, help="What was asked of the server."),
+        "workload": column.TextColumn("Workload", width=100, help="What was asked of the server."),
         "load": column.NumberColumn(
             "Load", width=46, format="%g", help="Users at once, or requests/s that arrive."
         ),

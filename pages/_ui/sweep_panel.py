@@ -37,7 +37,12 @@ _STATES = {
     "failed": "failed",
 }
 _FLOOR = "KL, × noise floor"
-_FIGURES = ("Throughput, tok/s", "TTFT p50, ms", "TPOT p50, ms")
+# Headings and widths: the outcome is seen without scrolling on a page of 1280.
+_FIGURES = {
+    "Throughput, tok/s": ("tok/s", 56),
+    "TTFT p50, ms": ("TTFT (ms)", 74),
+    "TPOT p50, ms": ("TPOT (ms)", 74),
+}
 _FLOOR_MEANING = f"{DEFINITIONS['kl']} In multiples of the noise floor: {DEFINITIONS['floor']}"
 
 
@@ -174,9 +179,15 @@ def _show(record: SweepRecord) -> None:
         shown,
         column_order=[name for name in shown[0] if any(row[name] for row in shown)] if shown else None,
         column_config={
-            **{name: st.column_config.NumberColumn(format="%.1f", help=_help(name)) for name in _FIGURES},
-            _FLOOR: st.column_config.NumberColumn(format="%.3g", help=_FLOOR_MEANING),
-            "Run": st.column_config.LinkColumn(display_text="open"),
+            **{
+                name: st.column_config.NumberColumn(label, width=width, format="%.1f", help=_help(name))
+                for name, (label, width) in _FIGURES.items()
+            },
+            _FLOOR: st.column_config.NumberColumn("KL, × floor", width=84, format="%.3g", help=_FLOOR_MEANING),
+            "State": st.column_config.TextColumn(width=64),
+            "How far": st.column_config.TextColumn(width=104),
+            "Peak": st.column_config.TextColumn(width=72, help=fmt.definition("peak_bytes")),
+            "Run": st.column_config.LinkColumn(display_text="open", width=52),
             "Reason": st.column_config.TextColumn(width="large"),
         },
         hide_index=True,
@@ -205,9 +216,10 @@ def _row(row: SweepRow) -> dict[str, Any]:
         "Configuration": row.cell.name,
         "State": _STATES[row.cell.state],
         "How far": row.level if row.stage else "",
-        _FIGURES[0]: figures[0],
+        "Throughput, tok/s": figures[0],
         _FLOOR: row.kl_over_floor,  # beside speed, so that it is seen without scrolling
-        **dict(zip(_FIGURES[1:], figures[1:], strict=True)),
+        "TTFT p50, ms": figures[1],
+        "TPOT p50, ms": figures[2],
         "Peak": fmt.size(memory.peak_bytes if memory else None),
         "Run": frame.address("runs", run=row.run.id) if row.run else None,
         "Reason": row.reason,
@@ -215,4 +227,5 @@ def _row(row: SweepRow) -> dict[str, Any]:
 
 
 def _help(name: str) -> str | None:
-    return fmt.definition({"TTFT p50, ms": "ttft_ms", "TPOT p50, ms": "tpot_ms"}.get(name, "output_tok_s"))
+    field = {"TTFT p50, ms": "ttft_ms", "TPOT p50, ms": "tpot_ms"}.get(name, "output_tok_s")
+    return f"{name}. {fmt.definition(field)}"

@@ -72,6 +72,23 @@ def test_the_answer_the_refusal_and_the_figures(page: OpenPage, planted: fakes.F
     assert "Cost per 1M tokens" in figures
 
 
+def test_columns_that_tell_nothing_leave_their_room_and_commands_are_whole(
+    page: OpenPage, planted: fakes.FakeWorkbench
+) -> None:
+    """Every row is at the users that were asked for: only a capacity beyond them has a column."""
+    _plant(planted, NEAR, (8,))
+    at = _open(page, GOAL | {"slo": {"tpot_ms": {"p95": 90}}})
+    assert not at.exception
+    meets = at.dataframe[0]
+    assert len(meets.value) == 3
+    assert "load" not in meets.proto.column_order
+    assert ("capacity" in meets.proto.column_order) == any(meets.value["capacity"] != meets.value["load"])
+    (lacking,) = [each for each in at.dataframe if "repeats" in each.value]
+    assert "command" not in lacking.proto.column_order
+    shown = "\n".join(each.value for each in at.code)
+    assert all(command in shown for command in lacking.value["command"])
+
+
 def test_a_change_of_the_form_decides_anew_and_the_link_carries_it(
     page: OpenPage, planted: fakes.FakeWorkbench
 ) -> None:

@@ -121,6 +121,17 @@ def test_an_imported_run_says_what_its_file_does_not(page: OpenPage, wb: fakes.F
     assert at.dataframe[0].value["load"].isna().all()
 
 
+def test_one_model_is_said_once_and_its_column_leaves_room(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(OK)
+    at = page("runs").run()
+    assert "Runs 1–1 of 1, newest first, all of SmolLM2-135M-Instruct" in [each.value for each in at.caption]
+    assert "model" not in at.dataframe[0].proto.column_order
+    other = OK.recipe.replace({"model": {"source": "shape", "id": "llama-2-7b"}})
+    wb.add(OK.model_copy(update={"id": "other", "recipe": other}))
+    at = page("runs").run()
+    assert "model" in at.dataframe[0].proto.column_order
+
+
 def test_a_link_to_a_deleted_run_says_so(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
     wb.add(OK)
     at = _open(page, "gone")
