@@ -139,6 +139,7 @@ def draw_missing(decision: Decision) -> None:
         row_height=row_px,
         column_config=columns,
         column_order=list(columns),
+        placeholder="–",
     )
     _queue(decision.missing)
     _commands("These from a shell", [each.command for each in decision.missing])
