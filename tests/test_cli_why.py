@@ -16,7 +16,7 @@ from mcp_core.decision.store import Store
 from mcp_core.errors import Busy, InputError
 from mcp_core.presets import bundled, bundled_llama_cpp
 from mcp_core.profile_plan import ProfileLoad
-from mcp_core.results import now
+from mcp_core.results import Failure, now
 from mcp_core.workload import Lengths, Workload
 from tests.evaluation.why_cases import MACHINE, run
 
@@ -73,6 +73,15 @@ def test_as_a_document(answer):
     assert found["roofline"]["decode"]["mbu"] == pytest.approx(0.117, abs=0.001)
     assert {"what", "figure", "limit", "source"} == set(found["evidence"][0])
     assert found["to_decide"]
+
+
+@pytest.mark.usefixtures("h100")
+def test_a_run_that_failed_says_by_what(answer):
+    failure = Failure(kind="oom", message="Memory ran out.")
+    keep(run().model_copy(update={"status": "failed", "measurement": None, "failure": failure}))
+    code, out, _ = answer("why")
+    assert code == 0
+    assert "It is failed: Memory ran out." in out
 
 
 @pytest.mark.usefixtures("h100")

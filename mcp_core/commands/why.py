@@ -72,6 +72,8 @@ def _show(found: Explanation) -> None:
     verdict = found.verdict
     say(f"Run {found.case.run.id}: {verdict.title}, confidence {verdict.finding.confidence}")
     say(f"{verdict.finding.sentence}\n")
+    if (failure := found.case.run.failure) is not None:
+        say(f"It is {found.case.run.status}: {failure.message}\n")
     for finding in verdict.others[:1] if verdict.cause == "undecided" else (verdict.finding,):
         rows = ((line.what, line.figure, line.limit, line.source) for line in finding.evidence)
         table([("EVIDENCE", "FIGURE", "LIMIT", "FROM"), *rows])
