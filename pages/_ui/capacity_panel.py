@@ -62,7 +62,7 @@ def capacity_form(workload: Workload) -> Asked:
         min_value=1,
         value=15,
         step=5,
-        help="No load is tried that would, by what the last one took, end later.",
+        help="No load is tried that would, by what the last one took, end later; one still going then is cut.",
         key="capacity-minutes",
     )
     needed = requests_for(slo, workload)
