@@ -24,8 +24,13 @@ from pages._ui.workload_form import expectation, workload_form
 frame.require("measure")
 
 _LATEST = 8
-_FIGURES = {"TTFT p50, ms": "ttft_ms", "TPOT p50, ms": "tpot_ms", "Throughput, tok/s": "output_tok_s"}
-_WIDTHS = {"When": 72, "Workload": 104, "Status": 68, "Run": 52}
+# Headings and fields, as every table of Runs has them.
+_FIGURES = {
+    "TTFT p50, ms": ("TTFT (ms)", "ttft_ms"),
+    "TPOT p50, ms": ("TPOT (ms)", "tpot_ms"),
+    "Throughput, tok/s": ("tok/s", "output_tok_s"),
+}
+_WIDTHS = {"When": 80, "Workload": 104, "Status": 68}
 
 
 def draw() -> None:
@@ -178,11 +183,11 @@ def _latest_runs() -> None:
         rows,
         column_config={
             **{
-                name: st.column_config.NumberColumn(format="%.1f", help=fmt.definition(field))
-                for name, field in _FIGURES.items()
+                name: st.column_config.NumberColumn(label, format="%.1f", help=f"{name}. {fmt.definition(field)}")
+                for name, (label, field) in _FIGURES.items()
             },
             **{name: st.column_config.Column(width=width) for name, width in _WIDTHS.items()},
-            "Run": st.column_config.LinkColumn(display_text="open", width=_WIDTHS["Run"]),
+            "Run": st.column_config.LinkColumn(display_text="open", width=46),
         },
         column_order=[name for name in rows[0] if name != "Model" or models],
         hide_index=True,

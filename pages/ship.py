@@ -122,14 +122,22 @@ def _evidence(shipment: Shipment) -> None:
 
 
 def _figures(shipment: Shipment) -> None:
+    """A decision's are those of its answer, over all fresh starts; else the one Run's."""
     measured, memory = shipment.measurement, shipment.run.memory if shipment.run else None
-    if measured is None:
+    winner = shipment.decision.winner if shipment.decision else None
+    if winner is not None:
+        told = winner.figures
+        values = (told.output_tok_s, told.ttft_ms, told.tpot_ms, told.peak_bytes)
+    elif measured is not None:
+        peak_bytes = memory.peak_bytes if memory else None
+        values = (measured.output_tok_s, measured.ttft_ms.p50, measured.tpot_ms.p50, peak_bytes)
+    else:
         return
     figures = (
-        ("Throughput", fmt.rate(measured.output_tok_s), "output_tok_s"),
-        ("TTFT p50", fmt.ms(measured.ttft_ms.p50), "ttft_ms"),
-        ("TPOT p50", fmt.ms(measured.tpot_ms.p50), "tpot_ms"),
-        ("Peak memory", fmt.size(memory.peak_bytes if memory else None), "peak_bytes"),
+        ("Throughput", fmt.rate(values[0]), "output_tok_s"),
+        ("TTFT p50", fmt.ms(values[1]), "ttft_ms"),
+        ("TPOT p50", fmt.ms(values[2]), "tpot_ms"),
+        ("Peak memory", fmt.size(values[3]), "peak_bytes"),
     )
     with st.container(horizontal=True):
         for label, value, name in figures:

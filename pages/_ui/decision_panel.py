@@ -269,7 +269,7 @@ def _run_link(run_id: str) -> str | None:
 
 
 def _run_column() -> Any:
-    return st.column_config.LinkColumn("Run", width=52, display_text="open", help="Everything that was measured.")
+    return st.column_config.LinkColumn("Run", width=46, display_text="open", help="Everything that was measured.")
 
 
 def _columns(decision: Decision) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def _columns(decision: Decision) -> dict[str, Any]:
         ),
         "load": number(fmt.sentence(unit), 62, "%g", "The measured load that the figures are of."),
         "capacity": number("Capacity", 70, "%g", f"Largest measured load that meets every limit, {unit}."),
-        "output_tok_s": number("tok/s", 60, "%.1f", fmt.definition("output_tok_s")),
+        "output_tok_s": number("tok/s", 56, "%.1f", fmt.definition("output_tok_s")),
         "ttft_ms": number("TTFT (ms)", 74, "%.0f", f"p50. {fmt.definition('ttft_ms')}"),
         "tpot_ms": number("TPOT (ms)", 74, "%.1f", f"p50. {fmt.definition('tpot_ms')}"),
         "peak_gb": number("Peak (GB)", 72, "%.2f", fmt.definition("peak_bytes")),

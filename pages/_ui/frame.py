@@ -50,6 +50,7 @@ PAGES: tuple[PageSpec, ...] = (
 # 2.6:1 to 3.7:1 on the light background: these are 4.5:1 and more on both.
 _STYLE = """<style>
 .stMainBlockContainer { padding-left: 3rem; padding-right: 3rem; }
+@media (max-width: 1400px) { .stMainBlockContainer { padding-left: 2rem; padding-right: 2rem; } }
 @media (max-width: 768px) { .stMainBlockContainer { padding-left: 1rem; padding-right: 1rem; } }
 [data-variant="segmented_control"][data-selected="true"], [data-variant="pills"][data-selected="true"],
 .stTabs [role="tab"][aria-selected="true"] { color: light-dark(#1d5fa8, #8ab8f7) !important; }

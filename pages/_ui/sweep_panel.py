@@ -187,7 +187,7 @@ def _show(record: SweepRecord) -> None:
             "State": st.column_config.TextColumn(width=64),
             "How far": st.column_config.TextColumn(width=104),
             "Peak": st.column_config.TextColumn(width=72, help=fmt.definition("peak_bytes")),
-            "Run": st.column_config.LinkColumn(display_text="open", width=52),
+            "Run": st.column_config.LinkColumn(display_text="open", width=46),
             "Reason": st.column_config.TextColumn(width="large"),
         },
         hide_index=True,

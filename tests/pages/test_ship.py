@@ -15,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 from mcp_core.decision.confirmation import confirm
 from mcp_core.decision.shipment import of_run
 from mcp_core.results import Failure, Run
+from pages._ui import format as fmt
 from tests.decision.planted import Law, machine, planted_run
 
 OpenPage = Callable[[str], AppTest]
@@ -80,6 +81,21 @@ def test_the_decision_comes_first_and_brings_verify(page: OpenPage, wb: fakes.Fa
         for each in at.code
     )
     assert {each.label for each in at.get("download_button")} >= {"Report", "CSV", "JSON", "Download all files"}
+
+
+def test_a_decision_has_the_figures_that_decide_gave_it(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    """Of all its fresh starts, not of one of them."""
+    wb.machine = machine()
+    for start, tpot_ms in enumerate((20.0, 26.0, 32.0)):
+        run, records = planted_run(Law(tpot_ms=tpot_ms), 4, start=start)
+        run = run.model_copy(update={"recipe": run.recipe.replace(CPU)})
+        wb.add(run)
+        wb.request_records[run.id] = tuple(records)
+    decided, shipped = ({each.label: each.value for each in page(name).run().metric} for name in ("decide", "ship"))
+    assert {name: decided[name] for name in shipped} == shipped
+    assert {"Throughput", "TTFT p50", "TPOT p50", "Peak memory"} == set(shipped)
+    one = fmt.ms(wb.run_values[-1].measurement.tpot_ms.p50)
+    assert shipped["TPOT p50"] != one
 
 
 def test_a_target_that_cannot_says_why(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
