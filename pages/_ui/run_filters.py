@@ -23,7 +23,7 @@ __all__ = ["against_baseline", "filtered", "pinned_baseline"]
 _FIELDS: dict[str, tuple[str, Callable[[RunFacts, RunsBeside], tuple[str, ...]]]] = {
     "model": ("Model", lambda run, _: (run_table.model_of(run),)),
     "engine": ("Engine", lambda run, _: (run.engine,)),
-    "scheme": ("Scheme", lambda run, _: (run.scheme,)),
+    "scheme": ("Scheme", lambda run, _: (run_table.scheme_of(run),)),
     "workload": ("Workload", lambda run, _: (run.workload,)),
     "device": ("Device", lambda run, _: (run.device or "none",)),
     "status": ("Status", lambda run, _: (run.status,)),

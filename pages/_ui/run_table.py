@@ -19,7 +19,7 @@ from mcp_core.decision.remarks import Remarks
 from mcp_core.recipe import Recipe
 from pages._ui import format as fmt
 
-__all__ = ["STATUS_WORDS", "RunsBeside", "csv_text", "draw", "label", "model_of", "row"]
+__all__ = ["STATUS_WORDS", "RunsBeside", "csv_text", "draw", "label", "model_of", "row", "scheme_of"]
 
 STATUS_WORDS = {
     "ok": "✓ ok",
@@ -106,6 +106,11 @@ def row(run: RunFacts, about: RunsBeside) -> dict[str, Any]:
 def model_of(run: RunFacts) -> str:
     """The model's short name."""
     return fmt.model_name(_recipe(run.recipe))
+
+
+def scheme_of(run: RunFacts) -> str:
+    """The scheme's name; "unquantized" or "as stored" where none is applied."""
+    return run.scheme if run.scheme != "none" else fmt.scheme_of(_recipe(run.recipe))
 
 
 def label(run: RunFacts) -> str:

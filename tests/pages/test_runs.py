@@ -121,6 +121,15 @@ def test_an_imported_run_says_what_its_file_does_not(page: OpenPage, wb: fakes.F
     assert at.dataframe[0].value["load"].isna().all()
 
 
+def test_the_filter_says_unquantized_too(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    int8 = OK.recipe.replace({"quantization.scheme": "bnb-int8"})
+    wb.add(OK, OK.model_copy(update={"id": "int8", "recipe": int8}))
+    at = page("runs").run()
+    assert at.multiselect(key="filter-scheme").options == ["bnb-int8", "unquantized"]
+    at.multiselect(key="filter-scheme").set_value(["unquantized"]).run()
+    assert list(at.dataframe[0].value["id"]) == [OK.id]
+
+
 def test_one_model_is_said_once_and_its_column_leaves_room(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
     wb.add(OK)
     at = page("runs").run()
