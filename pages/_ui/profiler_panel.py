@@ -38,12 +38,12 @@ def draw_profiler(worker: WorkerView | None, run_id: str | None = None) -> None:
         help="torch.profiler over the engine's own steps: every operator and kernel, who called it, its time.",
     )
     if worker is None or worker.state != "ready":
-        st.caption("Load a model to record what it does.")
+        frame.link("recipe", "Load a model to record what it does", icon=":material/tune:")
     else:
         _record(worker, run_id)
     kept = workbench.get_workbench().profiles.list()
     if not kept:
-        st.caption("No trace is kept yet.")
+        st.caption("No trace is kept yet: Record, with a loaded model, makes one.")
         return
     _traces(kept)
 
