@@ -1,8 +1,9 @@
 """Products of a few tokens with int8 rows in Triton: a weight is read as it is stored and unpacked in registers.
 
 torchao writes such weights out dense before it multiplies: 26 ms a recorded step of a 7B model on an H100, where
-bf16 takes 8. Beside gemlite's kernels, which are as fast for one token and slower for 4 and 16: docs/h100.md. Weights
-are the left operand, as their tile is then unpacked in registers. Heavy, CUDA only. This file does not know layers.
+bf16 takes 8. Beside gemlite's kernels, which are as fast for one token and slower for 4 and 16: docs/h100.md.
+Weights are the left operand, as their tile is then unpacked in registers. Heavy, CUDA only. This file does not know
+layers.
 """
 
 from __future__ import annotations
