@@ -335,6 +335,11 @@ class Recipe(_Value):
             kept["kv"]["scales"] = "token and head"
         return _digest(kept)
 
+    @property
+    def unquantized_words(self) -> str:
+        """What a model is called to which no scheme is applied: a checkpoint may come quantized."""
+        return "as stored" if self.model.source in ("folder", "hub") else "unquantized"
+
     def conflicts(self, hardware: Hardware) -> tuple[Conflict, ...]:
         """Every field that this machine cannot honour, with the reason and the fix."""
         from mcp_core.conflicts import find_conflicts

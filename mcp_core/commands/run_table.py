@@ -54,9 +54,7 @@ def scheme_words(recipe: Recipe) -> str:
     scheme = recipe.quantization.scheme
     if recipe.model.source == "endpoint":
         return "-"
-    if scheme != "none":
-        return scheme
-    return "as stored" if recipe.model.source in ("folder", "hub") else "unquantized"
+    return recipe.unquantized_words if scheme == "none" else scheme
 
 
 def settings_words(recipe: Recipe) -> str:

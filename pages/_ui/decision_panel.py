@@ -91,15 +91,7 @@ def draw_refused(decision: Decision) -> None:
         "reason": column.TextColumn("Figure and limit", width=430),
         "run": _run_column(),
     }
-    row_px = _row_px(each["reason"] for each in rows)
-    st.dataframe(
-        rows,
-        hide_index=True,
-        height=_height(rows, row_px),
-        row_height=row_px,
-        column_config=columns,
-        column_order=list(columns),
-    )
+    _table(rows, columns, _row_px(each["reason"] for each in rows))
     _commands("What would measure them", [each.command for each in decision.refused])
 
 
@@ -119,7 +111,7 @@ def draw_missing(decision: Decision) -> None:
         }
         for each in decision.missing
     ]
-    column, row_px = st.column_config, _row_px(each["why"] for each in rows)
+    column = st.column_config
     load = {"load": column.NumberColumn(fmt.sentence(_UNITS[decision.load_kind]), width=70, format="%g")}
     columns = {
         "name": column.TextColumn("Configuration"),
@@ -132,6 +124,12 @@ def draw_missing(decision: Decision) -> None:
         ),
         "why": column.TextColumn("Why", width=480),
     }
+    _table(rows, columns, _row_px(each["why"] for each in rows))
+    _queue(decision.missing)
+    _commands("These from a shell", [each.command for each in decision.missing])
+
+
+def _table(rows: Sequence[Any], columns: dict[str, Any], row_px: int) -> None:
     st.dataframe(
         rows,
         hide_index=True,
@@ -141,8 +139,6 @@ def draw_missing(decision: Decision) -> None:
         column_order=list(columns),
         placeholder="–",
     )
-    _queue(decision.missing)
-    _commands("These from a shell", [each.command for each in decision.missing])
 
 
 def _commands(label: str, commands: Sequence[str]) -> None:

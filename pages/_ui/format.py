@@ -118,7 +118,7 @@ def scheme_title(name: str) -> str:
 def scheme_of(recipe: Recipe) -> str:
     """The title of the Recipe's scheme; "as stored" for none on a checkpoint, which may come quantized."""
     name = recipe.quantization.scheme
-    return "as stored" if name == "none" and recipe.model.source in ("folder", "hub") else scheme_title(name)
+    return recipe.unquantized_words if name == "none" else scheme_title(name)
 
 
 def recipe_line(recipe: Recipe) -> str:

@@ -54,6 +54,11 @@ LANES: dict[str, tuple[Step, ...]] = {
             f"{TESTS} tests/gpu/test_int8_rows.py tests/gpu/test_triton_kernels.py "
             "tests/gpu/test_chunk_steps.py tests/gpu/test_graphs.py tests/gpu/test_engine.py",
         ),
+        # Both devices: the other lane's is used for a few seconds.
+        Step(
+            "tests-second-device", f"env -u CUDA_VISIBLE_DEVICES {TESTS} tests/gpu/test_engine.py -k second_device"
+        ),
+        Step("kernels", "python3 tests/bench/kernels_gpu.py"),
         engine("bf16-ceilings", "--part ceilings --part prefix"),
         engine("bf16-256", "--part together"),
         engine("bf16-peers", FA3, "--part peers --only 'generate_batch level'"),

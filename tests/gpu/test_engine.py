@@ -54,21 +54,26 @@ def reference():
     return prompts, [greedy(loaded.model, prompt, 24) for prompt in prompts]
 
 
+def assert_own_tokens(engine, recorder, reference):
+    """All prompts at once, each answered with generate's tokens."""
+    prompts, expected = reference
+    for index, prompt in enumerate(prompts):
+        engine.submit(GenerationRequest(str(index), prompt, 24, Sampling(temperature=0), ignore_eos=True))
+    for index in range(len(prompts)):
+        recorder.wait_end(str(index))
+        assert recorder.tokens(str(index)) == expected[index]
+
+
 @pytest.mark.filterwarnings("default")  # torch.compile's own use of what torch deprecates
 @pytest.mark.parametrize("changes", MODES.values(), ids=MODES)
 def test_every_mode_gives_generate_s_tokens(reference, changes):
-    prompts, expected = reference
     loaded, recipe = load()
     recorder = Recorder()
     engine = Engine(loaded, recipe.replace({"batching.max_requests": 64} | changes), recorder)
     engine.warm_up()
     engine.start()
     try:
-        for index, prompt in enumerate(prompts):
-            engine.submit(GenerationRequest(str(index), prompt, 24, Sampling(temperature=0), ignore_eos=True))
-        for index in range(len(prompts)):
-            recorder.wait_end(str(index))
-            assert recorder.tokens(str(index)) == expected[index]
+        assert_own_tokens(engine, recorder, reference)
     finally:
         engine.close()
 
@@ -107,11 +112,7 @@ def test_steps_of_more_are_recorded_live_and_change_no_token(reference):
         engine.submit(running)
         recorder.wait(lambda: len(recorder.of("running")) >= 2)
         engine.apply_live(recipe.replace(changes | {"batching.max_requests": 13}))
-        for index, prompt in enumerate(prompts):
-            engine.submit(GenerationRequest(str(index), prompt, 24, Sampling(temperature=0), ignore_eos=True))
-        for index in range(len(prompts)):
-            recorder.wait_end(str(index))
-            assert recorder.tokens(str(index)) == expected[index]
+        assert_own_tokens(engine, recorder, reference)
         recorder.wait_end("running")
         assert recorder.tokens("running")[:24] == expected[0]
     finally:
@@ -156,18 +157,13 @@ def test_fp8_pages_are_attended_to(dtype):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
 @pytest.mark.parametrize("compiled", ["off", "graphs"])
 def test_the_second_device_serves_alone(reference, compiled):
-    prompts, expected = reference
     loaded, recipe = load({"device": "cuda:1"})
     recorder = Recorder()
     engine = Engine(loaded, recipe.replace({"batching.mode": "continuous", "compile": compiled}), recorder)
     engine.warm_up()
     engine.start()
     try:
-        for index, prompt in enumerate(prompts):
-            engine.submit(GenerationRequest(str(index), prompt, 24, Sampling(temperature=0), ignore_eos=True))
-        for index in range(len(prompts)):
-            recorder.wait_end(str(index))
-            assert recorder.tokens(str(index)) == expected[index]
+        assert_own_tokens(engine, recorder, reference)
     finally:
         engine.close()
         torch.cuda.set_device(0)

@@ -13,9 +13,9 @@ from mcp_core.inference.int8_rows import Int8Rows, int8_rows, use_int8_rows
 from mcp_core.inference.joined_projections import join_projections
 
 
-def packed() -> nn.Linear:
+def packed(dtype: torch.dtype = torch.bfloat16) -> nn.Linear:
     torch.manual_seed(0)
-    layer = nn.Linear(64, 32, dtype=torch.bfloat16)
+    layer = nn.Linear(64, 32, dtype=dtype)
     quantize_(layer, Int8WeightOnlyConfig(set_inductor_config=False))
     return layer
 
@@ -39,6 +39,12 @@ def test_the_layer_computes_by_the_operator_and_keeps_its_weight(monkeypatch: py
     assert layer.codes.data_ptr() == layer.weight.qdata.data_ptr()
     assert set(layer.state_dict()) == {"weight", "bias"}
     assert use_int8_rows(layer) == 0
+
+
+@pytest.mark.parametrize(("dtype", "count"), [(torch.bfloat16, 1), (torch.float16, 1), (torch.float32, 0)])
+def test_fp32_keeps_torchaos_own_products(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, count: int):
+    monkeypatch.setattr("mcp_core.inference.int8_rows._DEVICE", "cpu")
+    assert use_int8_rows(packed(dtype)) == count
 
 
 def test_rows_whose_activations_are_packed_too_stay_as_they_are(monkeypatch: pytest.MonkeyPatch):
