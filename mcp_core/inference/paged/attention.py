@@ -7,12 +7,12 @@ This file does not know requests, or which kernel is best where (``kernels.py``)
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Mapping
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
 from transformers import AttentionInterface
 
@@ -139,12 +139,19 @@ def _put(pool: torch.Tensor, slots: torch.Tensor, values: torch.Tensor) -> None:
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Zeros: padded rows read page 0, and what is not a number there would spread.
 
-    On a host they take memory only where something was written: torch's own zeros are written at once.
+    On a host they take memory only where something was written, so they are mapped for themselves: torch's own
+    zeros are written at once, and so are numpy's where the heap has a freed block of that size.
     """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    untouched = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(untouched).view(dtype).view(shape)
+    mapped = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, **_PRIVATE)
+    return torch.frombuffer(mapped, dtype=dtype).view(shape)
+
+
+# Shared memory is the default, and is not a process's own.
+_PRIVATE: dict[str, int] = (
+    {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+)
 
 
 def head_dim_of(config: Any) -> int:
