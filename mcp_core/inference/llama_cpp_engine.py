@@ -16,14 +16,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from mcp_core import llama_cpp
-from mcp_core.errors import ContextTooLong, LoadFailed, McpError, QueueFull, RequestRejected
+from mcp_core.errors import LoadFailed, McpError, QueueFull, RequestRejected
 from mcp_core.generation import EngineStats, FinishReason, GenerationRequest, Sampling, TokenEvent
 from mcp_core.inference.ledger import Ledger
 from mcp_core.inference.llama_cpp_course import Course
+from mcp_core.inference.llama_cpp_limits import require_servable
 from mcp_core.inference.llama_cpp_model import LlamaCppModel
-from mcp_core.inference.llama_cpp_server import Answer, stream_body, whole_body
+from mcp_core.inference.llama_cpp_scoring import ScoredCourse
+from mcp_core.inference.llama_cpp_server import Answer, score_body, stream_body, whole_body
 from mcp_core.inference.llama_cpp_tokens import TokenBytes
 from mcp_core.inference.mode import ModeFigures, Outcome, StepOutcome
 from mcp_core.profile_plan import ProfilePlan
@@ -120,8 +123,7 @@ class LlamaCppEngine:
 
     def submit(self, request: GenerationRequest) -> None:
         """Accept a request. Raises RequestRejected or ContextTooLong for one that cannot be served, QueueFull."""
-        _require_able(request)
-        self._require_fitting(request)
+        require_servable(request, self._loaded)
         room = self._loaded.max_context - len(request.prompt)
         request = replace(request, max_tokens=min(request.max_tokens, room))
         with self._changed:
@@ -245,14 +247,22 @@ class LlamaCppEngine:
     def _begin(self, request: GenerationRequest) -> None:
         """Called with the lock held: give it a slot, and ask. Raises OSError, and then it holds none."""
         slot = self._slot_for(request)
-        course = Course(request, self._loaded.eos_ids, self._bytes)
+        course, body = self._first_question(request, slot)
         if not self._running:
             self._since_s = time.perf_counter()
-        reuse = self._recipe.prefix_cache and slot.tenant == request.tenant
-        answer = self._loaded.server.complete(stream_body(request, (), slot.number, reuse=reuse))
+        answer = self._loaded.server.complete(body)
         slot.busy, slot.tenant = True, request.tenant
         running = self._running[request.id] = _Running(course, slot, answer)
         self._selector.register(answer, selectors.EVENT_READ, running)
+
+    def _first_question(self, request: GenerationRequest, slot: _Slot) -> tuple[Course, dict[str, Any]]:
+        if request.prompt_logprobs is not None:
+            scored = ScoredCourse(request, self._loaded.eos_ids, self._bytes)
+            assert scored.position is not None, "a second token"
+            return scored, score_body(request, scored.position, slot.number)
+        reuse = self._recipe.prefix_cache and slot.tenant == request.tenant
+        course = Course(request, self._loaded.eos_ids, self._bytes)
+        return course, stream_body(request, (), slot.number, reuse=reuse)
 
     def _slot_for(self, request: GenerationRequest) -> _Slot:
         """The free slot that holds most of the prompt, else the one that was not used for longest."""
@@ -294,9 +304,12 @@ class LlamaCppEngine:
         return outcomes
 
     def _ask_again(self, running: _Running) -> None:
-        """Where the server could not tell some tokens' ids: ask for those whole, then go on."""
+        """Where the server could not tell some tokens' ids: ask for those whole, then go on. Of a prompt that is
+        scored: ask for its next position."""
         course, number = running.course, running.slot.number
-        if course.untold:
+        if isinstance(course, ScoredCourse) and course.unasked and course.position is not None:
+            body = score_body(course.request, course.position, number)
+        elif course.untold:
             body = whole_body(course.request, course.reply, number, course.untold)
         elif course.unfinished:
             body = stream_body(course.request, course.reply, number, reuse=True)
@@ -353,38 +366,3 @@ class LlamaCppEngine:
             kv_tokens=sum(len(course.request.prompt) + len(course.reply) for course in courses),
             kv_capacity_tokens=len(self._slots) * self._loaded.max_context,
         )
-
-    def _require_fitting(self, request: GenerationRequest) -> None:
-        longest = self._loaded.max_context
-        if len(request.prompt) >= longest:
-            raise ContextTooLong(
-                f"The prompt has {len(request.prompt)} tokens; the context holds {longest}.",
-                "Shorten it, or raise kv.max_context in the Recipe.",
-                param="prompt",
-            )
-        if min(request.prompt) < 0 or max(request.prompt) >= self._loaded.vocab_size:
-            raise RequestRejected(
-                f"Token ids go from 0 to {self._loaded.vocab_size - 1}.", "Check the tokenizer.", param="prompt"
-            )
-
-
-def _require_able(request: GenerationRequest) -> None:
-    """Raise RequestRejected, naming the field, for what llama.cpp's server cannot do, or means otherwise."""
-    sampling = request.sampling
-    counted = "llama.cpp counts the prompt's tokens too, which OpenAI's definition does not."
-    refused = (
-        (not request.prompt, "prompt", "the prompt is empty.", "Send at least one token."),
-        (request.prompt_logprobs is not None, "echo", llama_cpp.NO_PROMPT_LOGPROBS, "Use engine transformers."),
-        (request.max_tokens < 1, "max_tokens", "llama.cpp generates at least one token.", "Ask for one."),
-        (
-            request.min_tokens > 0 and not request.ignore_eos,
-            "min_tokens",
-            "llama.cpp has no least length.",
-            "Send ignore_eos with it, or leave it out.",
-        ),
-        (bool(sampling.frequency_penalty), "frequency_penalty", counted, "Use repetition_penalty."),
-        (bool(sampling.presence_penalty), "presence_penalty", counted, "Use repetition_penalty."),
-    )
-    for applies, field_name, reason, hint in refused:
-        if applies:
-            raise RequestRejected(f"{field_name}: {reason}", hint, param=field_name)

@@ -43,6 +43,15 @@ class TokenBytes:
         name = self._tokenizer.id_to_token(token)
         return None if name is None else self._bytes(name)
 
+    def ends_inside(self, token: int) -> bool:
+        """Whether the server shows nothing of it until more tokens complete its character."""
+        return _is_open(self.of(token) or b"")
+
+    @functools.cached_property
+    def whole_character(self) -> int:
+        """A token that is one character."""
+        return next(token for data, token in self._ids.items() if len(data) == 1 and data.isalpha())
+
     def _cuts(self, before: bytes, data: bytes, count: int) -> Iterator[list[int]]:
         """Ways to cut ``data`` into ``count`` tokens, each of which ends inside a character."""
         if count == 0:

@@ -239,7 +239,6 @@ def test_a_seed_gives_the_same_text(model, engine, collector) -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"prompt_logprobs": 1}, "echo"),
         ({"min_tokens": 2}, "min_tokens"),
         ({"sampling": Sampling(frequency_penalty=0.5)}, "frequency_penalty"),
         ({"sampling": Sampling(presence_penalty=0.5)}, "presence_penalty"),
