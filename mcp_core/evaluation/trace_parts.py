@@ -50,6 +50,7 @@ _KERNELS: tuple[tuple[Part, str], ...] = (
     ("communication", _COMMUNICATION),
     ("dequantization", _DEQUANTIZATION + r"|kdequant|kint8vector|int4mm"),
     ("attention", _ATTENTION),
+    ("kv", r"^_keep$"),  # our own, started outside of any operator
 )
 # Asked only where the operator that launched a kernel does not tell what it is for.
 _COMMON_KERNELS: tuple[tuple[Part, str], ...] = (

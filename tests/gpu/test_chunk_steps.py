@@ -53,6 +53,15 @@ def logits_of(runner, chunks, first):
     return torch.cat(found)
 
 
+def assert_close(found, expected):
+    """Another number of rows is another kernel of the products, and both round to 8 bits: on a CPU logits of this
+    model in bf16 are 1 % of their spread from those in fp32, at most 6 %. With positions, lengths or rows planted
+    wrong they are 5 to 49 % apart."""
+    apart = (found - expected).abs() / expected.std()
+    assert apart.mean() < 0.04, apart.mean(1)
+    assert apart.max() < 0.3, apart.amax(1)
+
+
 CASES = {
     "fresh": [20],
     "as many as are recorded": [64],
@@ -86,10 +95,7 @@ def test_recorded_steps_give_the_logits_of_unrecorded_ones(runner, kind):
     runner._chunks.run = lambda part, size: used.append((part.count, size)) or run(part, size)
     for (name, first), expected in plain.items():
         recorded = logits_of(runner, CASES[name], first)
-        # Another number of rows is another kernel of the products, and both round to 8 bits.
-        apart = (recorded - expected).abs()
-        assert apart.mean() < 0.02 * expected.std(), name
-        assert apart.max() < 0.2 * expected.std(), name
+        assert_close(recorded, expected)
     assert dict(used) == SIZES
 
 
@@ -131,10 +137,19 @@ def test_prompts_beside_decoding_take_recorded_steps_one_after_the_other(model, 
         monkeypatch.setattr(runner, "_forward", runner._forward if kind is None else not_asked)
         found.append(mixed_logits(runner))
         runner.close()
-    plain, recorded = found
-    apart = (recorded - plain).abs()
-    assert apart.mean() < 0.02 * plain.std()
-    assert apart.max() < 0.2 * plain.std()
+    assert_close(*reversed(found))
+
+
+def test_closing_gives_the_pool_and_the_recorded_steps_back(model):
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    runner = PagedRunner(model, 8000, PAGE)  # 0.4 GB
+    runner.prepare("graphs", 4, 256, WIDTH, lambda *_: None)
+    assert torch.cuda.memory_reserved() > before + 0.3e9
+    decode = runner._decode  # a function of its own keeps it alive until garbage is collected
+    runner.close()
+    assert torch.cuda.memory_reserved() < before + 0.1e9
+    assert decode is not None
 
 
 def not_asked(_step):

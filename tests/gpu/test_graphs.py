@@ -31,3 +31,15 @@ def test_a_replay_takes_less_time_than_its_many_launches():
 
     recorded = Graphs().record(work)
     assert 0 < recorded.replay_s < 0.7 * recorded.eager_s
+
+
+def test_closed_ones_give_their_memory_back_while_they_are_held():
+    torch.cuda.empty_cache()
+    before, ones = torch.cuda.memory_reserved(), torch.ones(2**20, device="cuda")
+    graphs = Graphs()
+    recorded = graphs.record(lambda: (ones.expand(64, -1) + 1).sum(1))
+    assert recorded.replay().tolist() == [2.0**21] * 64
+    assert torch.cuda.memory_reserved() > before + 250e6
+    graphs.close()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() < before + 150e6

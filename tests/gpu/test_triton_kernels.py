@@ -19,6 +19,8 @@ CASES = {
     "one long sequence": ([1], [2000]),
     "prompts": ([3, 64, 65, 200], [3, 64, 65, 200]),
     "chunks of prompts beside decoding": ([1, 40, 1, 100], [70, 300, 16, 100]),
+    "the rest of a long prompt": ([30], [2000]),
+    "the rests of two": ([5, 90], [1500, 1900]),
 }
 
 
@@ -48,7 +50,7 @@ def test_attention_is_that_of_fp32(heads, kv_heads, head_dim, case):
     scale = head_dim**-0.5
     expected = gathered(query.float(), keys.float(), values.float(), batch, scale)
     found = triton_paged(query, keys, values, batch, scale).float()
-    assert (found - expected).abs().max() < 0.02
+    assert (found - expected).abs().max() < 0.03  # values up to 4.5, rounded to 8 bits twice
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

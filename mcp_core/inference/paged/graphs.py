@@ -33,31 +33,48 @@ class Recorded(Generic[_Result]):
 class Graphs:
     """Those recorded share their memory: what one gave is valid until any of them is replayed.
 
-    Once all of them are gone, that memory is too: record no more with it.
+    Once all of them are gone, that memory is too: record no more with it. They are made for the device that is
+    current at the first.
     """
 
     def __init__(self) -> None:
         self._memory: Any = None
+        self._stream: Any = None
+        self._made: list[torch.cuda.CUDAGraph] = []
 
     def record(self, compute: Callable[[], _Result]) -> Recorded[_Result]:
         """``compute``, to be replayed; it is run a few times. Record the largest first."""
         if self._memory is None:
             self._memory = torch.cuda.graph_pool_handle()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            # One for all: cuBLAS keeps 32 MB for each stream that it was called on, and torch's own is of whichever
+            # device recorded first in this process.
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             compute()  # libraries allocate and tune at their first calls, which a graph must not hold
             eager_s = _seconds(compute)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory):
+        # Other threads may go on: they read the device's memory, and have no part in this stream.
+        with torch.cuda.graph(graph, pool=self._memory, stream=stream, capture_error_mode="thread_local"):
             result = compute()
+
+        self._made.append(graph)
 
         def replay() -> _Result:
             graph.replay()
             return result
 
         return Recorded(replay, _seconds(replay), eager_s)
+
+    def close(self) -> None:
+        """Give their memory back, whoever still holds them: none is replayed after this."""
+        if self._made:
+            torch.cuda.synchronize()
+        for graph in self._made:
+            graph.reset()
+        self._made = []
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -53,6 +53,7 @@ class PagedRunner:
         self._chosen = torch.zeros(MOST_RUNNING, dtype=torch.long, device=device)
         self._decode: DecodeSteps | None = None
         self._chunks: ChunkSteps | None = None
+        self._graphs = Graphs()
         # One asks the host how long sequences are, the other makes a whole context dense at every step.
         self._records_chunks = device.type == "cuda" and kernel is not gathered and not fp8
         attention.register()
@@ -75,11 +76,12 @@ class PagedRunner:
         self._decode, self._chunks = decode, chunks
 
     def _new_steps(self, kind: Compile, most_pages: int) -> tuple[DecodeSteps, ChunkSteps | None]:
-        graphs, page_size = Graphs(), self.cache.page_size
-        decode = DecodeSteps(self._forward, kind, most_pages, page_size, self._chosen, graphs)
+        self._graphs.close()  # of an attempt that failed
+        self._graphs, page_size = Graphs(), self.cache.page_size
+        decode = DecodeSteps(self._forward, kind, most_pages, page_size, self._chosen, self._graphs)
         if not self._records_chunks:
             return decode, None
-        return decode, ChunkSteps(self._forward, most_pages, page_size, self._chosen.device, graphs)
+        return decode, ChunkSteps(self._forward, most_pages, page_size, self._chosen.device, self._graphs)
 
     @torch.inference_mode()
     def run(self, parts: Sequence[Part]) -> Computed:
@@ -135,7 +137,10 @@ class PagedRunner:
     def close(self) -> None:
         """Give the pool and the prepared steps back."""
         self._decode = self._chunks = None
+        self._graphs.close()
         self.cache.close()
+        if self._chosen.is_cuda:
+            torch.cuda.empty_cache()  # the next pool takes what the driver calls free
 
     def _forward(self, step: Step) -> torch.Tensor:
         logits: torch.Tensor = self._model(

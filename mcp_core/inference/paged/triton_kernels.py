@@ -173,12 +173,13 @@ def triton_paged(
     group, sequences = heads // kv_heads, batch.lengths.shape[0]
     queries = 1 if batch.longest_query == 1 else max(1, 64 // group)
     rows = max(16, triton.next_power_of_2(queries * group))
-    splits = _splits(batch, sequences * kv_heads, query.device)
+    blocks = -(-batch.longest_query // queries)
+    splits = _splits(batch, sequences * kv_heads * blocks, query.device)
     query = query.contiguous()
     attended = torch.empty_like(query)
     partial = attended if splits == 1 else query.new_empty((tokens, heads, splits, head_dim), dtype=torch.float32)
     weights = attended if splits == 1 else query.new_empty((tokens, heads, splits), dtype=torch.float32)
-    grid = (sequences, kv_heads * splits, -(-batch.longest_query // queries))
+    grid = (sequences, kv_heads * splits, blocks)
     _attend[grid](
         query,
         keys,
@@ -207,9 +208,7 @@ def triton_paged(
 
 
 def _splits(batch: PagedBatch, programs: int, device: torch.device) -> int:
-    """Enough to fill the device, none shorter than pays; only where each sequence has one token."""
-    if batch.longest_query > 1:
-        return 1
+    """Enough to fill the device, none shorter than pays: for a few sequences with a long past."""
     wanted = 2 * torch.cuda.get_device_properties(device).multi_processor_count / programs
     longest = batch.longest_key / _SHORTEST_SPLIT
     splits = 1
