@@ -15,7 +15,6 @@ from mcp_core.recipe import Recipe
 __all__ = [
     "KV_TYPE",
     "LIBRARY",
-    "NO_PROMPT_LOGPROBS",
     "PASS_TOKENS",
     "refusals",
     "slot_tokens",
@@ -25,7 +24,6 @@ __all__ = [
 ]
 
 LIBRARY = "xllamacpp"
-NO_PROMPT_LOGPROBS = "llama.cpp's server gives no log-probabilities of a prompt."
 # llama.cpp's own default for keys and values, and the only type that a Recipe can ask for.
 KV_TYPE = "f16"
 # Most tokens of a prompt in one pass, llama.cpp's own default.

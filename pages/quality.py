@@ -61,7 +61,7 @@ def _token_map(fidelity: Fidelity) -> None:
     with frame.errors_shown(), st.container(border=True):
         kept = workbench.get_workbench().studies.token_map(key)
         if kept is None or not kept.documents:
-            server = "A running server gives no token map: it names too few alternatives."
+            server = "A server gives no token map: it names too few alternatives."
             st.caption(server if fidelity.path == "endpoint" else "Its token map is not on this machine.")
         else:
             token_map(kept, key[:12])

@@ -1,6 +1,6 @@
 """``mcp-core fidelity RECIPE``: how far its predictions are from those of the unquantized model.
 
-This file does not know how that is measured (``evaluation/fidelity.py``, in a process of its own).
+This file does not know how that is measured (``evaluation/fidelity_job.py``, in a process of its own).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from mcp_core.commands.output import emit, note, write_file
 from mcp_core.decision.store import Store
 from mcp_core.errors import InputError
 from mcp_core.evaluation.fidelity_plan import make_plan
+from mcp_core.evaluation.fidelity_time import judging_seconds
 from mcp_core.evaluation.known_fidelity import known_fidelity
 from mcp_core.hardware import Hardware
 from mcp_core.recipe import Recipe
@@ -99,10 +100,12 @@ def measure_fidelity(
     )
     with Store() as store:
         known = known_fidelity(plan, store, fresh=fresh)
+        seconds = 0.0 if known else judging_seconds(plan, store)
     if known is not None:
         if known.since is not None:
             note(f"known since {known.since.astimezone():%Y-%m-%d %H:%M}; --fresh measures again")
         return known.fidelity
+    note(f"it will take about {_time(seconds)}; Ctrl-C stops it")
     answer = run_job(
         "fidelity",
         f"mcp-core fidelity {recipe.quantization.scheme}",
@@ -116,6 +119,10 @@ def measure_fidelity(
         progress_as_json=progress_as_json,
     )
     return Fidelity.model_validate(answer["fidelity"])
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _add_text(path: Path) -> str:

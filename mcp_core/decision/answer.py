@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from mcp_core.decision.candidates import UNITS, Broken, Candidate, Scene
+from mcp_core.decision.candidates import UNITS, Candidate, Scene
 from mcp_core.decision.decision import Choice, Decision
+from mcp_core.decision.limits import Broken
 from mcp_core.evaluation.comparability import OTHERS_USED
 from mcp_core.hardware import Hardware
 

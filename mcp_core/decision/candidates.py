@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 
-from mcp_core import llama_cpp
 from mcp_core.decision.decision import Cause
 from mcp_core.decision.facts import RunFacts, short_names
+from mcp_core.decision.limits import Broken, judged_fidelity, unknowable
 from mcp_core.decision.staleness import broken_versions
 from mcp_core.evaluation.attainment import judge, told_apart
-from mcp_core.goal import FidelityLimits, Goal
+from mcp_core.goal import Goal
 from mcp_core.recipe import Recipe
 from mcp_core.results import Quantiles
 from mcp_core.sweep_plan import RACED
@@ -25,52 +25,16 @@ from mcp_core.workload import Workload
 
 __all__ = [
     "UNITS",
-    "Broken",
     "Candidate",
     "Point",
     "Scene",
     "candidates",
     "fidelity_of",
-    "judged_fidelity",
-    "unknowable",
 ]
 
 UNITS = {"concurrency": "users", "rate_s": "requests/s"}
 # Holds for every Run of an endpoint, and keeps none of them from another.
 _SHARED = "endpoint:"
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """One limit that does not hold, or a reason why nothing is known. Ratio: how far off, above 1; None unknown.
-
-    ``never``: no figure will ever be known.
-    """
-
-    cause: Cause
-    text: str
-    limit: str = ""
-    figure: float | None = None
-    bound: float | None = None
-    at_least: bool = False
-    never: bool = False
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether no further Run changes it, as far as it is about what Runs leave as it is."""
-        return self.is_measured or self.never
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether a figure breaks it."""
-        return self.figure is not None
-
-    @property
-    def ratio(self) -> float | None:
-        """How many times the limit it is."""
-        if self.figure is None or not self.bound:
-            return None
-        return self.bound / self.figure if self.at_least and self.figure else self.figure / self.bound
 
 
 @dataclass(frozen=True)
@@ -326,41 +290,8 @@ def _sizes(runs: Sequence[RunFacts], scene: Scene) -> Iterator[Broken | str]:
 
 
 def _fidelity(runs: Sequence[RunFacts], scene: Scene) -> Iterator[Broken | str]:
-    never = unknowable(runs[0].engine, random=runs[0].random_weights)
+    never = unknowable(random=runs[0].random_weights)
     return judged_fidelity(fidelity_of(runs, scene), scene.goal.fidelity, never)
-
-
-def unknowable(engine: str, *, random: bool = False) -> str:
-    """Why no fidelity of such a configuration can be measured, however often it is tried; empty where it can."""
-    if random:
-        return "random weights say nothing"
-    return llama_cpp.NO_PROMPT_LOGPROBS.rstrip(".") if engine == "llama.cpp" else ""
-
-
-def judged_fidelity(
-    found: Mapping[str, float | str | None], limits: FidelityLimits, never: str = ""
-) -> Iterator[Broken | str]:
-    """Each limit that ``found`` (``facts.fidelity_facts``) breaks, or the text of one that it holds; ``never`` says
-    why there can be no figure (``unknowable``)."""
-    why = never or str(found.get("why") or "").rstrip(".")
-    lacking = "cannot be measured" if never else "not measured"
-    for name, label, bound, unit, at_least in (
-        ("top1", "top-1", limits.top1_min, "", True),
-        ("kl", "KL", limits.kl_max, " nats", False),
-        ("kl_over_floor", "KL", limits.kl_over_floor_max, " times the noise floor", False),
-    ):
-        if bound is None:
-            continue
-        figure = found.get(name)
-        if not isinstance(figure, float | int):
-            told = f": {why}" if why else ""
-            yield Broken("not measured", f"{label} {lacking}{told}", label, None, bound, at_least, bool(never))
-            continue
-        holds = figure >= bound if at_least else figure <= bound
-        sign = {(True, True): "≥", (True, False): "<", (False, True): "≤", (False, False): ">"}[at_least, holds]
-        shown, asked = told_apart(figure, bound, "{:.3g}".format)
-        text = f"{label} {shown} {sign} {asked}{unit}"
-        yield text if holds else Broken("fidelity", text, label, float(figure), bound, at_least)
 
 
 def fidelity_of(runs: Sequence[RunFacts], scene: Scene) -> Mapping[str, float | str | None]:

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 # Raised whenever the facts of an old Run would come out otherwise.
-VERSION = 7
+VERSION = 8
 
 # What a server elsewhere runs is not known, so that all of them may answer one Goal.
 _ELSEWHERE = "servers elsewhere"
@@ -245,7 +245,7 @@ def versions_of(run: Run) -> dict[str, str]:
 
 def fidelity_facts(fidelity: Fidelity | None) -> dict[str, float | str | None] | None:
     """What limits and ties read of a Fidelity; a scheme that a test shows to lose nothing has KL 0, what cannot be
-    measured only ``why``."""
+    measured only ``why``. KL that ``top_k`` tokens tell is a lower bound; None: the whole vocabulary tells it."""
     if fidelity is None:
         return None
     if fidelity.status == "not-measurable":
@@ -258,6 +258,7 @@ def fidelity_facts(fidelity: Fidelity | None) -> dict[str, float | str | None] |
         "kl_over_floor": _finite(fidelity.kl_over_floor),
         "top1": _finite(fidelity.top1.mean) if fidelity.top1 else None,
         "text": fidelity.text_sha256,
+        "top_k": fidelity.truncation.top_k if fidelity.truncation else None,
     }
 
 

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from mcp_core.decision.candidates import Broken, Candidate, Point, Scene, fidelity_of, judged_fidelity
+from mcp_core.decision.candidates import Candidate, Point, Scene, fidelity_of
 from mcp_core.decision.command_lines import bench_command, fidelity_command
 from mcp_core.decision.compare import Comparison
 from mcp_core.decision.decision import Missing
 from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.limits import Broken, judged_fidelity
 from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
 from mcp_core.goal import Goal
 from mcp_core.recipe import Recipe
@@ -180,9 +181,9 @@ def _unjudged(refused: Sequence[Candidate], scene: Scene) -> Iterator[Missing]:
 
 
 def _can_be_judged(candidate: Candidate) -> bool:
-    """Whether the fidelity job loads this one, and what it says means something."""
+    """Whether the fidelity job can start this one, and what it says means something."""
     facts = candidate.facts
-    return facts.engine == "transformers" and not facts.random_weights
+    return facts.engine != "endpoint" and not facts.random_weights
 
 
 def _missing(candidate: Candidate, workload: Workload, why: str, repeats: int) -> Missing:

@@ -208,17 +208,19 @@ def _of_equals(equals: Sequence[Ranked], scene: Scene) -> Ranked:
 
 
 def _is_closer(one: Ranked, other: Ranked, scene: Scene) -> bool:
-    """Whether its KL is lower beyond both errors: a near-tie is left as it is."""
-    (kl, se), (other_kl, other_se) = (_kl(each, scene) for each in (one, other))
-    if kl is None or other_kl is None:
+    """Whether its KL is lower beyond both errors: a near-tie is left, and so is a bound beside a figure."""
+    (kl, se, listed), (other_kl, other_se, other_listed) = (_kl(each, scene) for each in (one, other))
+    if kl is None or other_kl is None or listed != other_listed:
         return False
     return other_kl - kl > 2 * math.hypot(se, other_se)
 
 
-def _kl(each: Ranked, scene: Scene) -> tuple[float | None, float]:
+def _kl(each: Ranked, scene: Scene) -> tuple[float | None, float, float | str | None]:
+    """Mean, standard error, and by how many tokens it is told."""
     found = fidelity_of(each.point.runs, scene)
-    kl, se = found.get("kl"), found.get("kl_se")
-    return (float(kl) if isinstance(kl, float | int) else None), (float(se) if isinstance(se, float | int) else 0.0)
+    kl, se = (found.get(name) for name in ("kl", "kl_se"))
+    mean = float(kl) if isinstance(kl, float | int) else None
+    return mean, float(se) if isinstance(se, float | int) else 0.0, found.get("top_k")
 
 
 def _choices(ranked: Sequence[Ranked], scene: Scene, samples: Samples) -> list[Choice]:

@@ -44,8 +44,8 @@ def passages(text: TextSet) -> tuple[Document, ...]:
     plain = tuple(document for document in text.documents if document.text is not None)
     if not plain:
         raise InputError(
-            f'"{text.name}" has chats only; a running server is judged on plain passages.',
-            "Give a text file, or judge the Recipe without --url.",
+            f'"{text.name}" has chats only; a server is judged on plain passages.',
+            "Give a text file; chats are read where the Recipe is of engine transformers and without --url.",
         )
     return plain
 

@@ -6,10 +6,11 @@ file does not know what is asked of an endpoint.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+
+import psutil
 
 from mcp_core import devices
 from mcp_core.errors import McpError
@@ -62,14 +63,18 @@ async def serve(
         async with ServerClient(side.url) as client:
             yield await _look(client)
         return
-    # A job's parent holds the device for it.
-    supervisor = Supervisor(within=devices.leases_of(os.getppid()))
+    supervisor = Supervisor(within=_leases_above())
     try:
         worker = await supervisor.start(side.recipe, hub_token=hub_token, on_progress=on_progress)
         assert worker.client is not None
         yield Endpoint(worker.client, (await worker.client.models())[0], worker.state.get("max_context"))
     finally:
         await supervisor.close()
+
+
+def _leases_above() -> tuple[str, ...]:
+    """By which those who started this process measure: a job's parent, or that of the sweep whose job it is."""
+    return tuple(lease for each in psutil.Process().parents() for lease in devices.leases_of(each.pid))
 
 
 async def _look(client: ServerClient) -> Endpoint:

@@ -42,7 +42,8 @@ class Plan:
     """One question about fidelity, settled as far as it can be without loading anything.
 
     ``candidate`` and ``reference`` have model, device and threads resolved; ``candidate.kv.kind`` is the one that
-    is scored: dynamic for a kind that loses nothing. ``recipe`` is what was asked.
+    is scored: dynamic for a kind that loses nothing. ``recipe`` is what was asked. On the path "endpoint" it is
+    judged through the server that serves it: that of an engine whose logits only it knows.
     """
 
     recipe: Recipe
@@ -50,7 +51,7 @@ class Plan:
     reference: Recipe
     resolved: ResolvedModel
     text: TextSet
-    path: Literal["prefill", "decode"]
+    path: Literal["prefill", "decode", "endpoint"]
 
     @property
     def reference_title(self) -> str:
@@ -77,8 +78,6 @@ class Plan:
 
     def without_measuring(self) -> Fidelity | None:
         """The answer where nothing can be measured, or a test has shown that the Recipe loses nothing."""
-        if self.recipe.engine == "llama.cpp":
-            return self._told("not-measurable", f"{llama_cpp.NO_PROMPT_LOGPROBS} It shows no logits either.")
         if self.resolved.random_weights:
             why = f"{self.resolved.title}: what random weights say means nothing, and neither does its change."
             return self._told("not-measurable", why)
@@ -110,14 +109,26 @@ class Plan:
                 )
         if recipe.kv.kind in _LOSSLESS_KV:
             yield f"{_LOSSLESS_KV[recipe.kv.kind]}: scored with kv.kind dynamic"
-        if recipe.compile != "off":
+        if self.path == "endpoint":
+            yield from self._notes_on_engine()
+        elif recipe.compile != "off":
             yield "scored without the compiled decode step"
-        if recipe.batching.mode == "continuous":
+        if recipe.batching.mode == "continuous" and self.path != "endpoint":
             yield "scored with the keys and values of one sequence, not with the pages of continuous batching"
         if self.reference.dtype != self.resolved.architecture.native_dtype:
             yield f"the reference is in {self.reference.dtype}, to check the instrument; native is " + (
                 self.resolved.architecture.native_dtype
             )
+
+    def _notes_on_engine(self) -> Iterator[str]:
+        if self.recipe.engine == "llama.cpp":
+            yield f"scored a token a step, as llama.cpp decodes, with its keys and values in {llama_cpp.KV_TYPE}"
+            yield (
+                f"the reference has the same {self.resolved.gguf_type} weights, dequantized: "
+                "what the file lost against the model that it was made of is not in these figures"
+            )
+        else:
+            yield f"scored by {self.recipe.engine}'s server, in prefill passes of its own"
 
     def _told(self, status: Literal["not-measurable", "lossless-by-test"], reason: str) -> Fidelity:
         return Fidelity(
@@ -193,7 +204,7 @@ def plan_of(
         reference=_reference(recipe, reference_dtype or resolved.architecture.native_dtype),
         resolved=resolved,
         text=text,
-        path="prefill" if candidate.kv.kind == "dynamic" else "decode",
+        path=_path(candidate),
     )
 
 
@@ -209,13 +220,19 @@ def _scored(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"kv": KVCache(max_context=recipe.kv.max_context)})
 
 
+def _path(candidate: Recipe) -> Literal["prefill", "decode", "endpoint"]:
+    if candidate.engine != "transformers":
+        return "endpoint"
+    return "prefill" if candidate.kv.kind == "dynamic" else "decode"
+
+
 def _reference(recipe: Recipe, dtype: DType) -> Recipe:
-    """The unquantized model on the same engine and attention, every other option at its default."""
+    """The unquantized model with the same attention on transformers, every other option at its default: one
+    reference for all engines, so that their figures can be compared."""
     # Flash kernels do not compute in fp32, which is only asked for to check the instrument.
     attention = "sdpa" if dtype == "fp32" and recipe.attention.startswith("flash") else recipe.attention
     return Recipe(
         model=recipe.model,
-        engine=recipe.engine,
         device=recipe.device,
         threads=recipe.threads,
         dtype=dtype,

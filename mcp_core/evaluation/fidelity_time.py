@@ -12,13 +12,13 @@ from mcp_core.decision.store import Store
 from mcp_core.errors import McpError
 from mcp_core.evaluation.fidelity_plan import Plan, plan_of
 from mcp_core.evaluation.fidelity_text import DECODED_TOKENS
+from mcp_core.evaluation.served_fidelity import FLOOR_DOCUMENTS
 from mcp_core.evaluation.sweep_cells import CheckedCell, Resolve
-from mcp_core.evaluation.sweep_fidelity import unjudged_engine
 from mcp_core.hardware import Hardware
 from mcp_core.models.architecture import DTYPE_BYTES
 from mcp_core.sweep_plan import SweepPlan
 
-__all__ = ["fidelity_seconds", "with_times"]
+__all__ = ["fidelity_seconds", "judging_seconds", "with_times"]
 
 # Of the process, and of reading a model's weights: as a worker's (sweep_budget.py).
 _START_S, _LOAD_BYTES_S = 9.0, 0.15e9
@@ -26,6 +26,10 @@ _START_S, _LOAD_BYTES_S = 9.0, 0.15e9
 # on one core with 135M parameters; on a GPU not measured, and low for any that runs such models.
 _PASS_S = {"cpu": 5e10, "cuda": 5e12}
 _DECODE_BYTES_S = {"cpu": 5e9, "cuda": 2e11}
+# Parameters times tokens that llama.cpp scores in a second, a token a step: measured on one core, 135M in Q4_1.
+_STEP_S = 8e9
+# Of vLLM and SGLang, from start to ready: not measured by this program; it is their usual minute.
+_FOREIGN_START_S = 60.0
 # The reference once, a packed candidate as long as two of it; the noise floor is the reference twice more.
 _PASSES, _FLOOR_PASSES = 3, 2
 _CHARACTERS_A_TOKEN = 3.4
@@ -47,6 +51,11 @@ def fidelity_seconds(
             continue
         seconds[key] = _seconds(asked, with_floor=_finds_floor(asked, floors, store))
     return tuple(seconds.values())
+
+
+def judging_seconds(asked: Plan, store: Store) -> float:
+    """Of one answer that has to be measured, s. Raises StoreError."""
+    return _seconds(asked, with_floor=_finds_floor(asked, set(), store))
 
 
 def with_times(
@@ -80,8 +89,8 @@ def _finds_floor(asked: Plan, floors: set[str], store: Store) -> bool:
 
 
 def _asked(each: CheckedCell, hardware: Hardware) -> Plan | None:
-    """None for what is not measured: it cannot run, its engine is not judged here, or its plan tells the answer."""
-    if each.refused is not None or each.resolved is None or unjudged_engine(each.cell.recipe):
+    """None for what is not measured: it cannot run, or its plan tells the answer."""
+    if each.refused is not None or each.resolved is None:
         return None
     try:
         asked = plan_of(each.cell.recipe, hardware, each.resolved)
@@ -91,6 +100,8 @@ def _asked(each: CheckedCell, hardware: Hardware) -> Plan | None:
 
 
 def _seconds(asked: Plan, *, with_floor: bool) -> float:
+    if asked.path == "endpoint":
+        return _served_seconds(asked, with_floor=with_floor)
     architecture = asked.resolved.architecture
     device = asked.recipe.device.split(":")[0]
     weights = architecture.parameters * DTYPE_BYTES[asked.reference.dtype]
@@ -100,6 +111,18 @@ def _seconds(asked: Plan, *, with_floor: bool) -> float:
     else:
         scoring_s = passes * DECODED_TOKENS * weights / _DECODE_BYTES_S[device]
     return _START_S + 2 * weights / _LOAD_BYTES_S + scoring_s
+
+
+def _served_seconds(asked: Plan, *, with_floor: bool) -> float:
+    """Two servers, or three with the noise floor's, which scores a part of the texts."""
+    architecture, recipe = asked.resolved.architecture, asked.recipe
+    load_s = _START_S + architecture.parameters * DTYPE_BYTES[asked.reference.dtype] / _LOAD_BYTES_S
+    work = architecture.parameters * _tokens(asked)
+    pass_s = work / _PASS_S[recipe.device.split(":")[0]]
+    floor_share = min(1.0, FLOOR_DOCUMENTS / len(asked.text.documents))
+    floor_s = load_s + floor_share * pass_s if with_floor else 0.0
+    candidate_s = load_s + work / _STEP_S if recipe.engine == "llama.cpp" else load_s + _FOREIGN_START_S + pass_s
+    return load_s + pass_s + floor_s + candidate_s
 
 
 def _tokens(asked: Plan) -> float:

@@ -9,7 +9,7 @@ from mcp_core import conflicts
 from mcp_core.decision.store import Store
 from mcp_core.decision.sweep_record import CellRecord, SweepRun
 from mcp_core.decision.sweeps import Sweeps
-from mcp_core.errors import DoesNotFit, InputError
+from mcp_core.errors import DoesNotFit, FidelityLost, InputError, McpError
 from mcp_core.evaluation.benchmark import unmeasured
 from mcp_core.evaluation.sweep_cells import CheckedCell, check_cells
 from mcp_core.hardware import Hardware
@@ -17,11 +17,15 @@ from mcp_core.sweep_plan import Stage, SweepPlan
 
 __all__ = ["begin"]
 
+# Refusals that are Runs, too.
+_TOLD: dict[str, type[McpError]] = {each.kind: each for each in (DoesNotFit, FidelityLost)}
+
 
 def begin(store: Store, plan: SweepPlan, hardware: Hardware) -> str:
     """Write a new sweep with all its cells, those that cannot run with the reason; its id.
 
-    One that does not fit is a refused Run, too. Raises InputError for a plan of which nothing can run.
+    One that does not fit, or whose fidelity can never be known, is a refused Run, too. Raises InputError for a plan
+    of which nothing can run.
     """
     checked = check_cells(plan, hardware)
     if all(each.refused for each in checked):
@@ -44,22 +48,23 @@ def begin(store: Store, plan: SweepPlan, hardware: Hardware) -> str:
     sweeps = Sweeps(store)
     sweep_id = sweeps.create(plan, cells, hardware, device)
     for each in checked:
-        _keep_misfit(store, sweeps, sweep_id, plan, each, hardware)
+        _keep_refused(store, sweeps, sweep_id, plan, each, hardware)
     return sweep_id
 
 
-def _keep_misfit(
+def _keep_refused(
     store: Store, sweeps: Sweeps, sweep_id: str, plan: SweepPlan, each: CheckedCell, hardware: Hardware
 ) -> None:
-    """A decision has to say why a configuration that does not fit was refused, so it is a Run."""
-    if each.refused is None or each.refused.kind != DoesNotFit.kind:
+    """A decision has to say why a configuration was refused that this machine could start, so it is a Run."""
+    error = _TOLD.get(each.refused.kind) if each.refused else None
+    if each.refused is None or error is None:
         return
     stage: Stage = "probe" if plan.probe_s else "measure"
     run = unmeasured(
         conflicts.resolve(each.cell.recipe, hardware),
         plan.workload_of(stage, each.cell),
         hardware,
-        DoesNotFit(each.refused.message, each.refused.hint),
-    )
+        error(each.refused.message, each.refused.hint),
+    ).model_copy(update={"fidelity": each.fidelity})
     sweeps.link(sweep_id, each.cell.position, SweepRun(run.id, stage))
     store.add(run)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Dialect", "PromptScores", "dialect_of", "score"]
 
-# A passage is one request; a large model on a busy machine may take minutes for it.
-TIMEOUT_S = 600.0
+# A passage is one request; llama.cpp, which scores a token a step, may take many minutes with a large model.
+TIMEOUT_S = 3600.0
 _PROBE = "The quick brown fox jumps over the lazy dog."
 # Log-probabilities are rounded: the probabilities of a list may sum to a little over 1.
 _SUM_TOLERANCE = 1e-3
@@ -85,7 +85,8 @@ async def dialect_of(endpoint: Endpoint, asked: Sequence[Dialect] = _DIALECTS) -
             return dialect
     raise Unscorable(
         f"{endpoint.client.url} gives no log-probabilities of a prompt: {reason}",
-        "Our worker and vLLM give them (completions with echo and logprobs); llama.cpp's server does not.",
+        "MCP's workers and vLLM give them (completions with echo and logprobs). llama.cpp's own server does not: "
+        "judge a Recipe with engine llama.cpp and the same GGUF without --url.",
     )
 
 

@@ -1,6 +1,7 @@
 """The fidelity stage of a sweep: each configuration that can still win is judged once, and refused over a limit.
 
 The answer is the fidelity job's own, known earlier or measured now, and goes to every Run of the configuration.
+A server of another engine is judged through one like it, started by the job with the same command line.
 This file does not know how fidelity is measured (``fidelity.py``) or which cells are asked for (``sweep.py``).
 """
 
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_core import conflicts
-from mcp_core.decision.candidates import Broken, judged_fidelity, unknowable
 from mcp_core.decision.facts import fidelity_facts
+from mcp_core.decision.limits import Broken, judged_fidelity
 from mcp_core.decision.store import Store
 from mcp_core.decision.sweep_record import CellRecord, CellState, SweepRun
 from mcp_core.decision.sweeps import Sweeps
@@ -23,17 +24,15 @@ from mcp_core.evaluation.fidelity_plan import Plan, make_plan
 from mcp_core.evaluation.known_fidelity import known_fidelity
 from mcp_core.hardware import Hardware
 from mcp_core.job_child import JOB_COMMAND, run_child
-from mcp_core.recipe import Engine, Recipe
+from mcp_core.recipe import Recipe
 from mcp_core.results import Failure, Fidelity, Run
 from mcp_core.sweep_plan import SweepPlan
 from mcp_core.workload import Workload
 
-__all__ = ["FidelityStage", "refusal_of", "unjudged_engine"]
+__all__ = ["FidelityStage", "refusal_of"]
 
 # fraction of one judgement, message
 Tell = Callable[[float | None, str], None]
-# Those whose models the fidelity job can load, or of which it says why nothing can be known.
-_ENGINES: tuple[Engine, ...] = ("transformers", "llama.cpp")
 _LESS_LOSS = "Choose a scheme that loses less, or a wider limit."
 _NO_LIMIT = "Without a fidelity limit it stays in the race."
 
@@ -111,11 +110,8 @@ class FidelityStage:
             plan = await asyncio.to_thread(make_plan, recipe, self._hardware, hub_token=self._hub_token)
         except McpError as error:
             return error
-        if (key := _identity(plan)) not in self._answers:
-            if why := unjudged_engine(plan.recipe):
-                self._answers[key] = _Answer(_not_measurable(why, plan.recipe))
-            elif known := known_fidelity(plan, self._store):
-                self._answers[key] = _Answer(known.fidelity)
+        if (key := _identity(plan)) not in self._answers and (known := known_fidelity(plan, self._store)):
+            self._answers[key] = _Answer(known.fidelity)
         return plan
 
     async def _measured(self, plan: Plan, tell: Tell) -> _Answer:
@@ -148,19 +144,15 @@ class FidelityStage:
         self._store.add(run)
 
 
-def unjudged_engine(recipe: Recipe) -> str:
-    """Why a sweep does not judge what this engine serves; empty where it does."""
-    if recipe.engine in _ENGINES:
-        return ""
-    return f"a server of {recipe.engine} is judged while it runs: mcp-core fidelity RECIPE --url URL"
-
-
-def refusal_of(plan: SweepPlan, fidelity: Fidelity, error: McpError | None = None) -> Failure | None:
-    """Why the Goal's fidelity limits keep this from winning, each with its figure; None where they do not."""
+def refusal_of(
+    plan: SweepPlan, fidelity: Fidelity, error: McpError | None = None, *, never: str = ""
+) -> Failure | None:
+    """Why the Goal's fidelity limits keep this from winning, each with its figure; None where they do not.
+    ``never`` says why there can be no figure."""
     limits = plan.fidelity_limits
     if limits is None:
         return None
-    found = judged_fidelity(fidelity_facts(fidelity) or {}, limits, unknowable(fidelity.engine))
+    found = judged_fidelity(fidelity_facts(fidelity) or {}, limits, never.rstrip("."))
     broken = [each for each in found if isinstance(each, Broken)]
     if not broken:
         return None

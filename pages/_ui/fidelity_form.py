@@ -36,7 +36,7 @@ def fidelity_form(recipe: Recipe, jobs: tuple[JobView, ...]) -> None:
             disabled=reason is not None,
             key="start-fidelity",
             help="Loads the checkpoint in its own dtype and this Recipe, and compares their predictions token by "
-            "token. What was measured before is shown at once.",
+            "token. Another engine is judged through its server. What was measured before is shown at once.",
         ):
             with frame.errors_shown():
                 workbench.get_workbench().studies.start_fidelity(recipe, text_sha256, current_token())
@@ -73,7 +73,7 @@ def server_form(recipe: Recipe, jobs: tuple[JobView, ...]) -> None:
     """A running server by its URL; the reference is a worker, or another URL. The built-in set is scored."""
     st.markdown(
         "Any OpenAI-compatible server that runs this Recipe's model and gives log-probabilities of a prompt "
-        "(MCP's own workers and vLLM do; llama.cpp's server does not)."
+        "(MCP's own workers and vLLM do). For llama.cpp, measure a Recipe with engine llama.cpp above."
     )
     with st.form("server", border=False):
         url = st.text_input("Server URL", placeholder="http://127.0.0.1:8000", key="server-url")

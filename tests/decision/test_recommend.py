@@ -12,7 +12,7 @@ from mcp_core.decision.missing import plans_of, recipes_to_judge
 from mcp_core.decision.recommend import evidence_of, recommend
 from mcp_core.goal import Goal
 from mcp_core.presets import bundled
-from mcp_core.results import Divergence, Failure, Fidelity, Mean, Quantiles, Run, StoredFidelity
+from mcp_core.results import Divergence, Failure, Fidelity, Mean, Quantiles, Run, StoredFidelity, TopKTruncation
 from tests.decision.planted import BEGIN, TRAFFIC, Law, Planted, machine, planted_run
 
 LOADS = (4, 8, 16, 32)
@@ -279,18 +279,24 @@ def test_a_run_and_a_fidelity_are_lacking_together():
     assert len(plans_of(found.missing)) == 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        (
-            {"engine": "llama.cpp", "quantization.scheme": "gguf", "batching.mode": "continuous"},
-            "KL cannot be measured: llama.cpp's server gives no log-probabilities of a prompt",
-        ),
-        ({"model": {"source": "shape", "id": "llama-3.1-8b"}}, "KL cannot be measured: random weights say nothing"),
-    ],
-    ids=["llama.cpp", "random weights"],
-)
-def test_a_fidelity_that_can_never_be_measured_is_called_so_and_no_command_is_named(changes, why):
+def test_what_llama_cpp_serves_is_lacking_its_fidelity_only_and_its_bound_says_by_how_many_tokens():
+    law = Law(changes={"engine": "llama.cpp", "quantization.scheme": "gguf", "batching.mode": "continuous"})
+    found = decide(LIMITED, runs(law, (8,), 2))
+    (refused,), (lacking,) = found.refused, found.missing
+    assert (refused.cause, refused.reason) == ("not measured", "KL not measured")
+    assert refused.command.startswith("mcp-core fidelity bundled-llama.cpp ")
+    assert lacking.command == refused.command
+    bound = {"truncation": TopKTruncation(top_k=20, tail_mass=0.1)}
+    winner = decide(LIMITED, runs(law, (8,), 2, fidelity=_judged(0.005).model_copy(update=bound))).winner
+    assert winner is not None
+    assert winner.recipe.engine == "llama.cpp"
+    (lost,) = decide(LIMITED, runs(law, (8,), 2, fidelity=_judged(0.05).model_copy(update=bound))).refused
+    assert lost.reason == "KL 50 > 30 times the noise floor, by the top 20 tokens"
+
+
+def test_a_fidelity_that_can_never_be_measured_is_called_so_and_no_command_is_named():
+    changes = {"model": {"source": "shape", "id": "llama-3.1-8b"}}
+    why = "KL cannot be measured: random weights say nothing"
     (refused,) = decide(LIMITED, runs(Law(changes=changes), (8,), 2)).refused
     assert (refused.cause, refused.reason, refused.command) == ("not measured", why, "")
     # Neither a quieter machine nor another load makes it known, so that no Run is asked for.
@@ -333,12 +339,17 @@ def test_a_fidelity_judged_apart_counts_for_every_run_of_the_same_numbers():
     assert found.refused[0].reason == "KL 0.05 > 0.01 nats"
 
 
-@pytest.mark.parametrize(("difference", "closer_wins"), [(0.00005, False), (0.01, True)])
-def test_fidelity_breaks_ties_but_never_near_ties_of_its_own(difference, closer_wins):
+@pytest.mark.parametrize(
+    ("difference", "truncation", "closer_wins"),
+    [(0.00005, None, False), (0.01, None, True), (0.01, TopKTruncation(top_k=20, tail_mass=0.1), False)],
+    ids=["near", "closer", "a bound beside a figure"],
+)
+def test_fidelity_breaks_ties_but_never_near_ties_of_its_own(difference, truncation, closer_wins):
     first, closer = law(1, tpot_ms=19.99), law(2)
+    told = _judged(0.02 - difference).model_copy(update={"truncation": truncation})
     pairs = [
         *runs(first, (8,), 5, fidelity=_judged(0.02)),
-        *runs(closer, (8,), 5, seed=3, fidelity=_judged(0.02 - difference)),
+        *runs(closer, (8,), 5, seed=3, fidelity=told),
     ]
     # Which of the two equals leads by a hair is chance: the closer one must win in either case, or in neither.
     winners = {

@@ -20,7 +20,7 @@ from mcp_core.recipe import Recipe
 from mcp_core.results import Divergence, Fidelity, Mean
 
 # Mean KL as a multiple of a noise floor of 0.001 nats.
-PLANTED = {"none": 0.0, "bnb-nf4": 300.0, "bnb-int8": 6.0}
+PLANTED = {"none": 0.0, "bnb-nf4": 300.0, "bnb-int8": 6.0, "gguf": 4.0}
 
 
 def answered(recipe: Recipe) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 from aiohttp import web
 
 # ms a token
-LAW = {"none": 10.0, "bnb-nf4": 2.0, "bnb-int8": 20.0}
+LAW = {"none": 10.0, "bnb-nf4": 2.0, "bnb-int8": 20.0, "gguf": 5.0}
 
 
 def say(**event: Any) -> None:

@@ -14,7 +14,7 @@ import pytest
 from mcp_core import texts
 from mcp_core.documents import Document, text_set
 from mcp_core.errors import Cancelled, InputError, McpError, OutOfMemory, WorkerDied
-from mcp_core.evaluation import endpoint_job
+from mcp_core.evaluation import endpoint_job, served_fidelity
 from mcp_core.evaluation.endpoints import Endpoint, Side
 from mcp_core.evaluation.sides import Sides
 from mcp_core.jobs import Job
@@ -45,13 +45,13 @@ class _Served:
 
 def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, floor: Bigrams | McpError) -> Fidelity:
     served = _Served(reference=Bigrams(P), candidate=Bigrams(Q), noise_floor=floor)
-    monkeypatch.setattr(endpoint_job, "serve", served)
+    monkeypatch.setattr(served_fidelity, "serve", served)
     monkeypatch.setattr("mcp_core.evaluation.sides.serve", served)
     resolved = SimpleNamespace(architecture=SimpleNamespace(model_type="llama"))
     plan: Any = SimpleNamespace(without_measuring=lambda: None, notes=lambda _: ("of the plan",), resolved=resolved)
     candidate = Side("candidate", Recipe(engine="endpoint"), "http://candidate")
     sides = Sides(Side("reference", Recipe()), candidate, plan)
-    return asyncio.run(endpoint_job._judge(Job(tmp_path, {}, {}), sides, TEXT))
+    return asyncio.run(served_fidelity.judge_servers(Job(tmp_path, {}, {}), sides, TEXT))
 
 
 def test_the_floor_is_the_reference_with_another_kernel(tmp_path, monkeypatch) -> None:
@@ -84,7 +84,7 @@ def test_a_floor_that_is_cancelled_ends_the_job(tmp_path, monkeypatch) -> None:
 def test_a_server_is_not_judged_on_what_its_scheme_was_calibrated_on(tmp_path, monkeypatch) -> None:
     """As without --url; the servers are never asked."""
     served = _Served()
-    monkeypatch.setattr(endpoint_job, "serve", served)
+    monkeypatch.setattr(served_fidelity, "serve", served)
     passage = texts.builtin_calibration().documents[3].text
     assert passage is not None
     text = texts.add("mine.txt", passage.encode())

@@ -104,9 +104,17 @@ def test_an_unknown_text_is_refused():
         plan(text_sha256="0" * 64)
 
 
-def test_what_llama_cpp_serves_cannot_be_judged_and_the_reason_is_given():
+def test_what_llama_cpp_serves_is_judged_by_its_server_against_the_reference_of_all_engines():
     pytest.importorskip("xllamacpp")
-    answer = make_plan(recipe_preset("bundled-llama.cpp"), MACHINE).without_measuring()
-    assert answer.status == "not-measurable"
-    assert answer.engine == "llama.cpp"
-    assert "no log-probabilities of a prompt" in answer.reason
+    made = make_plan(recipe_preset("bundled-llama.cpp"), MACHINE)
+    assert made.without_measuring() is None
+    assert (made.path, made.candidate.engine, made.reference.engine) == ("endpoint", "llama.cpp", "transformers")
+    on_transformers = make_plan(bundled().replace({"device": "cpu"}), MACHINE)
+    assert made.reference.numerics_key == on_transformers.reference.numerics_key
+    assert made.reference_title == on_transformers.reference_title
+    assert made.key != on_transformers.key
+    assert made.floor_key != on_transformers.floor_key  # by the top tokens, not by the whole vocabulary
+    notes = " ".join(made.notes(25))
+    assert "what the file lost against the model that it was made of is not in these figures" in notes
+    assert "Q4_1" in notes
+    assert "pages of continuous batching" not in notes

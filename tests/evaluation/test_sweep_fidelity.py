@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from mcp_core.decision.store import Store
 from mcp_core.decision.sweep_record import SweepRecord
 from mcp_core.decision.sweeps import Sweeps
 from mcp_core.errors import Cancelled, InputError
-from mcp_core.evaluation import sweep, sweep_fidelity
+from mcp_core.evaluation import sweep, sweep_cells, sweep_fidelity
 from mcp_core.evaluation.fidelity_time import fidelity_seconds
 from mcp_core.evaluation.new_sweep import begin
 from mcp_core.evaluation.sweep import Host, race
@@ -190,28 +192,51 @@ def test_random_weights_are_refused_without_a_job(log: Path, asked: SweepPlan) -
     shape = {"layers": 1, "hidden": 32, "intermediate": 64, "heads": 2, "kv_heads": 1, "vocab": 300, "context": 512}
     base = asked.base.replace({"model": {"source": "shape", "id": "custom", "shape": shape}})
     plan = asked.model_copy(update={"base": base, "axes": Axes(batching=(BatchingChoice(mode="off"),))})
-    with Store() as store:
-        record, rows = swept(store, plan)
-    assert [(cell.state, cell.failure.hint) for cell in record.cells if cell.failure] == [
-        ("refused", "Without a fidelity limit it stays in the race.")
-    ]
-    assert rows["off"].reason.startswith("KL not measured: ")
-    assert "what random weights say means nothing" in rows["off"].reason
+    (cell,) = check_cells(plan, detect())
+    assert cell.refused is not None
+    assert (cell.refused.kind, cell.refused.hint) == ("fidelity", "Without a fidelity limit it stays in the race.")
+    assert cell.refused.message.startswith("KL cannot be measured: ")
+    assert "what random weights say means nothing" in cell.refused.message
+    with Store() as store, pytest.raises(InputError, match=r"None of the 1 configurations.*cannot be measured"):
+        begin(store, plan, detect())
+    # Without a limit nothing is refused: its speed is asked for.
+    (free,) = check_cells(plan.model_copy(update={"goal": None, "fidelity": True}), detect())
+    assert free.refused is None
     assert judged(log) == []
 
 
-def test_what_llama_cpp_serves_is_refused_as_what_cannot_be_measured(log: Path, asked: SweepPlan) -> None:
+def test_what_can_never_be_judged_is_a_refused_run_before_anything_is_probed(
+    log: Path, asked: SweepPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan_of = sweep_cells.plan_of
+
+    def planted(recipe: Recipe, *given: Any) -> Any:
+        made = plan_of(recipe, *given)
+        never = recipe.quantization.scheme == "bnb-nf4"
+        stored: Any = SimpleNamespace(label="AWQ 4-bit")
+        return replace(made, resolved=replace(made.resolved, quantized=stored)) if never else made
+
+    monkeypatch.setattr(sweep_cells, "plan_of", planted)
+    with Store() as store:
+        record = Sweeps(store).get(begin(store, asked, detect()))
+        assert record is not None
+        states = {cell.recipe.quantization.scheme: cell.state for cell in record.cells}
+        assert states == {"none": "pending", "bnb-nf4": "refused", "bnb-int8": "pending"}
+        (run,) = store.list()
+    assert (run.status, run.recipe.quantization.scheme) == ("refused", "bnb-nf4")
+    assert run.fidelity is not None
+    assert run.fidelity.status == "not-measurable"
+
+
+def test_what_llama_cpp_serves_is_judged_as_all_others(log: Path, asked: SweepPlan) -> None:
     pytest.importorskip("xllamacpp")
     base = Recipe(threads=1, device="cpu")
-    plan = asked.model_copy(update={"base": base, "axes": Axes(engine=("llama.cpp",)), "probe_s": 0.0})
+    plan = asked.model_copy(update={"base": base, "axes": Axes(engine=("llama.cpp",))})
     with Store() as store:
-        record, rows = swept(store, plan)
-    (cell,) = record.cells
-    assert (cell.state, rows["llama.cpp"].reason) == (
-        "refused",
-        "KL cannot be measured: llama.cpp's server gives no log-probabilities of a prompt.",
-    )
-    assert judged(log) == []
+        assert all(each > 60 for each in fidelity_seconds(plan, check_cells(plan, detect()), detect(), store))
+        _, rows = swept(store, plan)
+    assert judged(log) == ["judge gguf"]
+    assert (rows["llama.cpp"].level, rows["llama.cpp"].kl_over_floor) == ("measured", 4.0)
 
 
 def test_within_a_wider_limit_the_fastest_goes_on_and_device_time_counts_what_is_not_known_yet(
