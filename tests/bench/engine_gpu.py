@@ -130,6 +130,7 @@ class Running:
         self._count = 0
         self.times: dict[str, list[float]] = {}
         self.ended: set[str] = set()
+        self.failed: list[TokenEvent] = []
         began = time.perf_counter()
         self.engine = Engine(bed.loaded, recipe, self._hear)
         self.engine.warm_up()
@@ -152,8 +153,9 @@ class Running:
                 if event.token is not None:
                     self.times[event.request_id].append(event.at_s)
                 if event.finish:
-                    assert event.finish == "length", event
                     self.ended.add(event.request_id)
+                    if event.finish != "length":
+                        self.failed.append(event)
             self._changed.notify_all()
 
     def serve(self, prompts: list[tuple[int, ...]], new: int) -> tuple[float, list[list[float]]]:
@@ -165,7 +167,9 @@ class Running:
         for name, prompt in zip(names, prompts, strict=True):
             self.engine.submit(GenerationRequest(name, prompt, new, GREEDY, new, ignore_eos=True, arrived_s=began))
         with self._changed:
-            assert self._changed.wait_for(lambda: self.ended.issuperset(names), 600)
+            assert self._changed.wait_for(lambda: self.failed or self.ended.issuperset(names), 180)
+        if self.failed:
+            raise RuntimeError(f"{len(self.failed)} ended otherwise: {self.failed[0].failure}")
         elapsed = time.perf_counter() - began
         return elapsed, [[at - began for at in self.times.pop(name)] for name in names]
 

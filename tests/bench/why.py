@@ -1,9 +1,9 @@
 """Why: ceilings of this device, then verdicts on several configurations of one model, a row each.
 
 ``python tests/bench/why.py [PRESET] [--case NAME ...] [--out FILE]``: without PRESET the 7B shape where there is an
-NVIDIA device, else the bundled model. On an H100 the expected verdicts are launch-bound for eager bf16 and
-LLM.int8, bandwidth-bound for recorded steps (facts/gpu.md). Each case is ``mcp-core profile``: a short Run, then a
-trace.
+NVIDIA device, else the bundled model. Cases that are in FILE are not run again. On an H100 the expected verdicts are
+launch-bound for eager bf16 and LLM.int8, bandwidth-bound for recorded steps (facts/gpu.md). Each case is ``mcp-core
+profile``: a short Run, then a trace.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("preset", nargs="?", default="llama-2-7b-shape" if kind == "cuda" else "bundled")
     parser.add_argument("--case", action="append", choices=CASES[kind], help="repeatable; all of them by default")
-    parser.add_argument("--out", type=Path, help="every answer as JSON lines")
+    parser.add_argument("--out", type=Path, help="every answer as JSON lines, with the trace's longest rows")
     options = parser.parse_args()
+    there = options.out.read_text().splitlines() if options.out and options.out.exists() else []
+    done = {json.loads(line)["case"] for line in there}
     _ceilings()
     print("case\tverdict\tconfidence\tstep ms\tat least\tMBU\tshare explained\tothers")
-    for name in options.case or CASES[kind]:
+    for name in [name for name in options.case or CASES[kind] if name not in done]:
         answer = _profile(options.preset, CASES[kind][name])
         print(_row(name, answer), flush=True)
         if options.out:
@@ -66,7 +68,10 @@ def _ceilings() -> None:
 def _profile(preset: str, settings: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         changes = [word for setting in settings for word in ("--set", setting)]
-        return _answer("profile", preset, *changes, "--prompt-tokens", "128", "--out", folder)
+        answer = _answer("profile", preset, *changes, "--prompt-tokens", "128", "--out", folder)
+        read = json.loads(Path(answer["summary"]).read_text())  # it goes with the folder
+    rows = [[row for row in read["operators"] if row["kind"] == kind][:30] for kind in ("kernel", "operator")]
+    return answer | {"phases": {name: read[name] for name in ("prefill", "decode")}, "rows": sum(rows, [])}
 
 
 def _answer(*arguments: str) -> dict[str, Any]:
