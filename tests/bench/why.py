@@ -1,7 +1,7 @@
 """Why: ceilings of this device, then verdicts on several configurations of one model, a row each.
 
 ``python tests/bench/why.py [PRESET] [--case NAME ...] [--out FILE]``: without PRESET the 7B shape where there is an
-NVIDIA device, else the bundled model. Cases that are in FILE are not run again. On an H100 the expected verdicts are
+NVIDIA device, else the bundled model. Cases in FILE are not run again. On an H100 the expected verdicts are
 launch-bound for eager bf16 and LLM.int8, bandwidth-bound for recorded steps (facts/gpu.md). Each case is ``mcp-core
 profile``: a short Run, then a trace.
 """
@@ -70,8 +70,9 @@ def _profile(preset: str, settings: list[str]) -> dict[str, Any]:
         changes = [word for setting in settings for word in ("--set", setting)]
         answer = _answer("profile", preset, *changes, "--prompt-tokens", "128", "--out", folder)
         read = json.loads(Path(answer["summary"]).read_text())  # it goes with the folder
-    rows = [[row for row in read["operators"] if row["kind"] == kind][:30] for kind in ("kernel", "operator")]
-    return answer | {"phases": {name: read[name] for name in ("prefill", "decode")}, "rows": sum(rows, [])}
+    rows = {kind: [row for row in read["operators"] if row["kind"] == kind] for kind in ("kernel", "operator")}
+    longest = {kind: some[:30] for kind, some in rows.items()}
+    return answer | {"phases": {name: read[name] for name in ("prefill", "decode")}, "longest": longest}
 
 
 def _answer(*arguments: str) -> dict[str, Any]:
