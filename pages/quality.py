@@ -120,7 +120,8 @@ def _alike(stored: StoredFidelity, recipe: Recipe) -> bool:
     """What was judged has its model, device and threads filled in; a Recipe that is being edited may not."""
     judged = stored.recipe
     same_model = (judged.model.source, judged.model.id) == (recipe.model.source, recipe.model.id)
-    return same_model and (judged.dtype, judged.attention, judged.kv.kind) == (
+    return same_model and (judged.engine, judged.dtype, judged.attention, judged.kv.kind) == (
+        recipe.engine,
         recipe.dtype,
         recipe.attention,
         recipe.kv.kind,

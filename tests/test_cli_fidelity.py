@@ -103,6 +103,19 @@ def test_json_and_out_carry_the_keys_that_others_rely_on(run, jobs, tmp_path):
     assert document["tokens"] == 800
 
 
+def test_how_long_it_takes_is_said_before_and_longer_where_llama_cpp_scores_a_token_a_step(run, jobs):
+    pytest.importorskip("xllamacpp")
+    told = []
+    for recipe in (("bundled", *NF4), ("bundled-llama.cpp",)):
+        code, _, err = run("fidelity", *recipe)
+        assert code == 0
+        (line,) = [each for each in err.splitlines() if each.startswith("it will take about")]
+        number, unit = line.removeprefix("it will take about ").split(";")[0].split()
+        told.append(float(number) * {"s": 1, "min": 60}[unit])
+    assert 60 <= told[0] < told[1] < 3600
+    assert [verb for verb, _ in jobs] == ["fidelity", "fidelity"]
+
+
 def test_what_is_known_is_answered_at_once_and_said(run, jobs):
     recipe = bundled().replace({"quantization.scheme": "bnb-nf4", "dtype": "bf16", "device": "cpu"})
     plan = make_plan(recipe, MACHINE)

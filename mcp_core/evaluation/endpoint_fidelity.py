@@ -122,7 +122,7 @@ def fidelity(
         kl_over_floor=None if floor is None else over_floor(found.kl.mean, floor.mean),
         truncation=TopKTruncation(top_k=dialect.top_k, tail_mass=outside),
         strata=strata_of(documents),
-        notes=tuple(_notes(text, compared, dialect)),
+        notes=tuple(_notes(text, compared, dialect, outside)),
     )
 
 
@@ -175,8 +175,11 @@ def _require_same_tokens(document: Document, reference: Sequence[str], candidate
     )
 
 
-def _notes(text: TextSet, compared: Sequence[_Compared], dialect: Dialect) -> list[str]:
-    notes = [f"KL over the top {dialect.top_k} tokens of both servers, all others as one: a lower bound"]
+def _notes(text: TextSet, compared: Sequence[_Compared], dialect: Dialect, outside: float) -> list[str]:
+    notes = [
+        f"KL over the top {dialect.top_k} tokens of both servers, all others, {outside:.1%} of the probability, "
+        "as one: a lower bound"
+    ]
     if not dialect.as_ids:
         notes.append("tokens told apart by their text: the server gives no ids")
     if left := len(text.documents) - len(compared):

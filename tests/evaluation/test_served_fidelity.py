@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mcp_core import texts
+from mcp_core import devices, texts
 from mcp_core.decision.store import Store
 from mcp_core.documents import Document, text_set
 from mcp_core.evaluation import fidelity_job, fidelity_plan, served_fidelity
@@ -74,7 +77,7 @@ def test_the_job_judges_llama_cpp_by_its_server_keeps_it_and_knows_it_next_time(
     assert found.noise_floor is not None
     assert found.kl.mean > 100 * found.noise_floor.mean > 0
     assert found.truncation is not None
-    assert "lower bound" in " ".join(found.notes)
+    assert f"{found.truncation.tail_mass:.1%} of the probability, as one: a lower bound" in " ".join(found.notes)
     with Store() as store:
         kept = store.fidelity(found.key or "")
         assert store.noise_floor(plan.floor_key or "") == found.noise_floor
@@ -88,6 +91,16 @@ def test_the_job_judges_llama_cpp_by_its_server_keeps_it_and_knows_it_next_time(
     fresh = Fidelity.model_validate(run(tmp_path, recipe, fresh=True).result["fidelity"])
     assert fresh.kl is not None
     assert (fresh.kl.mean, served.asked[3:]) == (0, ["reference", "candidate", "noise floor"])
+
+
+def test_workers_of_a_sweeps_job_are_within_the_leases_of_whoever_started_the_sweep() -> None:
+    """The app holds the device; the sweep is its child, and the fidelity job the sweep's."""
+    told = "from mcp_core.evaluation.endpoints import _leases_above; print(*_leases_above())"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {told!r}], check=True)"
+    with devices.acquire("cpu", "measure", "a sweep") as lease:
+        found = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True)
+    assert lease.holder.id in found.stdout.split()
+    assert devices.leases_of(os.getpid()) == ()
 
 
 def test_a_server_without_prompt_scores_is_an_answer_that_says_so(tmp_path, served, monkeypatch) -> None:
