@@ -175,7 +175,7 @@ def _stratum_row(row: StratumFidelity) -> dict[str, str]:
 _PATHS = {
     "prefill": "whole texts at once, as a prompt is read",
     "decode": "one token at a time, as a reply is written: this is where a KV cache kind shows",
-    "endpoint": "by the prompt log-probabilities of a running server",
+    "endpoint": "by the prompt log-probabilities of the server that runs it",
 }
 
 

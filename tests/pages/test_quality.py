@@ -129,7 +129,7 @@ def test_a_token_map_that_was_not_kept_is_not_blamed_on_a_server(wb: fakes.FakeW
     wb.studies.token_maps = {}
     said = texts(opened(page, judged()))
     assert "Its token map is not on this machine." in said
-    assert "running server gives" not in said
+    assert "server gives no token map" not in said
 
 
 def test_the_newest_of_the_current_recipe_is_shown_without_a_link(wb: fakes.FakeWorkbench, page: Page) -> None:
