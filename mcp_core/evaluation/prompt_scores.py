@@ -20,6 +20,8 @@ __all__ = ["Dialect", "PromptScores", "dialect_of", "score"]
 
 # A passage is one request; llama.cpp, which scores a token a step, may take many minutes with a large model.
 TIMEOUT_S = 3600.0
+# The probe is ten tokens long.
+PROBE_TIMEOUT_S = 600.0
 _PROBE = "The quick brown fox jumps over the lazy dog."
 # Log-probabilities are rounded: the probabilities of a list may sum to a little over 1.
 _SUM_TOLERANCE = 1e-3
@@ -78,7 +80,7 @@ async def dialect_of(endpoint: Endpoint, asked: Sequence[Dialect] = _DIALECTS) -
     reason = ""
     for dialect in asked:
         try:
-            await score(endpoint, dialect, _PROBE)
+            await score(endpoint, dialect, _PROBE, PROBE_TIMEOUT_S)
         except (RequestRejected, Unscorable) as error:
             reason = reason or error.message
         else:
@@ -90,10 +92,10 @@ async def dialect_of(endpoint: Endpoint, asked: Sequence[Dialect] = _DIALECTS) -
     )
 
 
-async def score(endpoint: Endpoint, dialect: Dialect, text: str) -> PromptScores:
+async def score(endpoint: Endpoint, dialect: Dialect, text: str, timeout_s: float = TIMEOUT_S) -> PromptScores:
     """Score one text. Raises RequestRejected for what the server refuses, Unscorable when no scores come back."""
     body = dialect.body(endpoint.model, text)
-    document = await endpoint.client.whole("/v1/completions", body, timeout_s=TIMEOUT_S)
+    document = await endpoint.client.whole("/v1/completions", body, timeout_s=timeout_s)
     choice: dict[str, Any] = next(iter(document.get("choices") or ()), {})
     logprobs = choice.get("logprobs") or {}
     listed = len(logprobs.get("tokens") or ())
