@@ -126,6 +126,7 @@ def _prepare(runner: PagedRunner, parts: Parts, most: int) -> Preparation:
 
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps of freed tensors is free, too
         return torch.cuda.mem_get_info(device)[0]
     return int(psutil.virtual_memory().available)
 

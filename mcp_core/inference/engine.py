@@ -11,13 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from mcp_core.errors import Busy, ContextTooLong, McpError, OutOfMemory, QueueFull, RequestRejected
+from mcp_core.errors import Busy, ContextTooLong, McpError, OutOfMemory, QueueFull
 from mcp_core.generation import EngineStats, FinishReason, GenerationRequest, Preparation, TokenEvent
 from mcp_core.inference.batching import Parts, build_mode
 from mcp_core.inference.decoding import Decoder
@@ -25,12 +25,13 @@ from mcp_core.inference.int8_rows import use_int8_rows
 from mcp_core.inference.kv_cache import cache_factory
 from mcp_core.inference.ledger import Ledger
 from mcp_core.inference.mode import Mode, StepOutcome
+from mcp_core.inference.mode_change import ModeChange
 from mcp_core.inference.mode_check import ModeCheck
 from mcp_core.inference.profiling import Recording
+from mcp_core.inference.request_limits import require_fitting, require_servable
 from mcp_core.inference.speculation import build_proposer
 from mcp_core.inference.step_errors import as_error
 from mcp_core.memory.current_device import make_current
-from mcp_core.models.load_errors import first_line
 from mcp_core.models.loaded import LoadedModel, Report
 from mcp_core.profile_plan import ProfilePlan
 from mcp_core.recipe import Recipe
@@ -51,17 +52,6 @@ class Sink(Protocol):
 
     def __call__(self, events: list[TokenEvent], /) -> None:
         """Take the events."""
-
-
-@dataclass(slots=True, eq=False)
-class _Change:
-    """Live fields that were asked for. ``done`` is set when they hold, or ``error`` why the old ones still do."""
-
-    recipe: Recipe
-    timeout_s: float
-    asked_s: float
-    done: threading.Event = field(default_factory=threading.Event)
-    error: McpError | None = None
 
 
 class Engine:
@@ -96,7 +86,7 @@ class Engine:
         self._draining = False
         self._closed = False
         self._recording: Recording | None = None
-        self._change: _Change | None = None
+        self._change: ModeChange | None = None
         self._check = ModeCheck(loaded, self._decoder, self._new_cache)
         try:
             self._mode: Mode = self._build(recipe)
@@ -140,7 +130,7 @@ class Engine:
 
     def submit(self, request: GenerationRequest) -> None:
         """Accept a request. Raises RequestRejected or ContextTooLong for one that cannot be served, QueueFull."""
-        self._validate(request)
+        require_servable(request, self._loaded.vocab_size, self._longest)
         with self._changed:
             held = len(self._queue) + len(self._in_mode)
             if self._draining or self._closed:
@@ -179,11 +169,10 @@ class Engine:
         Other limits hold from the next step on; steps that are made ahead are made for more requests first.
         Raises Busy while another change is under way, or the error that it met; then all is as it was.
         """
-        change = _Change(recipe, timeout_s, time.monotonic())
         with self._changed:
             if self._change is not None or self._closed:
                 raise Busy("The batching mode is being changed, or the worker is ending.", "Try again in a moment.")
-            self._change = change
+            change = self._change = ModeChange(self._recipe, recipe, timeout_s, time.monotonic())
             self._changed.notify_all()
         if self._thread.is_alive():
             change.done.wait()
@@ -291,9 +280,10 @@ class Engine:
         with self._changed:
             while self._queue and self._change is None and self._mode.room > 0:
                 request = self._queue.popleft()
-                if self._is_too_long(request):  # it was accepted before another mode took over
-                    failure = Failure.of(self._context_error(request))
-                    too_long.append(self._ledger.end(request, "error", time.perf_counter(), failure))
+                try:
+                    require_fitting(request, self._longest)
+                except ContextTooLong as error:  # it was accepted before another mode took over
+                    too_long.append(self._ledger.end(request, "error", time.perf_counter(), Failure.of(error)))
                     continue
                 self._mode.add(request)
                 self._in_mode.add(request.id)
@@ -369,6 +359,11 @@ class Engine:
         if ended:
             self._changed.notify_all()
 
+    @property
+    def _longest(self) -> int:
+        """Prompt and reply together, tokens."""
+        return min(self._loaded.max_context, self._mode.longest)
+
     def _is_cancelled(self, request_id: str) -> bool:
         return self._closed or request_id in self._cancelling
 
@@ -382,16 +377,17 @@ class Engine:
         change = self._change
         if change is None:
             return
-        if _mode_of(change.recipe) == _mode_of(self._recipe):
-            self._change_limits(change)
+        if not change.is_swap:
+            self._done(self._mode.pause)
+            change.limit(self._mode)
         elif not self._in_mode:
-            self._change_mode(change)
+            self._mode = change.swap(self._mode, self._build, self._check.of)
         elif time.monotonic() - change.asked_s < change.timeout_s:
             return
         else:
             cause = McpError("The batching mode was changed while this request ran.", "Send it again.")
             self._end_all("error", Failure.of(cause))
-            self._change_mode(change)
+            self._mode = change.swap(self._mode, self._build, self._check.of)
         with self._changed:
             if change.error is None:
                 self._recipe = change.recipe
@@ -400,58 +396,3 @@ class Engine:
             self._ledger.show(self._mode.figures(), len(self._queue))
             self._changed.notify_all()
         change.done.set()
-
-    def _change_limits(self, change: _Change) -> None:
-        self._done(self._mode.pause)
-        try:
-            self._mode.set_limits(change.recipe.batching)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the old limits hold and the asker is told
-            _log.warning("the limits could not be changed: %s", first_line(error))
-            change.error = as_error(error)
-
-    def _change_mode(self, change: _Change) -> None:
-        """The old mode's memory is given back first: both pools may not fit."""
-        try:
-            self._mode.close()
-            mode = self._build(change.recipe)
-            self._check.of(mode)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the old mode serves on and the asker is told
-            change.error = as_error(error)
-            mode = self._rebuild(self._recipe)
-        self._mode = mode
-
-    def _rebuild(self, recipe: Recipe) -> Mode:
-        """The mode there was; where even that fails, one request at a time, which needs no memory of its own."""
-        try:
-            return self._build(recipe)
-        except Exception as error:  # noqa: BLE001 - a worker that serves slowly is better than one that does not
-            _log.warning("the batching mode could not be built again: %s", first_line(error))
-            plain = {"batching.mode": "off", "prefix_cache": False, "compile": "off"}
-            return self._build(recipe.replace(plain))
-
-    def _is_too_long(self, request: GenerationRequest) -> bool:
-        longest = min(self._loaded.max_context, self._mode.longest)
-        return len(request.prompt) >= longest + (request.max_tokens == 0)
-
-    def _context_error(self, request: GenerationRequest) -> ContextTooLong:
-        longest = min(self._loaded.max_context, self._mode.longest)
-        return ContextTooLong(
-            f"The prompt has {len(request.prompt)} tokens; the context holds {longest}.",
-            "Shorten it, or raise kv.max_context (or batching.kv_blocks) in the Recipe.",
-            param="prompt",
-        )
-
-    def _validate(self, request: GenerationRequest) -> None:
-        if not request.prompt:
-            raise RequestRejected("The prompt is empty.", "Send at least one token.", param="prompt")
-        if self._is_too_long(request):
-            raise self._context_error(request)
-        if min(request.prompt) < 0 or max(request.prompt) >= self._loaded.vocab_size:
-            raise RequestRejected(
-                f"Token ids go from 0 to {self._loaded.vocab_size - 1}.", "Check the tokenizer.", param="prompt"
-            )
-
-
-def _mode_of(recipe: Recipe) -> tuple[str, bool]:
-    """What needs another mode when it changes."""
-    return recipe.batching.mode, recipe.prefix_cache

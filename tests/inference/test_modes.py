@@ -6,6 +6,7 @@ import copy
 import random
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -537,6 +538,34 @@ class TestSwap:
         assert engine.mode_name == "off"
         engine.submit(request_of("r"))
         assert recorder.wait_end("r").finish == "length"
+
+    def test_what_was_tried_is_gone_before_the_old_mode_is_built_again(self, make_engine, monkeypatch):
+        """Two pools would not fit on a device."""
+        engine, tried, gone = make_engine(), [], []
+        build = engine._build
+
+        def broken(recipe):
+            if recipe.batching.mode == "continuous":
+                mode = build(recipe)
+                tried.append(weakref.ref(mode))
+                raise torch.OutOfMemoryError
+            gone.append(tried[0]() is None)
+            return build(recipe)
+
+        monkeypatch.setattr(engine, "_build", broken)
+        with pytest.raises(McpError, match="Memory"):
+            engine.apply_live(self.recipe({"batching.mode": "continuous"}))
+        assert gone == [True]
+
+    def test_a_mode_that_is_refused_gives_its_pool_back(self, make_engine, monkeypatch):
+        engine, built = make_engine(), []
+        build = engine._build
+        monkeypatch.setattr(engine, "_build", lambda recipe: built.append(build(recipe)) or built[-1])
+        monkeypatch.setattr(engine._check, "_agrees", lambda _outcomes: False)
+        with pytest.raises(McpError, match="own tokens"):
+            engine.apply_live(self.recipe({"batching.mode": "continuous"}))
+        assert engine.mode_name == "off"
+        assert built[0]._runner.cache.keys == []
 
     def test_a_mode_that_computes_something_else_is_refused_in_16_bits_too(self, make_engine, loaded, monkeypatch):
         engine = make_engine(effective=loaded.effective.model_copy(update={"dtype": "bf16"}))
