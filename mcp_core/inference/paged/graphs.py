@@ -59,13 +59,13 @@ class Graphs:
         # Other threads may go on: they read the device's memory, and have no part in this stream.
         with torch.cuda.graph(graph, pool=self._memory, stream=stream, capture_error_mode="thread_local"):
             result = compute()
-
         self._made.append(graph)
 
         def replay() -> _Result:
             graph.replay()
             return result
 
+        replay()  # the first one brings the graph to the device
         return Recorded(replay, _seconds(replay), eager_s)
 
     def close(self) -> None:
