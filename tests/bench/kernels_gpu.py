@@ -98,6 +98,7 @@ def attention() -> None:
     for kv_heads in (32, 8):
         attend(f"256 decode, {kv_heads} kv heads", kv_heads, decoding, [1] * 256)
         attend(f"28 prompts, {kv_heads} kv heads", kv_heads, prompts, prompts)
+        attend(f"32 tokens after 8,192, {kv_heads} kv heads", kv_heads, [8224], [32])
 
 
 def attend(case: str, kv_heads: int, lengths: list[int], counts: list[int]) -> None:
