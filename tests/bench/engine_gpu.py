@@ -9,6 +9,7 @@ at the bandwidth read in the same process. Try it on a CPU with ``--preset tiny 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -98,6 +99,7 @@ class Bed:
         return tuple(self.draw.randrange(5, self.loaded.vocab_size) for _ in range(length))
 
     def engine(self, changes: dict[str, Any]) -> Running:
+        gc.collect()  # an engine that failed, and its pool
         return Running(self, self.recipe.replace(changes))
 
 
