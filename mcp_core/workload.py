@@ -140,7 +140,8 @@ class Workload(BaseModel):
 
     def at_once(self, let_in: int) -> int:
         """Requests that can be running at once on a server that lets in so many."""
-        return let_in if self.is_open else min(self.concurrency, let_in)
+        asked = let_in if self.is_open else min(self.concurrency, let_in)
+        return asked if self.duration_s else min(asked, self.requests)
 
     @property
     def load_kind(self) -> LoadKind:

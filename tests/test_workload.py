@@ -157,6 +157,8 @@ def test_load_and_longest_request():
     closed = Workload(concurrency=8)
     assert (closed.load_kind, closed.load, closed.at_load(3).concurrency) == ("concurrency", 8, 3)
     assert (closed.at_once(4), closed.at_once(100)) == (4, 8)
+    few = closed.replace({"requests": 3})
+    assert (few.at_once(100), few.replace({"duration_s": 60}).at_once(100)) == (3, 8)  # 8 clients, 3 requests
     poisson = closed.replace({"arrivals": {"kind": "poisson", "rate_s": 2}})
     assert (poisson.load_kind, poisson.load, poisson.at_load(2.5).arrivals.rate_s) == ("rate_s", 2, 2.5)
     assert poisson.at_once(4) == 4
