@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +53,20 @@ def summary_of(tmp_path: Path, changes: dict[str, object], plan: ProfilePlan) ->
     finally:
         engine.close()
     (trace,) = traces
-    return summarize(finished(read_trace(Path(trace.path)), trace.steps, {"trace_id": "t", "device": "cuda:0"}))
+    document = read_trace(Path(trace.path))
+    describe(document["traceEvents"])
+    return summarize(finished(document, trace.steps, {"trace_id": "t", "device": "cuda:0"}))
+
+
+def describe(events: list[dict[str, Any]]) -> None:
+    """To stdout, which is shown where a test fails: what was recorded, and whether kernels find their launches."""
+    print(Counter(event.get("cat") for event in events))
+    ids = {
+        category: {(event.get("args") or {}).get("correlation") for event in events if event.get("cat") == category}
+        for category in ("kernel", "cuda_runtime", "cuda_driver")
+    }
+    launched = ids["kernel"] & (ids["cuda_runtime"] | ids["cuda_driver"])
+    print(f"{len(ids['kernel'])} kernels, {len(launched)} of them with a launch")
 
 
 def told(summary: TraceSummary) -> str:
