@@ -57,6 +57,7 @@ LANES: dict[str, tuple[Step, ...]] = {
             "tests-engine",
             f"{TESTS} tests/gpu/test_int8_rows.py tests/gpu/test_triton_kernels.py "
             "tests/gpu/test_chunk_steps.py tests/gpu/test_graphs.py tests/gpu/test_engine.py",
+            most_s=400,
         ),
         engine("bf16-ceilings", "--part ceilings --part prefix"),
         engine("int8", INT8, DECODE),
