@@ -40,15 +40,14 @@ def activation_bytes(recipe: Recipe, architecture: Architecture, load: ServedLoa
     intermediate = architecture.intermediate * max(1, architecture.active_experts)
     mlp = rows * (stream + 3 * intermediate) * item
     attention = rows * (stream + 2 * architecture.heads * architecture.head_dim) * item
-    attention += attention_over_past(recipe, architecture, load, chunk)
+    attention += attention_over_past(recipe, architecture, load, chunk, kind)
     logits = load.concurrency * architecture.vocab * (item + 2 * DTYPE_BYTES["fp32"])
     return max(mlp, attention) + logits
 
 
 def scratch_bytes(recipe: Recipe, weights: PackedWeights, kind: str) -> int:
-    """Copies of one matrix that kernels make: on a CPU oneDNN reorders 16-bit weights; packed ones are expanded."""
-    reordered = weights.largest_tensor_bytes if kind == "cpu" and recipe.dtype != "fp32" else 0
+    """Copies of one matrix that kernels make: packed weights are expanded. Dense ones are read as they lie."""
     scheme = recipe.quantization.scheme
     family = scheme.split("-")[0]
     expanding = _INT8_ON_CUDA if (scheme, kind) == ("bnb-int8", "cuda") else _EXPANDING_BYTES.get((family, kind), 0)
-    return max(reordered, weights.largest_packed_parameters * expanding)
+    return weights.largest_packed_parameters * expanding

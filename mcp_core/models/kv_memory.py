@@ -54,7 +54,7 @@ def keys_and_values(recipe: Recipe, architecture: Architecture, load: ServedLoad
     return KeyValueMemory(per_token, total * load.concurrency)
 
 
-def attention_over_past(recipe: Recipe, architecture: Architecture, load: ServedLoad, chunk: int) -> int:
+def attention_over_past(recipe: Recipe, architecture: Architecture, load: ServedLoad, chunk: int, kind: str) -> int:
     """Bytes that one layer's attention makes for ``chunk`` queries of one sequence over all of its keys.
 
     While a token a step is decoded for every sequence at once, one layer's keys of all of them are copied.
@@ -68,8 +68,15 @@ def attention_over_past(recipe: Recipe, architecture: Architecture, load: Served
     repeats = chunk < context and architecture.kv_heads < architecture.heads  # a masked product wants equal heads
     repeated = 2 * context * architecture.heads * architecture.head_dim * item if repeats else 0
     mask = chunk * context * (1 + item)
-    scores = architecture.heads * chunk * context * (2 * item + 4) if recipe.attention == "eager" else 0
+    scores = architecture.heads * chunk * context * _score_bytes(item, kind) if recipe.attention == "eager" else 0
     return (grown + dequantized) * load.concurrency + repeated + mask + scores
+
+
+def _score_bytes(item: int, kind: str) -> int:
+    """A score, its softmax in fp32, and for 16 bits another copy: what the softmax reads, or what becomes of it."""
+    if item == 4:
+        return 2 * item + 4
+    return item + 8 if kind == "cpu" else 2 * item + 4  # a host makes the input fp32 first
 
 
 def stored_bytes(recipe: Recipe, architecture: Architecture) -> float:

@@ -22,10 +22,12 @@ _SIXTEEN_BIT_KERNELS_BYTES = 20 * _MB
 _LIBRARY_BYTES = {"bnb": 36 * _MB}
 # LLM.int8 computes outlier columns apart, in products of a changing width.
 _OUTLIER_KERNELS_BYTES = 22 * _MB
+# Without a cache every token is a product of another length, with kernels of its own.
+_LENGTHS_KERNELS_BYTES = 40 * _MB
 # torch.compile's own modules, guards and code: an allowance midway between a start that finds what was compiled and
-# one that compiles (SmolLM2-135M: 38 and 102 MB in bf16, 125 and 190 in fp32; with a step of many 88 and 192).
-_COMPILED_BYTES = {"fp32": 157 * _MB, "bf16": 70 * _MB, "fp16": 70 * _MB}
-_COMPILED_MANY_BYTES = 70 * _MB
+# one that compiles (SmolLM2-135M: 96 and 158 MB in bf16, 125 and 190 in fp32; with a step of many 137 and 248).
+_COMPILED_BYTES = {"fp32": 157 * _MB, "bf16": 127 * _MB, "fp16": 127 * _MB}
+_COMPILED_MANY_BYTES = 66 * _MB
 
 
 def runtime_bytes(recipe: Recipe, kind: str) -> int:
@@ -34,9 +36,15 @@ def runtime_bytes(recipe: Recipe, kind: str) -> int:
         return _BASE_BYTES[kind]
     scheme = recipe.quantization.scheme
     library = _LIBRARY_BYTES.get(scheme.split("-")[0], 0)
-    kernels = _SIXTEEN_BIT_KERNELS_BYTES if recipe.dtype != "fp32" else 0
+    kernels = _sixteen_bit_kernels_bytes(recipe)
     outliers = _OUTLIER_KERNELS_BYTES if scheme == "bnb-int8" else 0
     return _BASE_BYTES[kind] + library + kernels + outliers + _compiled_bytes(recipe)
+
+
+def _sixteen_bit_kernels_bytes(recipe: Recipe) -> int:
+    if recipe.dtype == "fp32":
+        return 0
+    return _SIXTEEN_BIT_KERNELS_BYTES + (_LENGTHS_KERNELS_BYTES if recipe.kv.kind == "off" else 0)
 
 
 def _compiled_bytes(recipe: Recipe) -> int:

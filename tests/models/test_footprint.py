@@ -153,26 +153,29 @@ def test_preparing_happens_on_the_host_also_for_a_gpu():
 
 
 def test_measured_peaks_are_met():
-    """Serving peak minus imports of SmolLM2-135M, MiB, one thread, prompt as long as the context."""
+    """Serving peak minus imports of SmolLM2-135M, MB, one thread, prompt as long as the context."""
     measured = [
-        ({"dtype": "bf16"}, 512, 374),
-        ({"dtype": "bf16"}, 4096, 476),
-        ({"dtype": "bf16", "kv.kind": "quantized-fp8"}, 4096, 424),
-        ({"dtype": "fp32"}, 2048, 705),
-        ({"dtype": "fp32", "kv.kind": "static"}, 4096, 760),
-        ({"dtype": "bf16", "attention": "eager"}, 4096, 548),
-        ({"dtype": "bf16", "compile": "compiled"}, 400, 420),  # found from an earlier start
-        ({"dtype": "bf16", "compile": "compiled"}, 400, 480),  # compiled at this one
-        ({"dtype": "bf16", "compile": "compiled", "batching.mode": "continuous"}, 400, 517),  # 467 and 566
-        ({"dtype": "fp32", "compile": "compiled"}, 400, 698),
-        ({"dtype": "fp32", "compile": "compiled"}, 400, 759),
-        ({"dtype": "bf16", "quantization.scheme": "bnb-nf4"}, 400, 273),  # 286.6 MB
-        ({"dtype": "bf16", "quantization.scheme": "bnb-int8"}, 400, 341),  # 357.5 MB
-        ({"dtype": "bf16", "quantization.scheme": "torchao-int8-weight-only"}, 512, 278),
+        ({"dtype": "bf16"}, 400, 347),
+        ({"dtype": "bf16"}, 4096, 463),
+        ({"dtype": "bf16", "kv.kind": "quantized-fp8"}, 4096, 420),
+        ({"dtype": "fp32"}, 400, 621),
+        ({"dtype": "fp32"}, 1516, 703),
+        ({"dtype": "bf16", "kv.kind": "static"}, 1516, 391),
+        ({"dtype": "bf16", "kv.kind": "off"}, 400, 379),
+        ({"dtype": "bf16", "attention": "eager"}, 4096, 591),
+        ({"dtype": "bf16", "compile": "compiled", "batching.mode": "continuous"}, 400, 537),  # 483 and 593
+        ({"dtype": "bf16", "compile": "compiled"}, 400, 441),  # found from an earlier start
+        ({"dtype": "bf16", "compile": "compiled"}, 400, 503),  # compiled at this one
+        ({"dtype": "fp32", "compile": "compiled"}, 400, 788),
+        ({"dtype": "bf16", "quantization.scheme": "bnb-nf4"}, 400, 239),
+        ({"dtype": "bf16", "quantization.scheme": "bnb-int8"}, 400, 309),
+        ({"dtype": "bf16", "quantization.scheme": "torchao-int8-weight-only"}, 400, 258),
+        ({"dtype": "bf16", "quantization.scheme": "torchao-int4-weight-only"}, 400, 201),
+        ({"dtype": "fp32", "quantization.scheme": "classic-dynamic"}, 400, 339),
     ]
     for changes, context, peak in measured:
         asked = Recipe(device="cpu", threads=1).replace(changes | {"kv.max_context": context})
-        assert predict(asked).peak_bytes / 2**20 == pytest.approx(peak, rel=0.1), changes
+        assert predict(asked).peak_bytes / 1e6 == pytest.approx(peak, rel=0.1), changes
 
 
 def test_context_is_the_models_own_up_to_4096():
