@@ -8,13 +8,14 @@ from pathlib import Path
 
 from mcp_core.commands.arguments import require_place
 from mcp_core.commands.output import note, write_file
+from mcp_core.commands.run_argument import RUN_HELP, find_run, is_file_name
 from mcp_core.decision.compare import Comparison
 from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.report import Report, as_csv, as_html, as_json
-from mcp_core.decision.shipment import read_decision
+from mcp_core.decision.shipment import holds_decision, read_decision
 from mcp_core.decision.store import Store
 from mcp_core.decisions import Decisions
-from mcp_core.errors import InputError, ModelNotFound
+from mcp_core.errors import InputError
 
 __all__ = ["add_arguments", "run"]
 
@@ -24,7 +25,10 @@ _WRITERS = {".html": as_html, ".csv": as_csv, ".json": as_json}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """DECISION|RUN…, --out."""
     parser.add_argument(
-        "what", metavar="DECISION|RUN", nargs="+", help="a Decision's file, or ids of Runs, the baseline first"
+        "what",
+        metavar="DECISION|RUN",
+        nargs="+",
+        help=f"a file that recommend --out wrote; or Runs, the baseline first: each the {RUN_HELP}",
     )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="FILE", help="its ending says how: .html, .csv, .json"
@@ -47,18 +51,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _report(what: Sequence[str], store: Store) -> Report:
-    if len(what) == 1 and Path(what[0]).is_file():
+    if len(what) == 1 and is_file_name(what[0]) and holds_decision(Path(what[0])):
         return Report(decision=read_decision(Path(what[0])))
+    found = {run.id: (text, run) for text in what for run in [find_run(store, text)]}
+    given = [run for text, run in found.values() if is_file_name(text)]
     decisions = Decisions(lambda: store)
-    runs = [_known(each, decisions.facts()) for each in what]
+    runs = [RunFacts.of(run) for _, run in found.values()]
     compared: dict[str, Sequence[Comparison]] = {
-        each.id: decisions.compare(runs[0].id, each.id) for each in runs[1:] if each.measured and runs[0].measured
+        each.id: decisions.compare(runs[0].id, each.id, given)
+        for each in runs[1:]
+        if each.measured and runs[0].measured
     }
     return Report(runs=runs, comparisons=compared, remarks=decisions.remarks())
-
-
-def _known(run_id: str, facts: Sequence[RunFacts]) -> RunFacts:
-    found = next((each for each in facts if each.id == run_id), None)
-    if found is None:
-        raise ModelNotFound(f'There is no Run and no file "{run_id}".', "mcp-core runs lists those there are.")
-    return found

@@ -19,7 +19,7 @@ from mcp_core.recipe import Recipe, validation_message
 from mcp_core.results import Measurement, Run
 from mcp_core.workload import Workload
 
-__all__ = ["Shipment", "of_decision", "of_run", "read_decision", "read_shipment"]
+__all__ = ["Shipment", "holds_decision", "of_decision", "of_run", "read_decision", "read_shipment"]
 
 _HINT = "Give a Run's id, a file that bench --out wrote, or one that recommend --out wrote."
 
@@ -95,6 +95,11 @@ def read_decision(path: Path) -> Decision:
     return Decision.from_json(_bytes_of(path, "mcp-core recommend GOAL --out FILE writes one."))
 
 
+def holds_decision(path: Path) -> bool:
+    """Whether the file's document is a Decision's and not a Run's. Raises ModelNotFound, InputError for no JSON."""
+    return _is_decision(_document(path))
+
+
 def read_shipment(text: str, find: Callable[[str], Run | None]) -> Shipment:
     """By a Run's id, or from a file that holds a Run or a Decision. Raises ModelNotFound, InputError."""
     path = Path(text)
@@ -104,12 +109,16 @@ def read_shipment(text: str, find: Callable[[str], Run | None]) -> Shipment:
             raise ModelNotFound(f'There is no Run and no file "{text}".', _HINT)
         return of_run(run)
     document = _document(path)
-    if isinstance(document, dict) and "goal" in document:
+    if _is_decision(document):
         return of_decision(Decision.from_dict(document), find)
     try:
         return of_run(Run.model_validate(document))
     except ValidationError as error:
         raise InputError(f"{path} is neither a Run nor a Decision: {validation_message(error)}.", _HINT) from error
+
+
+def _is_decision(document: Any) -> bool:
+    return isinstance(document, dict) and "goal" in document
 
 
 def _require_known(recipe: Recipe) -> None:

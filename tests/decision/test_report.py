@@ -101,6 +101,22 @@ def test_runs_are_compared_with_the_first(tmp_path: Path, monkeypatch: pytest.Mo
     assert main(["report", str(tmp_path / "no.json"), "--out", str(out)]) == 2
 
 
+def test_files_of_runs_are_reported_beside_stored_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As why and compare do: a colleague's file needs no merge first."""
+    monkeypatch.setenv("MCP_HOME", str(tmp_path / "home"))
+    (stored, records), (brought, _) = planted_run(FAST, 4), planted_run(SLOW, 4)
+    with Store() as store:
+        store.add(stored, records)
+    file, out = tmp_path / "theirs.json", tmp_path / "r.json"
+    file.write_text(brought.model_dump_json())
+    assert main(["report", stored.id, str(file), "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert [run["id"] for run in found["runs"]] == [stored.id, brought.id]
+    assert {each["quantity"] for each in found["comparisons"][brought.id]} >= {"tpot_ms"}
+    assert main(["report", str(file), "--out", str(out)]) == 0  # one Run alone is no Decision
+    assert [run["id"] for run in json.loads(out.read_text())["runs"]] == [brought.id]
+
+
 def test_csv_has_every_configuration_and_no_formula() -> None:
     made = decision()
     assert made.winner is not None
