@@ -79,9 +79,7 @@ def _draw_runs(runs: tuple[RunFacts, ...], offset: int, about: RunsBeside) -> No
 def _draw_under_table(shown: Sequence[RunFacts], offset: int, total: int, about: RunsBeside) -> None:
     """How many are shown, older and newer ones, the table as CSV."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        models = {run_table.model_of(run) for run in shown}
-        of = f", all of {frame.plain(models.pop())}" if len(models) == 1 else ""
-        st.caption(f"Runs {offset + 1}–{offset + len(shown)} of {total:,}, newest first{of}", width="content")
+        st.caption(_summary(shown, offset, total, about), width="content")
         if offset and st.button("Newer", icon=":material/chevron_left:"):
             _go_to(offset - PAGE_SIZE)
         if offset + len(shown) < total and st.button("Older", icon=":material/chevron_right:"):
@@ -98,6 +96,17 @@ def _draw_under_table(shown: Sequence[RunFacts], offset: int, total: int, about:
     with st.expander("Report of these Runs", icon=":material/description:"):
         st.caption("The Runs above as one file, each against the first.")
         report_downloads.draw(lambda: _report(shown, about.remarks), "runs", "runs-report")
+
+
+def _summary(shown: Sequence[RunFacts], offset: int, total: int, about: RunsBeside) -> str:
+    """How many there are, and what the table leaves out because all of them share it."""
+    models = {run_table.model_of(run) for run in shown}
+    shared = run_table.Shared.of(shown, about)
+    words = [f"Runs {offset + 1}–{offset + len(shown)} of {total:,}", "newest first"]
+    words += [f"all of {frame.plain(models.pop())}"] if len(models) == 1 else []
+    words += [f"all with {frame.plain(', '.join(shared.settings))}"] if shared.settings else []
+    limited = f". All figures: {frame.plain(', '.join(shared.caveats))}" if shared.caveats else ""
+    return ", ".join(words) + limited
 
 
 def _report(shown: Sequence[RunFacts], remarks: Mapping[str, Remarks]) -> Report:

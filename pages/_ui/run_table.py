@@ -19,7 +19,7 @@ from mcp_core.decision.remarks import Remarks
 from mcp_core.recipe import Recipe
 from pages._ui import format as fmt
 
-__all__ = ["STATUS_WORDS", "RunsBeside", "csv_text", "draw", "label", "model_of", "row", "scheme_of"]
+__all__ = ["STATUS_WORDS", "RunsBeside", "Shared", "csv_text", "draw", "label", "model_of", "row", "scheme_of"]
 
 STATUS_WORDS = {
     "ok": "✓ ok",
@@ -30,6 +30,9 @@ STATUS_WORDS = {
 }
 _ROW_PX = 35
 _MOST_ROWS_SHOWN = 8
+_SEVERAL = 2
+# Width of Configuration beside Caveats, without them, and beside several models: what fits a page of 1280.
+_CONFIGURATION_PX, _ALONE_PX, _MODELS_PX = 208, 336, 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,36 @@ class RunsBeside:
 
 
 _NONE = Remarks()
+_DOT = " · "
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all Runs of a table have in common, which is said once beside it: settings, and caveats of figures."""
+
+    settings: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, runs: Sequence[RunFacts], about: RunsBeside) -> Shared:
+        """Of one Run, or of repeats of one configuration, nothing is left out of its name."""
+        names = dict.fromkeys(run.name for run in runs)
+        settings = _in_all([name.split(_DOT)[1:] for name in names])  # the first word names it
+        caveats = _in_all([_caveats(run, about.stale.get(run.id, "")) for run in runs if run.latency])
+        return cls(settings, caveats)
+
+    def without(self, run: RunFacts, about: RunsBeside) -> tuple[str, str]:
+        """The Run's configuration and its caveats, less what all have."""
+        name = [word for word in run.name.split(_DOT) if word not in self.settings]
+        caveats = [each for each in _caveats(run, about.stale.get(run.id, "")) if each not in self.caveats]
+        return _DOT.join(name), _DOT.join(caveats)
+
+
+def _in_all(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """In the first one's order; of a single one none."""
+    if len(lists) < _SEVERAL:
+        return ()
+    return tuple(each for each in lists[0] if all(each in other for other in lists[1:]))
 
 
 def draw(
@@ -60,9 +93,13 @@ def draw(
     remarked = any(run.id in about.remarks for run in runs)
     stale = any(run.id in about.stale for run in runs)
     models = len({run.model for run in runs})
-    columns = _columns(pinned=against is not None, models=models, remarked=remarked, stale=stale)
+    shared = Shared.of(runs, about)
+    beside = {} if against is None else {run.id: {"against": against.get(run.id)} for run in runs}
+    rows = [_shown(run, about, shared) | beside.get(run.id, {}) for run in runs]
+    caveats = any(each["caveats"] for each in rows)
+    columns = _columns(pinned=against is not None, models=models, caveats=caveats, remarked=remarked, stale=stale)
     event = st.dataframe(
-        [_shown(run, about) | ({"against": against.get(run.id)} if against is not None else {}) for run in runs],
+        rows,
         hide_index=True,
         height=_ROW_PX * (min(len(runs), _MOST_ROWS_SHOWN) + 1) + 2,
         column_config=columns,
@@ -74,9 +111,9 @@ def draw(
         placeholder=fmt.NOT_MEASURED,
         alt="Runs, newest first. Select a row to see that Run in full.",
     )
-    rows = event.selection.rows
-    if rows:
-        return ids[rows[0]]
+    selected = event.selection.rows
+    if selected:
+        return ids[selected[0]]
     return None if listed else chosen
 
 
@@ -95,7 +132,7 @@ def row(run: RunFacts, about: RunsBeside) -> dict[str, Any]:
         "tpot_p50_ms": run.figure("tpot_ms", "p50"),
         "output_tok_s": run.output_tok_s,
         "peak_memory_gb": run.peak_bytes / 1e9 if run.peak_bytes is not None else None,
-        "caveats": _caveats(run, about.stale.get(run.id, "")),
+        "caveats": _DOT.join(_caveats(run, about.stale.get(run.id, ""))),
         "tags": list(remarks.tags),
         "note": remarks.note,
         "created": datetime.fromisoformat(run.created),
@@ -140,25 +177,26 @@ def _recipe(document: str) -> Recipe:
     return Recipe.from_json(document)
 
 
-def _caveats(run: RunFacts, stale: str) -> str:
-    """What limits a Run's worth, a word or two each: "stale: torch 2.11 then, 2.12 now · noisy"."""
+def _caveats(run: RunFacts, stale: str) -> tuple[str, ...]:
+    """What limits a Run's worth, a word or two each, as "stale: torch 2.11 then, 2.12 now", "noisy"."""
     smoke = [reason for reason in run.reasons if reason.startswith("smoke test")]
     few = run.latency and run.figure("ttft_ms", "p95") is None
     words = ["smoke test"] if smoke or '"smoke_test":true' in run.workload_document else []
     words += ["too few requests"] if few else []
     reasons = (reason.partition(":")[0] for reason in run.reasons)
-    return " · ".join(dict.fromkeys((*([f"stale: {stale}"] if stale else []), *words, *reasons)))
+    return tuple(dict.fromkeys((*([f"stale: {stale}"] if stale else []), *words, *reasons)))
 
 
-def _shown(run: RunFacts, about: RunsBeside) -> dict[str, Any]:
+def _shown(run: RunFacts, about: RunsBeside, shared: Shared) -> dict[str, Any]:
     """The row as people read it: the status in words, starred where something limits the figures."""
     values = row(run, about)
     star = " *" if run.latency and values["caveats"] else ""
     stale = " · stale" if run.id in about.stale else ""
-    return values | {"status": STATUS_WORDS[run.status] + stale + star, "served": run.name}
+    served, caveats = shared.without(run, about)
+    return values | {"status": STATUS_WORDS[run.status] + stale + star, "served": served, "caveats": caveats}
 
 
-def _columns(*, pinned: bool, models: int, remarked: bool, stale: bool) -> dict[str, Any]:
+def _columns(*, pinned: bool, models: int, caveats: bool, remarked: bool, stale: bool) -> dict[str, Any]:
     """Headings with units, and what each figure means."""
     column = st.column_config
     against = {
@@ -167,6 +205,15 @@ def _columns(*, pinned: bool, models: int, remarked: bool, stale: bool) -> dict[
             width=200,
             help="Throughput over the baseline's, by the paired ratio of fresh process starts: better, worse, "
             "equivalent within 3 %, or undecided.",
+        )
+    }
+    limits = {
+        "caveats": column.TextColumn(
+            "Caveats",
+            width=130,
+            help="What limits the worth of the figures; what limits all of the table stands below it. Stale: "
+            "measured with versions of the driver, the engine or its kernels that the newest Run of that machine "
+            "has no longer; measure it again to know.",
         )
     }
     remarks = {
@@ -184,8 +231,9 @@ def _columns(*, pinned: bool, models: int, remarked: bool, stale: bool) -> dict[
         **({"model": column.TextColumn("Model", width=124)} if models > 1 else {}),
         "served": column.TextColumn(
             "Configuration",
-            width=150 if models > 1 else 250,
-            help="Dtype of dense weights, then every setting that is not at its default.",
+            width=_MODELS_PX if models > 1 else _CONFIGURATION_PX if caveats else _ALONE_PX,
+            help="Dtype of dense weights, then every setting that is not at its default. What all Runs of the "
+            "table share stands below it.",
         ),
         "workload": column.TextColumn("Workload", width=100, help="What was asked of the server."),
         "load": column.NumberColumn(
@@ -196,12 +244,7 @@ def _columns(*, pinned: bool, models: int, remarked: bool, stale: bool) -> dict[
         "output_tok_s": _number("tok/s", "output_tok_s", 54),
         **(against if pinned else {}),
         "peak_memory_gb": _number("Peak (GB)", "peak_bytes", 72, "%.2f"),
-        "caveats": column.TextColumn(
-            "Caveats",
-            width=124,
-            help="What limits the worth of the figures. Stale: measured with versions of the driver, the engine or "
-            "its kernels that the newest Run of that machine has no longer; measure it again to know.",
-        ),
+        **(limits if caveats else {}),
         **(remarks if remarked else {}),
         "id": column.TextColumn("Run", help="The Run's id, as mcp-core runs lists it."),
     }

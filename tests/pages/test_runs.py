@@ -141,6 +141,24 @@ def test_one_model_is_said_once_and_its_column_leaves_room(page: OpenPage, wb: f
     assert "model" in at.dataframe[0].proto.column_order
 
 
+def test_what_all_runs_share_is_said_once_and_leaves_room(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    base = OK.recipe.replace({"kv.max_context": 512})
+    for scheme in ("none", "bnb-int8"):
+        recipe = base.replace({"quantization.scheme": scheme})
+        wb.add(OK.model_copy(update={"id": scheme, "recipe": recipe}))
+    wb.add(FAILED.model_copy(update={"recipe": base}))
+    at = page("runs").run()
+    table = at.dataframe[0]
+    assert set(table.value["served"]) == {"fp32", "fp32 · bnb-int8"}
+    assert "caveats" not in table.proto.column_order
+    (said,) = [each.value for each in at.caption if each.value.startswith("Runs 1")]
+    assert "all with kv.max\\_context 512. All figures: smoke test, too few requests" in said
+    wb.add(fakes.ok_run(id="noisy", recipe=base, comparable=Comparable(ok=False, reasons=("noisy: 1.2 cores",))))
+    table = page("runs").run().dataframe[0]
+    assert "caveats" in table.proto.column_order
+    assert table.value.set_index("id").loc["noisy", "caveats"] == "noisy"
+
+
 def test_a_link_to_a_deleted_run_says_so(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
     wb.add(OK)
     at = _open(page, "gone")
