@@ -39,9 +39,10 @@ class Side:
 
     @property
     def title(self) -> str:
-        """In words: "bf16, none on transformers", or the URL."""
+        """In words: "bf16, none on transformers", or the URL. llama.cpp has no dtype beside the file's own."""
         recipe = self.recipe
-        return self.url or f"{recipe.dtype}, {recipe.quantization.scheme} on {recipe.engine}"
+        dtype = "" if recipe.engine == "llama.cpp" else f"{recipe.dtype}, "
+        return self.url or f"{dtype}{recipe.quantization.scheme} on {recipe.engine}"
 
 
 @dataclass(frozen=True, slots=True)

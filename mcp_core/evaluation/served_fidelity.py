@@ -23,7 +23,10 @@ from mcp_core.jobs import Job
 from mcp_core.models.attention_support import WITHOUT_SDPA
 from mcp_core.results import Fidelity, Mean
 
-__all__ = ["FLOOR_DOCUMENTS", "judge_servers"]
+__all__ = ["FLOOR_DOCUMENTS", "STAGES", "judge_servers"]
+
+# Of a job's progress: each from 0 to 1, the last only where the floor is not known yet.
+STAGES = ("reference", "candidate", "noise floor")
 
 # The noise floor is measured on so many documents, spread over the set.
 FLOOR_DOCUMENTS = 8

@@ -22,6 +22,7 @@ from mcp_core.errors import Cancelled, FidelityLost, McpError, StoreError
 from mcp_core.evaluation.benchmark import unmeasured
 from mcp_core.evaluation.fidelity_plan import Plan, make_plan
 from mcp_core.evaluation.known_fidelity import known_fidelity
+from mcp_core.evaluation.served_fidelity import STAGES
 from mcp_core.hardware import Hardware
 from mcp_core.job_child import JOB_COMMAND, run_child
 from mcp_core.recipe import Recipe
@@ -115,8 +116,14 @@ class FidelityStage:
         return plan
 
     async def _measured(self, plan: Plan, tell: Tell) -> _Answer:
+        parts: dict[str, float] = {}
+
         def on_event(event: Mapping[str, Any]) -> None:
-            tell(event["fraction"] if event["stage"] == "score" else None, f"{event['stage']} {event['message']}")
+            stage, fraction = event["stage"], event["fraction"]
+            if stage in STAGES:
+                parts[stage] = fraction or 0.0
+            within = sum(parts.values()) / len(STAGES) if parts else None
+            tell(fraction if stage == "score" else within, f"{stage} {event['message']}")
 
         request = {"recipe": plan.recipe.model_dump(mode="json")}
         secrets = {"hub_token": self._hub_token, "store_url": self._store_url}

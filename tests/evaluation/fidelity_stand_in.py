@@ -48,7 +48,8 @@ def main() -> int:
     scheme = recipe.quantization.scheme
     with Path(os.environ["SWEEP_LOG"]).open("a") as log:
         log.write(f"judge {scheme}\n")
-    event = {"at_s": time.time(), "stage": "score", "fraction": 0.5, "message": "planted"}
+    stage = "score" if recipe.engine == "transformers" else "candidate"
+    event = {"at_s": time.time(), "stage": stage, "fraction": 0.5, "message": "planted"}
     (folder / "events.jsonl").write_text(json.dumps(event) + "\n")
     if scheme == os.environ.get("JUDGE_HANGS"):
         time.sleep(60)

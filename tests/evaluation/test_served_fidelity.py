@@ -72,6 +72,7 @@ def test_the_job_judges_llama_cpp_by_its_server_keeps_it_and_knows_it_next_time(
     assert (found.status, found.path, found.engine) == ("measured", "endpoint", "llama.cpp")
     plan = make_plan(recipe, detect(), text_sha256=own_text())
     assert (found.key, found.reference) == (plan.key, plan.reference_title)
+    assert Side("candidate", plan.recipe).title == "gguf on llama.cpp"
     assert found.numerics_key == plan.recipe.numerics_key
     assert found.kl is not None
     assert found.noise_floor is not None

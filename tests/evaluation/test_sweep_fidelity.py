@@ -234,7 +234,14 @@ def test_what_llama_cpp_serves_is_judged_as_all_others(log: Path, asked: SweepPl
     plan = asked.model_copy(update={"base": base, "axes": Axes(engine=("llama.cpp",))})
     with Store() as store:
         assert all(each > 60 for each in fidelity_seconds(plan, check_cells(plan, detect()), detect(), store))
-        _, rows = swept(store, plan)
+        told: list[float | None] = []
+
+        def tell(stage: str, fraction: float | None, _: str) -> None:
+            told.extend([fraction] if stage == "fidelity" else [])
+
+        record = asyncio.run(race(store, begin(store, plan, detect()), host(tell=tell)))
+        rows = {row.cell.name: row for row in sweep_rows(store, record)}
+    assert told == [pytest.approx(0.5 / 3)]  # half of the second of reference, candidate and noise floor
     assert judged(log) == ["judge gguf"]
     assert (rows["llama.cpp"].level, rows["llama.cpp"].kl_over_floor) == ("measured", 4.0)
 
