@@ -188,13 +188,13 @@ def _show(record: SweepRecord) -> None:
             "How far": st.column_config.TextColumn(width=104),
             "Peak": st.column_config.TextColumn(width=72, help=fmt.definition("peak_bytes")),
             "Run": st.column_config.LinkColumn(display_text="open", width=46),
-            "Reason": st.column_config.TextColumn(width="large"),
         },
         hide_index=True,
         placeholder="–",
         key=f"sweep-rows-{record.id}",
         alt="What came of every configuration, best first.",
     )
+    _reasons(rows)
     if any(row.stage == "confirm" for row in rows):
         st.caption("Figures of the confirmed ones are those of their fresh starts alone, the median of them.")
     if any(row.score is not None for row in rows):
@@ -222,8 +222,22 @@ def _row(row: SweepRow) -> dict[str, Any]:
         "TPOT p50, ms": figures[2],
         "Peak": fmt.size(memory.peak_bytes if memory else None),
         "Run": frame.address("runs", run=row.run.id) if row.run else None,
-        "Reason": row.reason,
     }
+
+
+def _reasons(rows: Sequence[SweepRow]) -> None:
+    """Why configurations were refused, failed or lack a fidelity: whole sentences, which no column has room for."""
+    told = [row for row in rows if row.reason]
+    if not told:
+        return
+    title = f"Why not: {len(told)} configuration{'s' if len(told) > 1 else ''}"
+    with st.expander(title, icon=":material/block:", expanded=len(told) <= _MANY):
+        st.table(
+            [{"Configuration": frame.plain(row.cell.name), "Reason": frame.plain(row.reason)} for row in told],
+            hide_index=True,
+            border="horizontal",
+            alt="Why each of these configurations was refused, failed or has no fidelity.",
+        )
 
 
 def _help(name: str) -> str | None:

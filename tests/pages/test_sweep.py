@@ -103,7 +103,8 @@ def test_fidelity_stands_beside_speed_with_why_it_is_lacking(
     (rows,) = [each.value for each in at.dataframe if "How far" in each.value]
     assert rows["KL, × noise floor"].iloc[0] == 5.7
     assert rows["KL, × noise floor"].isna().iloc[1]
-    assert rows["Reason"].iloc[1] == f"Fidelity not measured: {silent.reason}"
+    (why,) = [each.value for each in at.table if "Reason" in each.value]
+    assert list(why["Reason"]) == [f"Fidelity not measured\\: {silent.reason}"]
     (column,) = [
         json.loads(each.proto.columns)["KL, × noise floor"] for each in at.dataframe if "How far" in each.value
     ]
@@ -140,7 +141,10 @@ def test_an_interrupted_sweep_shows_its_rows_and_resumes(
     (rows,) = [each.value for each in at.dataframe if "How far" in each.value]
     assert list(rows["State"]) == ["done", "refused"]
     assert (rows["Throughput, tok/s"].iloc[0], rows["Run"].iloc[0]) == (29.9, "runs?run=r0")
-    assert rows["Reason"].iloc[1] == MISFIT.message
+    (why,) = [each.value for each in at.table if "Reason" in each.value]
+    assert list(why["Configuration"]) == [rows["Configuration"].iloc[1]]  # only of those that have a reason
+    assert list(why["Reason"]) == [MISFIT.message.replace(":", "\\:")]  # no Markdown in it
+    assert [each.label for each in at.expander if "Why not" in each.label] == ["Why not: 1 configuration"]
     at.button(key="sweep-resume-s1").click().run()
     assert ("resume_sweep", "s1") in wb.calls
     assert not at.exception
