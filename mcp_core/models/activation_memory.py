@@ -23,7 +23,8 @@ _EXPANDING_BYTES = {
     ("bnb", "cuda"): 3,
     ("torchao", "cuda"): 8,
 }
-_INT8_ON_CUDA = 8
+# Of schemes unlike their family: CUDA as above; fp8 on a CPU is unpacked through fp32.
+_EXPANDING_OF_SCHEME = {("bnb-int8", "cuda"): 8, ("torchao-fp8-weight-only", "cpu"): 32}
 
 
 def activation_bytes(recipe: Recipe, architecture: Architecture, load: ServedLoad, kind: str) -> int:
@@ -48,6 +49,6 @@ def activation_bytes(recipe: Recipe, architecture: Architecture, load: ServedLoa
 def scratch_bytes(recipe: Recipe, weights: PackedWeights, kind: str) -> int:
     """Copies of one matrix that kernels make: packed weights are expanded. Dense ones are read as they lie."""
     scheme = recipe.quantization.scheme
-    family = scheme.split("-")[0]
-    expanding = _INT8_ON_CUDA if (scheme, kind) == ("bnb-int8", "cuda") else _EXPANDING_BYTES.get((family, kind), 0)
+    family = _EXPANDING_BYTES.get((scheme.split("-")[0], kind), 0)
+    expanding = _EXPANDING_OF_SCHEME.get((scheme, kind), family)
     return weights.largest_packed_parameters * expanding

@@ -6,7 +6,7 @@ SmolLM2-135M and a 0.5 B shape; CUDA on an H100 with the 7B, 8B and 13B shapes. 
 
 from __future__ import annotations
 
-from mcp_core.recipe import Recipe
+from mcp_core.recipe import Recipe, SchemeName
 
 __all__ = ["IMPORTS_BYTES", "runtime_bytes"]
 
@@ -22,6 +22,13 @@ _SIXTEEN_BIT_KERNELS_BYTES = 20 * _MB
 _LIBRARY_BYTES = {"bnb": 36 * _MB}
 # LLM.int8 computes outlier columns apart, in products of a changing width.
 _OUTLIER_KERNELS_BYTES = 22 * _MB
+# Freed blocks that host_allocator.reuse_large_blocks keeps, in 16 bits; a static scheme's calibration leaves some.
+_KEPT_BLOCKS_BYTES: dict[SchemeName, int] = {
+    "torchao-int8-dynamic": 12 * _MB,
+    "torchao-int8-static": 35 * _MB,
+    "torchao-int8-static-smoothquant": 35 * _MB,
+    "torchao-fp8-weight-only": 50 * _MB,
+}
 # Without a cache every token is a product of another length, with kernels of its own.
 _LENGTHS_KERNELS_BYTES = 40 * _MB
 # torch.compile's own modules, guards and code: an allowance midway between a start that finds what was compiled and
@@ -36,15 +43,16 @@ def runtime_bytes(recipe: Recipe, kind: str) -> int:
         return _BASE_BYTES[kind]
     scheme = recipe.quantization.scheme
     library = _LIBRARY_BYTES.get(scheme.split("-")[0], 0)
-    kernels = _sixteen_bit_kernels_bytes(recipe)
+    kernels = _sixteen_bit_bytes(recipe)
     outliers = _OUTLIER_KERNELS_BYTES if scheme == "bnb-int8" else 0
     return _BASE_BYTES[kind] + library + kernels + outliers + _compiled_bytes(recipe)
 
 
-def _sixteen_bit_kernels_bytes(recipe: Recipe) -> int:
+def _sixteen_bit_bytes(recipe: Recipe) -> int:
     if recipe.dtype == "fp32":
         return 0
-    return _SIXTEEN_BIT_KERNELS_BYTES + (_LENGTHS_KERNELS_BYTES if recipe.kv.kind == "off" else 0)
+    kept = _KEPT_BLOCKS_BYTES.get(recipe.quantization.scheme, 0)
+    return _SIXTEEN_BIT_KERNELS_BYTES + kept + (_LENGTHS_KERNELS_BYTES if recipe.kv.kind == "off" else 0)
 
 
 def _compiled_bytes(recipe: Recipe) -> int:

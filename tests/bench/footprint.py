@@ -43,6 +43,8 @@ CPU: dict[str, Case] = {
     "135M bf16 torchao-int8": ("bundled", ("dtype=bf16", scheme("torchao-int8-weight-only")), SHORT),
     "135M bf16 torchao-int8-dynamic": ("bundled", ("dtype=bf16", scheme("torchao-int8-dynamic")), SHORT),
     "135M bf16 torchao-int4": ("bundled", ("dtype=bf16", scheme("torchao-int4-weight-only")), SHORT),
+    "135M bf16 torchao-int8-static": ("bundled", ("dtype=bf16", scheme("torchao-int8-static")), SHORT),
+    "135M bf16 torchao-fp8": ("bundled", ("dtype=bf16", scheme("torchao-fp8-weight-only")), SHORT),
     "135M fp32 classic-dynamic": ("bundled", ("dtype=fp32", scheme("classic-dynamic")), SHORT),
     "135M bf16 static 2k": ("bundled", ("dtype=bf16", "kv.kind=static"), LONG),
     "135M bf16 fp8-kv 2k": ("bundled", ("dtype=bf16", "kv.kind=quantized-fp8"), LONG),

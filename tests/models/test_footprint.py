@@ -171,6 +171,13 @@ def test_measured_peaks_are_met():
         ({"dtype": "bf16", "quantization.scheme": "bnb-int8"}, 400, 309),
         ({"dtype": "bf16", "quantization.scheme": "torchao-int8-weight-only"}, 400, 258),
         ({"dtype": "bf16", "quantization.scheme": "torchao-int4-weight-only"}, 400, 201),
+        ({"dtype": "bf16", "quantization.scheme": "torchao-int8-dynamic"}, 400, 275),
+        ({"dtype": "bf16", "quantization.scheme": "torchao-int8-dynamic"}, 96, 246),
+        ({"dtype": "bf16", "quantization.scheme": "torchao-int8-static"}, 400, 277),
+        ({"dtype": "bf16", "quantization.scheme": "torchao-int8-static"}, 96, 281),
+        ({"dtype": "bf16", "quantization.scheme": "torchao-fp8-weight-only"}, 400, 302),
+        ({"dtype": "bf16", "quantization.scheme": "torchao-fp8-weight-only"}, 96, 318),
+        ({"dtype": "fp32", "quantization.scheme": "torchao-fp8-weight-only"}, 96, 297),
         ({"dtype": "fp32", "quantization.scheme": "classic-dynamic"}, 400, 339),
     ]
     for changes, context, peak in measured:
