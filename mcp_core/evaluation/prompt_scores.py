@@ -1,7 +1,8 @@
 """What a running server says of a text's own tokens: their log-probabilities and the likeliest alternatives.
 
-Asked by ``/v1/completions`` with echo, as lm-eval does; servers differ in what they accept, and the first form that
-a server answers in full is its dialect. This file does not know what two servers' scores are compared for.
+Asked by ``/v1/completions`` with echo, as lm-eval does, or position by position (``position_scores.py``); servers
+differ in what they accept, and the first form that a server answers in full is its dialect. This file does not know
+what two servers' scores are compared for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mcp_core.errors import RequestRejected, Unscorable
+from mcp_core.evaluation.position_scores import score_positions
 
 if TYPE_CHECKING:
     from mcp_core.evaluation.endpoints import Endpoint
@@ -30,11 +32,12 @@ _SUM_TOLERANCE = 1e-3
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """How a server is asked. ``top_k`` alternatives a token; ``max_tokens`` 1 where 0 is refused; ``as_ids`` where
-    tokens come as ids, which tell apart those that read the same."""
+    tokens come as ids, which tell apart those that read the same; ``by_position`` of llama.cpp's own server."""
 
     top_k: int
     max_tokens: int
     as_ids: bool
+    by_position: bool = False
 
     def body(self, model: str, text: str) -> dict[str, Any]:
         """The request for one text."""
@@ -55,6 +58,7 @@ _DIALECTS = (
     Dialect(20, 0, as_ids=False),
     Dialect(20, 1, as_ids=False),
     Dialect(5, 1, as_ids=False),
+    Dialect(20, 0, as_ids=True, by_position=True),
 )
 
 
@@ -87,13 +91,14 @@ async def dialect_of(endpoint: Endpoint, asked: Sequence[Dialect] = _DIALECTS) -
             return dialect
     raise Unscorable(
         f"{endpoint.client.url} gives no log-probabilities of a prompt: {reason}",
-        "MCP's workers and vLLM give them (completions with echo and logprobs). llama.cpp's own server does not: "
-        "judge a Recipe with engine llama.cpp and the same GGUF without --url.",
+        "MCP's workers and vLLM give them (completions with echo and logprobs), and llama.cpp's own server.",
     )
 
 
 async def score(endpoint: Endpoint, dialect: Dialect, text: str, timeout_s: float = TIMEOUT_S) -> PromptScores:
     """Score one text. Raises RequestRejected for what the server refuses, Unscorable when no scores come back."""
+    if dialect.by_position:
+        return await _by_position(endpoint, dialect, text, timeout_s)
     body = dialect.body(endpoint.model, text)
     document = await endpoint.client.whole("/v1/completions", body, timeout_s=timeout_s)
     choice: dict[str, Any] = next(iter(document.get("choices") or ()), {})
@@ -102,6 +107,21 @@ async def score(endpoint: Endpoint, dialect: Dialect, text: str, timeout_s: floa
     # With max_tokens 0 vLLM counts a token that it does not list.
     prompt_tokens = (document.get("usage") or {}).get("prompt_tokens", listed - dialect.max_tokens)
     return _read(logprobs, int(prompt_tokens))
+
+
+async def _by_position(endpoint: Endpoint, dialect: Dialect, text: str, timeout_s: float) -> PromptScores:
+    async def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return await endpoint.client.whole(path, body, timeout_s=timeout_s)
+
+    scores = await score_positions(ask, text, dialect.top_k)
+    tops = [{f"token_id:{token}": value for token, value in each.top.items()} for each in scores]
+    names = tuple(f"token_id:{each.token}" for each in scores)
+    return PromptScores(
+        names,
+        tuple(each.logprob for each in scores),
+        tuple(map(_alternatives, names, [each.logprob for each in scores], tops)),
+        tuple(each.offset for each in scores),
+    )
 
 
 def _read(logprobs: Mapping[str, Any], count: int) -> PromptScores:

@@ -103,9 +103,12 @@ def _speaks_its_own(side: Side) -> bool:
 
 async def _score(job: Job, side: Side, dialect: Dialect, documents: Sequence[Document]) -> _Turn:
     async with served(job, side, len(documents), "documents") as (endpoint, report):
-        if _speaks_its_own(side):
-            dialect = endpoint_fidelity.common([dialect, await dialect_of(endpoint)])
-        return _Turn(await endpoint_fidelity.score_all(endpoint, dialect, documents, report.done), dialect)
+        own = dialect
+        if side.url is not None or _speaks_its_own(side):
+            own = await dialect_of(endpoint)
+            dialect = endpoint_fidelity.common([dialect, own])
+        asked = replace(dialect, by_position=own.by_position)
+        return _Turn(await endpoint_fidelity.score_all(endpoint, asked, documents, report.done), dialect)
 
 
 async def _floor_or_why(

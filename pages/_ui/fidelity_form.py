@@ -73,7 +73,7 @@ def server_form(recipe: Recipe, jobs: tuple[JobView, ...]) -> None:
     """A running server by its URL; the reference is a worker, or another URL. The built-in set is scored."""
     st.markdown(
         "Any OpenAI-compatible server that runs this Recipe's model and gives log-probabilities of a prompt "
-        "(MCP's own workers and vLLM do). For llama.cpp, measure a Recipe with engine llama.cpp above."
+        "(MCP's own workers and vLLM do), or one of llama.cpp, which is asked token by token: minutes."
     )
     with st.form("server", border=False):
         url = st.text_input("Server URL", placeholder="http://127.0.0.1:8000", key="server-url")

@@ -32,13 +32,16 @@ def table(seed: int, sharpness: float = 2.0) -> np.ndarray:
 @dataclass
 class Bigrams:
     """``refuses`` are fields answered with 400; ``most`` alternatives; ``echoes`` False scores the generated token
-    only, as llama.cpp's server does; ``counts_one`` is vLLM's way with max_tokens 0."""
+    only, as llama.cpp's server does, whose own routes it has where ``native``: those say nothing when one of the
+    letters ``hidden`` is drawn. ``counts_one`` is vLLM's way with max_tokens 0."""
 
     logprobs: np.ndarray
     refuses: tuple[str, ...] = ()
     most: int = 20
     echoes: bool = True
     counts_one: bool = False
+    native: bool = False
+    hidden: str = ""
     offsets: bool = True
     letters: str = LETTERS
     context: int = 10_000
@@ -92,6 +95,27 @@ class Bigrams:
         best = [int(each) for each in np.argsort(-row)[:top]]
         return {name(each): float(row[each]) for each in [*best, after]}, float(row[after])
 
+    async def tokenize(self, request: web.Request) -> web.Response:
+        text = (await request.json())["content"]
+        return web.json_response({"tokens": [{"id": self.letters.index(each), "piece": each} for each in text]})
+
+    async def draw(self, request: web.Request) -> web.Response:
+        """The next letter as llama.cpp's server draws it, by its bias, and what the model itself says."""
+        body = await request.json()
+        self.bodies.append(body)
+        if len(body["prompt"]) >= self.context:
+            return _refused("the request exceeds the available context size", "prompt")
+        row = self.logprobs[body["prompt"][-1]]
+        biased = row + 0
+        for token, bias in body.get("logit_bias", ()):
+            biased[token] += bias
+        drawn = int(biased.argmax())
+        if "n_probs" not in body or self.letters[drawn] in self.hidden:
+            return web.json_response({"tokens": [drawn]})
+        best = [{"id": int(each), "logprob": row[each]} for each in np.argsort(-row)[: body["n_probs"]]]
+        told = {"id": drawn, "logprob": row[drawn], "top_logprobs": best}
+        return web.json_response({"completion_probabilities": [told]})
+
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)
@@ -114,6 +138,9 @@ async def running(bigrams: Bigrams) -> AsyncIterator[Endpoint]:
     app.router.add_get("/v1/models", bigrams.models)
     app.router.add_post("/v1/completions", bigrams.complete)
     app.router.add_post("/v1/chat/completions", bigrams.chat)
+    if bigrams.native:
+        app.router.add_post("/tokenize", bigrams.tokenize)
+        app.router.add_post("/completion", bigrams.draw)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
