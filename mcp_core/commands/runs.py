@@ -42,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     noting = actions.add_parser("note", help="write a note to a Run, in place of the one it has")
     noting.add_argument("id", metavar="ID", help="as the list shows it")
     noting.add_argument("text", metavar="TEXT", help='"" takes it away')
-    merging = actions.add_parser("merge", help="add the Runs of a sweep's result file, or of another results store")
+    merging = actions.add_parser(
+        "merge", help="add the Runs of what sweep --out or bench --out wrote, or of another store"
+    )
     merging.add_argument(
         "file", metavar="FILE", type=Path, help="what sweep --out wrote (JSON lines), or a results store (SQLite)"
     )

@@ -1,4 +1,5 @@
-"""Runs carried from one store to another: written to a file of JSON lines, read from one or from another store.
+"""Runs carried from one store to another: written to a file of JSON lines, read from one, from a single Run's file
+or from another store.
 
 A Run that is already there stays as it is, but gets the tags of both and the newer note. This file does not know
 where the Runs were made.
@@ -26,7 +27,9 @@ from mcp_core.results import RequestRecord, Run
 __all__ = ["Merged", "Unreadable", "merge", "write_runs"]
 
 _SQLITE = b"SQLite format 3\x00"
-_HINT = "Give a file that mcp-core sweep --out wrote, or another results store."
+_HINT = "Give a file that mcp-core sweep --out or bench --out wrote, or another results store."
+# A single Run's document is read whole; none is as large.
+_MOST_RUN_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ def write_runs(store: Store, run_ids: Iterable[str], path: Path) -> int:
 
 
 def merge(store: Store, path: Path) -> Merged:
-    """Add the Runs of a file: a results store (SQLite), or JSON lines as ``write_runs`` makes them.
+    """Add the Runs of a file: a results store (SQLite), JSON lines of ``write_runs``, or one Run's document.
 
     A Run that cannot be read keeps no other from being added. Raises ModelNotFound; InputError for a file of which
     nothing can be read, or which is none of these; StoreError where ours cannot be written.
@@ -109,6 +112,10 @@ def _document(store: Store, run: Run) -> dict[str, Any]:
 
 
 def _of_lines(path: Path) -> Iterator[_Entry | Unreadable]:
+    whole = _whole(path)
+    if whole is not None:
+        yield _entry(whole, "the document")
+        return
     with path.open(encoding="utf-8", errors="replace") as file:
         numbered = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
         for place, (number, line) in enumerate(numbered):
@@ -120,6 +127,18 @@ def _of_lines(path: Path) -> Iterator[_Entry | Unreadable]:
                 yield Unreadable(f"line {number}", "this is not JSON")
             else:
                 yield _entry(document, f"line {number}")
+
+
+def _whole(path: Path) -> dict[str, Any] | None:
+    """The document of a file that is one JSON object with a Recipe, as ``bench --out`` writes a Run; else None."""
+    with path.open("rb") as file:
+        if file.read(1) != b"{" or path.stat().st_size > _MOST_RUN_BYTES:
+            return None
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    return {"run": document} if isinstance(document, dict) and "recipe" in document else None
 
 
 def _entry(document: Any, where: str) -> _Entry | Unreadable:

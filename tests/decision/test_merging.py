@@ -50,6 +50,19 @@ def test_runs_go_by_a_file_of_lines(store, theirs, run_number, tmp_path):
     assert store.telemetry("run-003") == {"number": 3}
 
 
+@pytest.mark.parametrize("indent", [2, None])
+def test_one_run_s_own_file_is_merged(store, run_number, tmp_path, indent):
+    """As bench --out writes it on a GPU host: request records stay there."""
+    path = tmp_path / "run.json"
+    path.write_text(run_number(7).model_dump_json(indent=indent))
+    assert merge(store, path) == Merged(1, 0)
+    assert (store.get("run-007"), store.records("run-007")) == (run_number(7), ())
+    assert merge(store, path) == Merged(0, 1)
+    path.write_text('{"recipe": {}}')
+    with pytest.raises(InputError, match=r"the document: .*Field required"):
+        merge(store, path)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
