@@ -166,7 +166,7 @@ def test_doctor_measures_first_and_tells_what_it_found(answer, monkeypatch):
 
 
 def test_bench_profile_records_the_load_that_was_measured():
-    burst = Workload(concurrency=400, prompt_tokens=Lengths(min=16, max=96), output_tokens=4)
+    burst = Workload(requests=400, concurrency=400, prompt_tokens=Lengths(min=16, max=96), output_tokens=4)
     assert bench_profile.load_of(burst) == ProfileLoad(concurrency=256, prompt_tokens=56, output_tokens=4)
     assert bench_profile.load_of(Workload()) == ProfileLoad(concurrency=1, prompt_tokens=64, output_tokens=8)
 
