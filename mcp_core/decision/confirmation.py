@@ -22,6 +22,8 @@ __all__ = ["TOLERANCE", "Beside", "Confirmation", "confirm", "confirmed_decision
 # Without limits to hold, a deployment is what was predicted when its throughput is not lower by more than this.
 TOLERANCE = 0.10
 _MOST_FAILED = 0.01
+# How reasons of a Run begin that say what else was at work while it was measured.
+_DISTURBED = ("noisy", "throttled", "shared device", "client-limited")
 
 
 class Beside(BaseModel):
@@ -53,7 +55,7 @@ class Confirmation(BaseModel):
     figures: tuple[Beside, ...]
     limits: tuple[str, ...] = Field(default=(), description='Every latency limit: "p95 TTFT 312 ≤ 500 ms".')
     holds: bool = Field(description="Whether the answer is confirmed.")
-    why: str = Field(description="Why it is, or is not, in one sentence.")
+    why: str = Field(description="Why it is, or is not.")
 
     @property
     def evidence(self) -> str:
@@ -65,7 +67,8 @@ def confirm(shipment: Shipment, measured: Run, target: str, engine: str, url: st
     """Judge a Run of the deployment.
 
     It is confirmed when it ended well, failed at most 1 % of its requests (or what the Goal allows), and holds
-    every limit of the Goal; without limits, when its throughput is at most 10 % lower.
+    every limit of the Goal; without limits, when its throughput is at most 10 % lower. Where it does not hold and
+    something disturbed the measurement, that is said: it need not be the deployment's fault.
     """
     problems = list(_problems(shipment, measured))
     holds = not problems
@@ -78,7 +81,7 @@ def confirm(shipment: Shipment, measured: Run, target: str, engine: str, url: st
         figures=tuple(_figures(shipment, measured.measurement)),
         limits=_limits(shipment, measured.measurement),
         holds=holds,
-        why=_why(shipment, measured, engine) if holds else f"Not confirmed: {'; '.join(problems)}.",
+        why=_why(shipment, measured, engine) if holds else _why_not(problems, measured),
     )
 
 
@@ -149,6 +152,14 @@ def _limits(shipment: Shipment, found: Measurement | None) -> tuple[str, ...]:
     if shipment.decision is None or found is None:
         return ()
     return tuple(each.text for each in attain(shipment.decision.goal.slo, found).judged)
+
+
+def _why_not(problems: list[str], measured: Run) -> str:
+    said = f"Not confirmed: {'; '.join(problems)}."
+    disturbed = [reason for reason in measured.comparable.reasons if reason.startswith(_DISTURBED)]
+    if measured.status != "ok" or not disturbed:
+        return said
+    return f"{said} It was disturbed ({'; '.join(disturbed)}): end what else runs there and confirm again."
 
 
 def _why(shipment: Shipment, measured: Run, engine: str) -> str:

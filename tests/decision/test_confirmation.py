@@ -12,7 +12,7 @@ from mcp_core.decision.recommend import recommend
 from mcp_core.decision.shipment import Shipment, of_decision, of_run
 from mcp_core.decision.store import Store
 from mcp_core.goal import Goal
-from mcp_core.results import Run
+from mcp_core.results import Comparable, Run
 from tests.decision.planted import Law, machine, planted_run
 
 FAST, SLOW = Law(tpot_ms=10, changes={"attention": "eager"}), Law(tpot_ms=20)
@@ -60,6 +60,20 @@ def test_a_run_is_confirmed_unless_it_is_more_than_a_tenth_slower() -> None:
     assert "below the predicted" in slower.why
     failing = judged(of_run(run), Law(failing=0.05))
     assert "5.0% of requests failed" in failing.why
+
+
+def test_what_disturbed_a_deployment_that_does_not_hold_is_said() -> None:
+    run, _ = planted_run(SLOW, 4)
+    reason = "client-limited: the load generator's own loop was 8.4 ms late (p99)"
+    apart = Comparable(ok=False, reasons=("endpoint: not known here", reason))
+
+    def why(law: Law) -> str:
+        late = measured(law).model_copy(update={"comparable": apart})
+        return confirm(of_run(run), late, "vllm", "vllm").why
+
+    assert f"It was disturbed ({reason}): end what else runs" in why(Law(tpot_ms=30))
+    assert "disturbed" not in why(Law(tpot_ms=21))  # what holds all the same needs no excuse
+    assert "disturbed" not in judged(of_run(run), Law(tpot_ms=30)).why
 
 
 def test_a_decision_is_confirmed_by_its_own_limits() -> None:
