@@ -60,7 +60,7 @@ LANES: dict[str, tuple[Step, ...]] = {
             most_s=400,
         ),
         engine("bf16-ceilings", "--part ceilings --part prefix"),
-        engine("int8", INT8, DECODE),
+        engine("int8", INT8, DECODE, "--only 'decode b1 autotuned'"),
         engine("bf16-256", "--part together"),
         engine("bf16-peers", FA3, "--part peers --only 'generate_batch level'"),
         engine("int4", INT4, DECODE, "--only 'decode b1 autotuned'"),
