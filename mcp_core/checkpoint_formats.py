@@ -93,7 +93,9 @@ def require_savable(recipe: Recipe, device_kind: str, fmt: CheckpointFormat) -> 
     refused = why_not_saved(recipe, device_kind, fmt)
     if refused is not None:
         reason, fix = refused
-        raise RecipeError(f"{recipe.quantization.scheme} cannot be written as {fmt}: {reason}", fix)
+        scheme = recipe.quantization.scheme
+        what = "An unquantized model" if scheme == "none" else scheme
+        raise RecipeError(f"{what} cannot be written as {fmt}: {reason}", fix)
 
 
 def require_new_folder(folder: Path) -> None:
