@@ -127,6 +127,13 @@ def test_where_another_can_be_had_is_said(complaint: Complaint) -> None:
     assert "profile --help" in complaint("profile", "bundled")
 
 
+def test_a_run_where_a_decision_is_asked_is_called_one(complaint: Complaint, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(planted_run(Law(), 8, requests=2)[0].model_dump_json())
+    said = complaint("verify", "run.json")
+    assert "run.json holds a Run and no Decision." in said
+    assert "recommend GOAL --out" in said
+
+
 # --out
 
 

@@ -92,7 +92,14 @@ def of_decision(decision: Decision, find: Callable[[str], Run | None] = lambda r
 
 def read_decision(path: Path) -> Decision:
     """The Decision in a file. Raises ModelNotFound where there is no such file, InputError for another document."""
-    return Decision.from_json(_bytes_of(path, "mcp-core recommend GOAL --out FILE writes one."))
+    written_by = "mcp-core recommend GOAL --out FILE writes one."
+    content = _bytes_of(path, written_by)
+    try:
+        return Decision.from_json(content)
+    except InputError as error:
+        if not _is_run(content):
+            raise
+        raise InputError(f"{path} holds a Run and no Decision.", written_by) from error
 
 
 def holds_decision(path: Path) -> bool:
@@ -119,6 +126,15 @@ def read_shipment(text: str, find: Callable[[str], Run | None]) -> Shipment:
 
 def _is_decision(document: Any) -> bool:
     return isinstance(document, dict) and "goal" in document
+
+
+def _is_run(content: bytes) -> bool:
+    """Of a document that is no Decision: whether it is what ``bench --out`` wrote."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and {"recipe", "workload", "status"} <= document.keys()
 
 
 def _require_known(recipe: Recipe) -> None:
