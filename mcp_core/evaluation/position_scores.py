@@ -13,17 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_core.errors import ContextTooLong, RequestRejected, Unscorable
+from mcp_core.llama_cpp_scores import ALL, SMALLEST, listed, question
 
 __all__ = ["Ask", "PositionScore", "score_positions"]
 
 # Path and body of a request -> its answer.
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
-# Added to the logit of what is to be drawn, and in none of the log-probabilities that are told.
-_CERTAIN = 1e6
-# More alternatives than any vocabulary has tokens.
-_ALL = 1_000_000
-# ln of the smallest fp32 above 0: a smaller probability is told as ln 0.
-_SMALLEST = -104.0
 _LETTER = "a"
 
 
@@ -62,15 +57,15 @@ async def _score(
 ) -> tuple[Mapping[int, float], float]:
     """The list before a token and its own log-probability. Of a token that ends inside a character the server tells
     nothing: then a letter is drawn, and the whole list is asked for where the token is not among the best."""
-    listed: Mapping[int, float] = {}
-    for drawn, count in ((ids[index], top_k), (letter, top_k), (letter, _ALL)):
-        listed = _listed(await ask("/completion", _body(ids[:index], drawn, count)))
-        if ids[index] in listed:
+    known: Mapping[int, float] = {}
+    for drawn, count in ((ids[index], top_k), (letter, top_k), (letter, ALL)):
+        known = dict(listed(await ask("/completion", question(ids[:index], drawn, count))))
+        if ids[index] in known:
             break
-    if not listed:
+    if not known:
         raise Unscorable("it answered without log-probabilities")
-    best = dict(sorted(listed.items(), key=lambda item: -item[1])[:top_k])
-    return best, listed.get(ids[index], _SMALLEST)
+    best = dict(sorted(known.items(), key=lambda item: -item[1])[:top_k])
+    return best, known.get(ids[index], SMALLEST)
 
 
 async def _tokens(ask: Ask, text: str, *, special: bool) -> list[tuple[int, bytes]]:
@@ -89,27 +84,6 @@ async def _require_fitting(ask: Ask, ids: Sequence[int]) -> None:
         if "context size" in error.message:
             raise ContextTooLong(error.message, "Start it with a longer context.") from error
         raise
-
-
-def _body(before: Sequence[int], drawn: int, count: int) -> dict[str, Any]:
-    return {
-        "prompt": before,
-        "n_predict": 1,
-        "n_probs": count,
-        "post_sampling_probs": False,
-        "logit_bias": [[drawn, _CERTAIN]],
-        "samplers": ["temperature"],
-        "temperature": 0,
-        "cache_prompt": len(before) > 1,
-        "stream": False,
-    }
-
-
-def _listed(answer: Mapping[str, Any]) -> Mapping[int, float]:
-    rows = answer.get("completion_probabilities")
-    if not rows:
-        return {}
-    return {int(each["id"]): max(_SMALLEST, float(each["logprob"])) for each in (*rows[0]["top_logprobs"], rows[0])}
 
 
 def _starts(pieces: Sequence[bytes]) -> list[int]:

@@ -15,13 +15,9 @@ from mcp_core.generation import GenerationRequest, TokenLogprob
 from mcp_core.inference.llama_cpp_course import Course
 from mcp_core.inference.llama_cpp_tokens import TokenBytes
 from mcp_core.inference.mode import Outcome
+from mcp_core.llama_cpp_scores import ALL, SMALLEST, listed
 
 __all__ = ["Position", "ScoredCourse"]
-
-# More alternatives than any vocabulary has tokens.
-_ALL = 1_000_000
-# llama.cpp's probabilities are fp32; ln of the smallest above 0. A smaller one is told as ln 0.
-_SMALLEST = -104.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +58,7 @@ class ScoredCourse(Course):
         self.begun = True
         score = self._score(asked, document)
         if score is None:
-            self.position, self.unasked = replace(asked, top=_ALL), True
+            self.position, self.unasked = replace(asked, top=ALL), True
             return
         self._scores.append(score)
         self._computed += 1
@@ -77,15 +73,13 @@ class ScoredCourse(Course):
 
     def _score(self, asked: Position, document: dict[str, Any]) -> TokenLogprob | None:
         """None where the token is not among those that were listed."""
-        listed = document.get("completion_probabilities")
-        if not listed:
+        found = listed(document)
+        if not found:
             raise McpError("llama.cpp gave no log-probabilities.", "The worker's log says more.")
-        token = self.request.prompt[asked.index]
-        best = tuple((int(each["id"]), _logprob(each)) for each in listed[0]["top_logprobs"])
-        known = dict(best) | {int(listed[0]["id"]): _logprob(listed[0])}
+        token, known, best = self.request.prompt[asked.index], dict(found), found[:-1][: self._top]
         if token not in known:
-            return None if asked.top < _ALL else TokenLogprob(token, _SMALLEST, best[: self._top])
-        return TokenLogprob(token, known[token], best[: self._top])
+            return None if asked.top < ALL else TokenLogprob(token, SMALLEST, best)
+        return TokenLogprob(token, known[token], best)
 
     def _next_position(self) -> Position | None:
         index = len(self._scores)
@@ -95,7 +89,3 @@ class ScoredCourse(Course):
         # Of a token that ends inside a character the server tells nothing; then another is drawn, and it is listed.
         drawn = self._bytes.whole_character if self._bytes.ends_inside(token) else token
         return Position(index, max(1, self._top), drawn)
-
-
-def _logprob(told: dict[str, Any]) -> float:
-    return max(_SMALLEST, float(told["logprob"]))

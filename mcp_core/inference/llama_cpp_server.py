@@ -20,6 +20,7 @@ from mcp_core import llama_cpp
 from mcp_core.errors import LoadFailed, McpError
 from mcp_core.generation import GenerationRequest, Sampling
 from mcp_core.inference.llama_cpp_scoring import Position
+from mcp_core.llama_cpp_scores import question
 from mcp_core.recipe import Recipe
 
 __all__ = ["Answer", "LlamaServer", "score_body", "stream_body", "whole_body"]
@@ -28,8 +29,6 @@ _LOG_ERRORS = 1
 _RECEIVE_BYTES = 65_536
 # llama.cpp reads this seed as "any".
 _ANY_SEED = 0xFFFF_FFFF
-# Added to a token's logit when it is drawn, and to none of those that are told: no other logit comes near.
-_CERTAIN = 1e6
 
 
 class LlamaServer:
@@ -141,23 +140,8 @@ def whole_body(request: GenerationRequest, reply: Sequence[int], slot: int, toke
 
 
 def score_body(request: GenerationRequest, asked: Position, slot: int) -> dict[str, Any]:
-    """Ask for the probabilities of what follows the first ``asked.index`` tokens of the prompt.
-
-    They are the model's own: ``post_sampling_probs`` is off, so neither the bias nor the temperature is in them.
-    All but the newest token is the slot's already, except for the first position, which leaves nothing of others.
-    """
-    return {
-        "prompt": request.prompt[: asked.index],
-        "n_predict": 1,
-        "n_probs": asked.top,
-        "post_sampling_probs": False,
-        "logit_bias": [[asked.drawn, _CERTAIN]],
-        "samplers": ["temperature"],
-        "temperature": 0,
-        "id_slot": slot,
-        "cache_prompt": asked.index > 1,
-        "stream": False,
-    }
+    """Ask how likely the prompt's own token is after the first ``asked.index`` of it."""
+    return question(request.prompt[: asked.index], asked.drawn, asked.top) | {"id_slot": slot}
 
 
 def _body(request: GenerationRequest, reply: Sequence[int], slot: int) -> dict[str, Any]:
