@@ -188,6 +188,14 @@ def _may_compare(facts: RunFacts, _scene: Scene) -> bool:
     return not _reasons(facts)
 
 
+def _other_traffic(facts: RunFacts, scene: Scene) -> str:
+    if facts.workload != scene.workload:
+        return f"measured under {facts.workload} only, not under {scene.workload} by {scene.unit}"
+    if facts.load_kind != scene.load_kind:
+        return f"measured under {facts.workload} by {UNITS[facts.load_kind]} only, not by {scene.unit}"
+    return f"measured under another {facts.workload} only: of other prompts, lengths or arrivals"
+
+
 def _ended_how(facts: RunFacts, _scene: Scene) -> Broken:
     if facts.status in ("failed", "refused"):
         return Broken("failed", f"{facts.status}: {facts.failure or facts.failure_kind}".rstrip("."))
@@ -203,12 +211,7 @@ _SIEVES = (
         ),
     ),
     (_here, lambda facts, scene: Broken("other hardware", f"measured on {facts.device}, not on {scene.device}")),
-    (
-        _same_traffic,
-        lambda facts, scene: Broken(
-            "other workload", f"measured under {facts.workload} only, not under {scene.workload} by {scene.unit}"
-        ),
-    ),
+    (_same_traffic, lambda facts, scene: Broken("other workload", _other_traffic(facts, scene))),
     (_fresh, lambda facts, scene: Broken("stale", f"stale: {broken_versions(facts, scene.versions)}")),
     (_measured, _ended_how),
     (_may_compare, lambda facts, _: Broken("not comparable", f"not comparable: {_reasons(facts)[0]}")),

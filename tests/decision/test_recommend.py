@@ -415,6 +415,14 @@ def test_runs_of_other_hardware_other_traffic_and_old_versions_are_refused_by_ca
     assert causes == {2: "other hardware", 3: "stale", 4: "other workload"}
     assert refusal(found, law(3)).reason == "stale: torch 2.11.0 then, 2.12.0 now"
     assert "Another GPU" in refusal(found, law(2)).reason
+    assert refusal(found, law(4)).reason == (
+        "measured under another chat-like only: of other prompts, lengths or arrivals"
+    )
+
+
+def test_runs_by_users_do_not_answer_for_a_rate_and_say_so():
+    found = decide({"rate_s": 2.0}, runs(law(1), (8,), 1))
+    assert found.refused[0].reason == "measured under chat-like by users only, not by requests/s"
 
 
 def test_nan_is_not_measured_and_percentiles_of_few_requests_are_said_to_be():
