@@ -46,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "merge", help="add the Runs of what sweep --out or bench --out wrote, or of another store"
     )
     merging.add_argument(
-        "file", metavar="FILE", type=Path, help="what sweep --out wrote (JSON lines), or a results store (SQLite)"
+        "file",
+        metavar="FILE",
+        type=Path,
+        help="what sweep --out (JSON lines) or bench --out (a Run) wrote, or a results store (SQLite)",
     )
 
 

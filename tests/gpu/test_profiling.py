@@ -107,7 +107,7 @@ def test_recorded_steps_are_few_launches_of_the_same_kernels(tmp_path):
     recorded = summary_of(tmp_path / "a", graphs, PLAN).decode
     eager = summary_of(tmp_path / "b", graphs | {"compile": "off"}, PLAN).decode
     assert recorded.launches < 0.1 * eager.launches
-    assert recorded.parts_ms["gemm"] == pytest.approx(eager.parts_ms["gemm"], rel=0.4)
+    assert recorded.parts_ms["gemm"] == pytest.approx(eager.parts_ms["gemm"], rel=0.25)
     assert recorded.parts_ms["attention"] > 0
     assert recorded.step_ms < eager.step_ms
 
