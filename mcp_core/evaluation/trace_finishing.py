@@ -34,7 +34,7 @@ def finished(raw: dict[str, Any], steps: Sequence[RecordedStep], about: dict[str
     Raises InputError when the trace does not hold these steps.
     """
     events = [_plain(event) for event in raw["traceEvents"] if event.get("cat") != "Trace"]
-    found = sorted((event for event in events if event.get("name") == RAW_STEP), key=lambda event: event["ts"])
+    found = sorted(filter(_is_step, events), key=lambda event: event["ts"])
     if not steps or steps[-1].index >= len(found):
         raise InputError("The trace does not hold the steps that were recorded.", "Record it again.")
     named = [found[step.index] for step in steps]
@@ -45,6 +45,11 @@ def finished(raw: dict[str, Any], steps: Sequence[RecordedStep], about: dict[str
     kept, truncated = _capped(events, named)
     rest = {key: value for key, value in raw.items() if key not in ("traceEvents", "traceName")}
     return rest | {"mcp": about | {"truncated": truncated}, "traceEvents": kept + waits}
+
+
+def _is_step(event: Event) -> bool:
+    """Of a GPU torch writes every section twice: as the host called it, and from its first kernel to its last."""
+    return bool(event.get("name") == RAW_STEP and event.get("cat") == "user_annotation")
 
 
 def _plain(event: Event) -> Event:

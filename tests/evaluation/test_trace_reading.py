@@ -11,6 +11,7 @@ import pytest
 from mcp_core.errors import InputError
 from mcp_core.evaluation import trace_finishing
 from mcp_core.evaluation.chrome_trace import read_trace, write_trace
+from mcp_core.evaluation.trace_finishing import RAW_STEP
 from mcp_core.evaluation.trace_reading import read_summary, summarize
 from tests.evaluation.traces import ENGINE, LOOP, MadeTrace
 
@@ -125,6 +126,18 @@ def test_kernels_belong_to_the_step_that_launched_them():
         "device wait": pytest.approx(0.022),  # the copy's call, and the wait after it
         "sampling": pytest.approx(0.013),
     }
+
+
+def test_a_section_s_second_event_on_the_device_is_no_step():
+    trace = MadeTrace()
+    for at, kernel in ((1000, "nvjet_first"), (2000, "nvjet_second")):
+        trace.step(at, 100)
+        trace.launch(kernel, at + 8, at + 20, 40)
+        trace.on_device(RAW_STEP, at + 20, 40)
+    decode = summarize(trace.document(device="cuda:0")).decode
+    assert decode.steps == 2
+    assert decode.step_ms == pytest.approx(0.100)
+    assert decode.device_busy_ms == pytest.approx(0.040)
 
 
 def test_an_operator_has_the_time_of_the_kernels_it_launched():

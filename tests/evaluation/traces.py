@@ -52,6 +52,10 @@ class MadeTrace:
             )
         self.calls += 1
 
+    def on_device(self, section: str, at: float, dur: float) -> None:
+        """A section's second event, which torch writes where it launched kernels: from the first to the last one."""
+        self.events.append(_on_device(section, at, dur, "gpu_user_annotation", 0))
+
     def launch(self, kernel: str, at: float, runs_at: float, dur: float, category: str = "kernel") -> None:
         """A kernel: its launch on the host takes 2 us."""
         call = {"kernel": "cudaLaunchKernel", "gpu_memcpy": "cudaMemcpyAsync", "gpu_memset": "cudaMemsetAsync"}
