@@ -230,11 +230,15 @@ def together(bed: Bed) -> None:
         changes = {"batching.mode": "continuous", "batching.max_requests": count, "batching.step_tokens": step}
         with tried(bed, name), bed.engine(changes | {"compile": kind}) as running:
             running.serve(mixed(bed, min(count, 32)), 16)
+            before = running.engine.stats()
             rates = [count * NEW / running.serve(mixed(bed, count), NEW)[0] for _ in range(3)]
             stats = running.engine.stats()
             bed.rows.say(
                 name,
                 tok_s=[round(rate, 1) for rate in rates],
+                prefill_s=round(stats.prefill_s_total - before.prefill_s_total, 3),
+                decode_s=round(stats.decode_s_total - before.decode_s_total, 3),
+                decode_steps=stats.decode_steps_total - before.decode_steps_total,
                 preemptions=stats.preemptions_total,
                 pages=stats.kv_pages_total,
                 kernel=running.engine.kernel_name,

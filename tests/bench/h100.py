@@ -64,19 +64,20 @@ LANES: dict[str, tuple[Step, ...]] = {
         engine("bf16-256", "--part together"),
         engine("bf16-peers", FA3, "--part peers --only 'generate_batch level'"),
         engine("int4", INT4, DECODE, "--only 'decode b1 autotuned'"),
-        engine("8b-prefill", EIGHT_B, "--context 8320 --part prefill --part prefix"),
         engine("8b-256", EIGHT_B, "--part together"),
         engine("8b-peers", EIGHT_B, FA3, "--part peers --only 'generate_batch level 1'"),
+        engine("8b-prefill", EIGHT_B, "--context 8320 --part prefill --part prefix"),
+        engine("bf16", "--part decode --part crossover --only 'decode b1 autotuned' --only batch"),
+        engine("7b-prefill", "--context 4096 --part prefill --part prefix"),
+        Step("kernels", "python3 tests/bench/kernels_gpu.py"),
+        engine("nf4", "--scheme bnb-nf4", DECODE),
         # Both devices: the other lane's is used for a few seconds.
         Step(
             "tests-second-device", f"env -u CUDA_VISIBLE_DEVICES {TESTS} tests/gpu/test_engine.py -k second_device"
         ),
-        engine("7b-prefill", "--context 4096 --part prefill --part prefix"),
-        Step("kernels", "python3 tests/bench/kernels_gpu.py"),
-        engine("bf16", "--part decode --part crossover"),
-        engine("nf4", "--scheme bnb-nf4", DECODE),
     ),
     "product": (
+        sweep("decide", "tests/bench/decide_7b.json"),
         Step("tests-product", f"{TESTS} tests/gpu/test_profiling.py tests/gpu/test_why.py"),
         sweep("article", "article"),
         Step(
@@ -84,7 +85,6 @@ LANES: dict[str, tuple[Step, ...]] = {
             "python3 tests/bench/why.py --out $R/why.jsonl --case 'int8 weights recorded' "
             "--case 'NF4 recorded' --case 'bf16 recorded'",
         ),
-        sweep("decide", "tests/bench/decide_7b.json"),
         Step(
             "footprint",
             "mkdir -p $R/f; python3 tests/bench/footprint.py $R/f --device cuda:0 --seconds $LEFT "
