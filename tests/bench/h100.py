@@ -80,11 +80,7 @@ LANES: dict[str, tuple[Step, ...]] = {
         sweep("decide", "tests/bench/decide_7b.json"),
         Step("tests-product", f"{TESTS} tests/gpu/test_profiling.py tests/gpu/test_why.py"),
         sweep("article", "article"),
-        Step(
-            "why",
-            "python3 tests/bench/why.py --out $R/why.jsonl --case 'int8 weights recorded' "
-            "--case 'NF4 recorded' --case 'bf16 recorded'",
-        ),
+        Step("why", "python3 tests/bench/why.py --out $R/why.jsonl"),
         Step(
             "footprint",
             "mkdir -p $R/f; python3 tests/bench/footprint.py $R/f --device cuda:0 --seconds $LEFT "
