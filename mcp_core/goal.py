@@ -108,7 +108,7 @@ class Goal(_Value):
     workload: Workload | str | None = Field(
         default=None,
         description="A preset's name or a whole Workload; its load and number of requests do not count. Null is "
-        "the one under which most configurations were measured.",
+        "the one under which most configurations were measured, with the asked load if any was.",
     )
     users: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         default=None, description="Clients at once; each sends its next request when the last one ended."
@@ -143,7 +143,7 @@ class Goal(_Value):
     models: tuple[str, ...] = Field(
         default=(),
         description="Ids of the models that may answer, one model's checkpoints for one; empty is the model of "
-        "which most configurations were measured.",
+        "which most configurations were measured, with the asked load if any was.",
     )
     device: str | None = Field(
         default=None, description="Name of the device that is decided for; null is this machine's."

@@ -77,7 +77,11 @@ def _nobody(decision: Decision, found: Sequence[Candidate]) -> str:
     name, least = _nearest(found)
     if least is None:
         return "No measured configuration is known to meet the Goal: the figures that its limits need are lacking."
-    return f"No measured configuration meets the Goal. Nearest is {name}: {least.text}."
+    models = " or ".join(sorted({each.facts.model for each in found if each.point}))
+    return (
+        f"No measured configuration of {models} meets the Goal under {decision.workload}. "
+        f"Nearest is {name}: {least.text}."
+    )
 
 
 def _nearest(found: Sequence[Candidate]) -> tuple[str, Broken | None]:

@@ -190,7 +190,8 @@ def _may_compare(facts: RunFacts, _scene: Scene) -> bool:
 
 def _other_traffic(facts: RunFacts, scene: Scene) -> str:
     if facts.workload != scene.workload:
-        return f"measured under {facts.workload} only, not under {scene.workload} by {scene.unit}"
+        by = "" if facts.load_kind == scene.load_kind else f" by {scene.unit}"
+        return f"measured under {facts.workload} only, not under {scene.workload}{by}"
     if facts.load_kind != scene.load_kind:
         return f"measured under {facts.workload} by {UNITS[facts.load_kind]} only, not by {scene.unit}"
     return f"measured under another {facts.workload} only: of other prompts, lengths or arrivals"

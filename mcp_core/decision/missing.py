@@ -6,6 +6,7 @@ This file does not know how they are queued (``sweep_desk.py``, ``studies.py``) 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -110,7 +111,9 @@ def needed_workload(candidate: Candidate, scene: Scene) -> Workload:
     repeat = candidate.workload.repeat + 1 if own else 0
     # A smoke test is too small to decide by: the percentiles that are shown with every Run want more requests.
     least = max(_least_requests(scene.goal), MIN_REQUESTS_P95 if base.smoke_test else 1)
-    changes = {"requests": max(base.requests, least), "repeat": repeat, "smoke_test": False}
+    changes: dict[str, float] = {"requests": max(base.requests, least), "repeat": repeat, "smoke_test": False}
+    if base.duration_s is not None:  # that alone ends it, whatever number of requests is asked for
+        changes["duration_s"] = max(base.duration_s, math.ceil((_pace(candidate.runs) or 0) * least * _MARGIN))
     return base.replace(changes)
 
 
@@ -198,11 +201,17 @@ def _missing(candidate: Candidate, workload: Workload, why: str, repeats: int) -
     )
 
 
-def _seconds(runs: Sequence[RunFacts], workload: Workload, repeats: int) -> float | None:
-    """Loading and measuring as long as its own Runs took, by request where their number differs."""
+def _pace(runs: Sequence[RunFacts]) -> float | None:
+    """Seconds from one completed request to the next, as in its own Runs."""
     paces = [each.duration_s / each.requests for each in runs if each.duration_s and each.requests]
-    if not paces:
+    return median(paces) if paces else None
+
+
+def _seconds(runs: Sequence[RunFacts], workload: Workload, repeats: int) -> float | None:
+    """Loading and measuring as long as its own Runs took: as long as the Workload lasts, else by its requests."""
+    pace = _pace(runs)
+    if pace is None:
         return None
     loads = [each.load_s for each in runs if each.load_s is not None]
-    requests = workload.requests + workload.warmup_requests
-    return repeats * ((median(loads) if loads else 0.0) + median(paces) * requests)
+    measuring = workload.duration_s or pace * workload.requests
+    return repeats * ((median(loads) if loads else 0.0) + pace * workload.warmup_requests + measuring)

@@ -103,12 +103,17 @@ def _scene(
     if not measured:
         return None
     traffic = goal.traffic()
-    key = traffic_key(traffic) if traffic else _commonest(_serious(measured), lambda each: each.traffic)
+    key = (
+        traffic_key(traffic)
+        if traffic
+        else _commonest(_at_load(_serious(measured), goal), lambda each: each.traffic)
+    )
     under = [each for each in measured if each.traffic == key] or measured
     name = traffic.name if traffic else next(each.workload for each in under if each.traffic == key)
     device = goal.device or _device(under, goal, hardware)
     newest_first = [each for each in under if each.device == device]
-    models = frozenset(goal.models or ([_commonest(newest_first, lambda each: each.model)] if newest_first else []))
+    asked = _at_load(newest_first, goal)
+    models = frozenset(goal.models or ([_commonest(asked, lambda each: each.model)] if asked else []))
     versions: dict[str, str] = {}
     for each in newest_first:
         versions = dict(each.versions) | versions
@@ -118,6 +123,14 @@ def _scene(
 def _serious(measured: Sequence[RunFacts]) -> Sequence[RunFacts]:
     """Without smoke tests, as long as there is anything else."""
     return [each for each in measured if not any("smoke" in reason for reason in each.reasons)] or measured
+
+
+def _at_load(measured: Sequence[RunFacts], goal: Goal) -> Sequence[RunFacts]:
+    """Of the asked load or of more, as long as there are any: the others can only say that it was not measured."""
+    kind, asked = ("rate_s", goal.rate_s) if goal.rate_s is not None else ("concurrency", goal.users)
+    if asked is None:
+        return measured
+    return [each for each in measured if each.load_kind == kind and (each.load or 0) >= asked] or measured
 
 
 def _device(under: Sequence[RunFacts], goal: Goal, hardware: Hardware) -> str:

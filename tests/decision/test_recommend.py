@@ -369,7 +369,9 @@ def test_fidelity_breaks_ties_but_never_near_ties_of_its_own(difference, truncat
 def test_an_impossible_limit_is_named_with_how_far_off_the_best_is(six):
     found = decide({**GOAL, "slo": {"ttft_ms": {"p50": 1}}}, six)
     assert found.winner is None
-    assert found.answer.startswith("No measured configuration meets the Goal. Nearest is ")
+    assert found.answer.startswith(
+        "No measured configuration of smollm2-135m-instruct meets the Goal under chat-like. Nearest is "
+    )
     best = min(one.ttft(32) for one in SIX.values())
     note = next(each for each in found.notes if each.startswith("p50 TTFT alone excludes every configuration"))
     times = float(note.rsplit(", ", 1)[1].split(" times")[0])
@@ -418,6 +420,43 @@ def test_runs_of_other_hardware_other_traffic_and_old_versions_are_refused_by_ca
     assert refusal(found, law(4)).reason == (
         "measured under another chat-like only: of other prompts, lengths or arrivals"
     )
+
+
+def test_without_a_workload_the_one_with_the_asked_load_is_decided_for():
+    def under(number: int, tokens: int, users: int) -> list:
+        return [
+            (
+                run.model_copy(
+                    update={"workload": run.workload.replace({"prompt_tokens": tokens, "name": f"t{tokens}"})}
+                ),
+                r,
+            )
+            for run, r in runs(law(number), (users,), 1)
+        ]
+
+    pairs = [*under(1, 7, 8), *under(2, 7, 8), *under(3, 7, 8), *under(4, 9, 16)]
+    assert decide({"users": 16, "workload": None}, pairs).workload == "t9"
+    assert decide({"users": 12, "workload": None}, pairs).workload == "t9"
+    assert decide({"users": 32, "workload": None}, pairs).workload == "t7"
+    found = decide({"users": 16, "workload": None}, pairs)
+    assert refusal(found, law(1)).reason == "measured under t7 only, not under t9"
+
+
+def test_a_run_to_add_lasts_as_long_as_its_workload_and_long_enough_for_the_percentile():
+    def timed(number: int, **rest) -> list:
+        return [
+            (run.model_copy(update={"workload": run.workload.replace({"duration_s": 5.0, "requests": 2000})}), r)
+            for run, r in runs(law(number), (8,), 1, requests=60, **rest)
+        ]
+
+    run, slo = timed(1)[0][0], {"ttft_ms": {"p50": 500}}
+    again = decide({"users": 8, "slo": slo}, [*timed(1), *timed(2)]).missing
+    assert again
+    for each in again:
+        assert each.workload.duration_s == 5.0
+        assert each.seconds / each.repeats == pytest.approx(5 + run.load_s, abs=1)
+    (few,) = decide({"users": 8, "slo": {"ttft_ms": {"p95": 500}}}, timed(1)).missing
+    assert few.workload.duration_s == pytest.approx(run.measurement.duration_s / 60 * 200 * 1.1, abs=1)
 
 
 def test_runs_by_users_do_not_answer_for_a_rate_and_say_so():
