@@ -259,7 +259,7 @@ class _Load:
         return Progress(
             stage=self._stage,
             fraction=min(1.0, elapsed_s / whole_s),
-            message=f"{done} requests",
+            message=f"{done} request{'' if done == 1 else 's'}",
             elapsed_s=elapsed_s,
             remaining_s=max(0.0, whole_s - elapsed_s),
         )

@@ -27,8 +27,9 @@ __all__ = ["advice_for", "change_for"]
 # A change of the Recipe, and in words what it does.
 _Option = tuple[Recipe, str]
 _KV_HEAVY = 0.5
-# Schemes whose kernels read packed weights, fastest first. On a CPU torchao unpacks int8 weights at every use: one
+# Schemes whose kernels read packed weights. CPU: fastest first; torchao unpacks int8 weights at every use: one
 # step of SmolLM2-135M took 48 ms in bf16, 34 in NF4, 50 in int4 and 58 in int8 (one thread, others at work).
+# GPU: int8 is ahead of bf16 up to 16 sequences; int4 is faster still, but up to 4 only (docs/h100.md).
 _FEWER_BYTES: dict[DeviceKind, tuple[SchemeName, ...]] = {
     "cpu": ("bnb-nf4", "torchao-int4-weight-only"),
     "cuda": ("torchao-int8-weight-only", "torchao-int4-weight-only", "bnb-nf4"),

@@ -20,6 +20,8 @@ __all__ = ["Budget", "LoadTime", "budget_of", "load_time", "runnable"]
 # 135M and 0.5B parameters; a GPU host reads faster, so that this is long rather than short there.
 _START_S = 9.0
 _LOAD_BYTES_S = 0.15e9
+# Random weights are drawn and packed on a GPU. H100, 7B and 13B: 13 to 20 s in all, but for LLM.int8's 28 and 38.
+_DRAWN_BYTES_S = 0.4e9
 # What a load stage takes besides its seconds: warm-up requests, and those that still run when time is over.
 _AROUND_S = 3.0
 _AROUND_SHARE = 0.2
@@ -99,8 +101,15 @@ def load_time(each: CheckedCell, runs: Sequence[Run]) -> LoadTime:
     ]
     if alike:
         return LoadTime(median(run.load_s for run in alike if run.load_s is not None), measured=True)
-    weights = each.footprint.weights_bytes if each.footprint else 0
-    return LoadTime(_START_S + weights / _LOAD_BYTES_S, measured=False)
+    return LoadTime(_START_S + _weights_s(each), measured=False)
+
+
+def _weights_s(each: CheckedCell) -> float:
+    if each.footprint is None:
+        return 0.0
+    recipe = each.cell.recipe
+    drawn = recipe.engine == "transformers" and recipe.model.source == "shape" and each.footprint.device != "cpu"
+    return each.footprint.weights_bytes / (_DRAWN_BYTES_S if drawn else _LOAD_BYTES_S)
 
 
 def budget_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -121,3 +122,12 @@ def test_a_load_time_is_of_the_same_load_before_one_of_its_scheme(machine: Hardw
     assert (load_time(dynamic, runs).seconds, load_time(static, runs).seconds) == (4.0, 9.0)
     assert load_time(static, runs).measured
     assert not load_time(static, ()).measured
+
+
+def test_random_weights_are_ready_sooner_on_a_gpu_than_any_that_are_read(machine: Hardware) -> None:
+    (shape,) = check_cells(plan(), machine)
+    assert shape.footprint is not None
+    read = replace(shape, footprint=replace(shape.footprint, weights_bytes=13_400_000_000))
+    drawn = replace(read, footprint=replace(read.footprint, device="cuda:0"))
+    assert load_time(read, ()).seconds == pytest.approx(98, abs=1)
+    assert 38 < load_time(drawn, ()).seconds < 60  # LLM.int8 of the 13B shape: 37.5 s on an H100
