@@ -14,7 +14,16 @@ import torch
 from mcp_core.inference.paged.scheduler import Part
 from mcp_core.inference.transfer import to_device
 
-__all__ = ["CHUNK_FIELDS", "ROW_FIELDS", "PagedBatch", "Step", "chunk_row", "decode_rows", "make_step"]
+__all__ = [
+    "CHUNK_FIELDS",
+    "ROW_FIELDS",
+    "PagedBatch",
+    "Step",
+    "chunk_row",
+    "decode_rows",
+    "make_step",
+    "padding_step",
+]
 
 
 class PagedBatch(NamedTuple):
@@ -71,6 +80,20 @@ def make_step(parts: Sequenced[Part], page_size: int, chosen: torch.Tensor) -> S
         ids = with_unread(ids, to_device(torch.from_numpy(sources), device), chosen)
     last = to_device(torch.from_numpy(starts[1:].astype(np.int64) - 1), device)
     return Step(ids[None], where[None], last, batch)
+
+
+def padding_step(count: int, page_size: int, device: torch.device) -> Step:
+    """``count`` tokens of a sequence that there is not: all are kept in page 0, which nobody reads."""
+    zeros = torch.zeros(count, dtype=torch.long, device=device)
+    batch = PagedBatch(
+        slots=zeros,
+        pages=torch.zeros((1, -(-count // page_size)), dtype=torch.int32, device=device),
+        lengths=torch.tensor([count], dtype=torch.int32, device=device),
+        starts=torch.tensor([0, count], dtype=torch.int32, device=device),
+        longest_query=count,
+        longest_key=count,
+    )
+    return Step(zeros[None], zeros[None], zeros[:1], batch)
 
 
 # What stands before a row's pages in ``decode_rows``.

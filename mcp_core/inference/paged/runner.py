@@ -6,16 +6,17 @@ This file does not know which parts make a step (``scheduler.py``) or what becom
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 
 from mcp_core.inference.paged import attention
 from mcp_core.inference.paged.attention import PagedCache, head_dim_of
-from mcp_core.inference.paged.batch import Step, decode_rows, make_step
+from mcp_core.inference.paged.batch import Step, decode_rows, make_step, padding_step
 from mcp_core.inference.paged.chunk_steps import ChunkSteps
 from mcp_core.inference.paged.decode_steps import Computed, DecodeSteps, Heard
+from mcp_core.inference.paged.fused_functions import FusedFunctions
 from mcp_core.inference.paged.graphs import Graphs
 from mcp_core.inference.paged.kernels import gathered, kernel_for
 from mcp_core.inference.paged.scheduler import Part
@@ -23,6 +24,10 @@ from mcp_core.models.kv_pool import MOST_RUNNING
 from mcp_core.recipe import Attention, Compile
 
 __all__ = ["PagedRunner"]
+
+
+# Where a prefill step's functions are compiled: torch chooses their blocks by that size, any other is computed too.
+_COMPILED_TOKENS = 1024
 
 
 class _Made(NamedTuple):
@@ -53,6 +58,9 @@ class PagedRunner:
         self._chosen = torch.zeros(MOST_RUNNING, dtype=torch.long, device=device)
         self._decode: DecodeSteps | None = None
         self._chunks: ChunkSteps | None = None
+        # On a host it saves too little for the time that compiling takes.
+        self._fuses = device.type == "cuda"
+        self._fused: FusedFunctions | None = None
         self._graphs = Graphs()
         # One asks the host how long sequences are, the other makes a whole context dense at every step.
         self._records_chunks = device.type == "cuda" and kernel is not gathered and not fp8
@@ -71,6 +79,9 @@ class PagedRunner:
             decode, chunks = self._new_steps(kind, most_pages)
         with self._attention():
             decode.prepare(most, on_part)
+            if self._fuses and self._fused is None and kind in ("compiled", "autotuned"):
+                on_part(0.9, "Compiling the small functions of prefill steps.")
+                self._fused = self._compiled_functions(most_tokens)
             if chunks is not None:
                 chunks.prepare(most_tokens, on_part)
         self._decode, self._chunks = decode, chunks
@@ -81,7 +92,7 @@ class PagedRunner:
         decode = DecodeSteps(self._forward, kind, most_pages, page_size, self._chosen, self._graphs)
         if not self._records_chunks:
             return decode, None
-        return decode, ChunkSteps(self._forward, most_pages, page_size, self._chosen.device, self._graphs)
+        return decode, ChunkSteps(self._forward_fused, most_pages, page_size, self._chosen.device, self._graphs)
 
     @torch.inference_mode()
     def run(self, parts: Sequence[Part]) -> Computed:
@@ -92,7 +103,7 @@ class PagedRunner:
         with self._attention():
             computed = self._run_made(parts)
             if computed is None:
-                logits = self._forward(make_step(parts, self.cache.page_size, self._chosen))
+                logits = self._forward_fused(make_step(parts, self.cache.page_size, self._chosen))
                 computed = Computed(logits, logits.argmax(-1))
         return computed
 
@@ -136,11 +147,25 @@ class PagedRunner:
 
     def close(self) -> None:
         """Give the pool and the prepared steps back."""
-        self._decode = self._chunks = None
+        self._decode = self._chunks = self._fused = None
         self._graphs.close()
         self.cache.close()
         if self._chosen.is_cuda:
             torch.cuda.empty_cache()  # the next pool takes what the driver calls free
+
+    def _compiled_functions(self, most_tokens: int) -> FusedFunctions:
+        fused, page_size = FusedFunctions(self._model), self.cache.page_size
+        longest = (min(most_tokens, _COMPILED_TOKENS) - 1) | 1  # odd: it is no size of the model
+        device = self._chosen.device
+        fused.compile(
+            lambda count: self._forward(padding_step(count, page_size, device)), (longest, longest // 2 | 1)
+        )
+        return fused
+
+    def _forward_fused(self, step: Step) -> torch.Tensor:
+        """Of steps that torch does not compile as a whole."""
+        with self._fused.used() if self._fused else nullcontext():
+            return self._forward(step)
 
     def _forward(self, step: Step) -> torch.Tensor:
         logits: torch.Tensor = self._model(
