@@ -12,6 +12,7 @@ from mcp_core.decision.recipe_changes import changed_fields
 from mcp_core.errors import McpError
 from mcp_core.evaluation.step_bar import bar_of, why_slower
 from mcp_core.evaluation.why import Explanation, explain, fitting_trace
+from mcp_core.hardware import Hardware
 from mcp_core.models.architecture import ResolvedModel
 from mcp_core.results import Run
 from pages._ui import format as fmt
@@ -144,7 +145,7 @@ def _ceilings(found: Explanation) -> None:
             "**The ceilings of this Run's device are not measured**: how many bytes and FLOPs a second it reaches "
             "at most. How far this Run stays below them is told once they are known."
         )
-        if found.case.run.hardware.host == wb.hardware().host:
+        if _is_here(found.case.run, wb.hardware()):
             _measure_here(found)
         else:
             st.caption(
@@ -152,6 +153,13 @@ def _ceilings(found: Explanation) -> None:
                 "then the Run again; it keeps them:"
             )
         st.code(_doctor(found.case.run), "bash")
+
+
+def _is_here(run: Run, machine: Hardware) -> bool:
+    """Whether its device is one of this machine: hosts of one name are many."""
+    recipe = conflicts.resolve(run.recipe, run.hardware)
+    then, now = run.hardware.device(recipe.device), machine.device(recipe.device)
+    return run.hardware.host == machine.host and then is not None and now is not None and then.name == now.name
 
 
 def _measure_here(found: Explanation) -> None:

@@ -365,6 +365,8 @@ def stored(request):
 def test_runs_are_listed_shown_and_deleted(answer, cli_run, stored):
     assert [run["id"] for run in answer("runs", "--json")] == [run.id for run in reversed(stored)]
     assert [run["id"] for run in answer("runs", "--json", "--limit", "1")] == [stored[2].id]
+    for spelled in (("list", "--limit", "1", "--json"), ("--limit", "1", "--json", "list")):
+        assert [run["id"] for run in answer("runs", *spelled)] == [stored[2].id]
     code, out, err = cli_run("runs", "--limit", "2")
     assert (code, out.count("failed")) == (0, 2)
     assert "2 of 3" in err

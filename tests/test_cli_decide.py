@@ -46,7 +46,17 @@ def test_recommend_for_people(planted, capsys):
     assert cli.main(["recommend", json.dumps(GOAL)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("Measured on transformers, a candidate: ")
+    assert "COST/1M" not in out  # there is no price
     assert "> 15 ms" in out
+
+
+def test_thousands_are_written_out(planted, capsys):
+    run, records = planted_run(Law(tpot_ms=4, changes={"batching": {"max_requests": 9}}), 8, requests=220)
+    with Store() as store:
+        store.add(run, records)
+    cli.main(["recommend", json.dumps(GOAL)])
+    assert f"  {run.measurement.output_tok_s:,.0f}  " in capsys.readouterr().out
+    assert run.measurement.output_tok_s > 1000
 
 
 def test_recommend_names_the_command_that_measures_a_fidelity_and_its_time(planted, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from mcp_core.commands.arguments import add_json, require_place
@@ -18,6 +19,8 @@ from mcp_core.goal_presets import GOALS, goal_preset
 __all__ = ["add_arguments", "run"]
 
 _MOST_REFUSED = 30
+# From here on three digits would leave some out.
+_WHOLE = 100
 _EXAMPLE = '{"users": 40, "slo": {"ttft_ms": {"p95": 500}}}'
 
 
@@ -69,7 +72,7 @@ def read_goal(text: str) -> Goal:
 def _show(decision: Decision) -> None:
     if decision.winner is not None:
         say(f"{decision.answer}\n")
-        table([_HEADING, *(_row(each, decision) for each in (decision.winner, *decision.runners_up))])
+        table(_known([_HEADING, *(_row(each, decision) for each in (decision.winner, *decision.runners_up))]))
         say("")
     if decision.refused:
         shown = decision.refused[:_MOST_REFUSED]
@@ -95,6 +98,7 @@ _HEADING = (
     "TPOT ms",
     "PEAK GB",
     "GOODPUT/s",
+    "J/TOKEN",
     "COST/1M",
     "AGAINST WINNER",
 )
@@ -113,6 +117,20 @@ def _row(each: Choice, decision: Decision) -> tuple[str, ...]:
         figures.tpot_ms,
         peak_gb,
         figures.goodput_s,
+        figures.energy_j_per_token,
         figures.cost_per_million_tokens,
     )
-    return each.name, each.run, *("-" if number is None else f"{number:,.3g}" for number in numbers), against
+    return each.name, each.run, *map(_figure, numbers), against
+
+
+def _figure(number: float | None) -> str:
+    if number is None:
+        return "-"
+    return f"{number:,.0f}" if number >= _WHOLE else f"{number:.3g}"
+
+
+def _known(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Without columns of which nothing is known, as a cost without a price."""
+    heading, *others = rows
+    kept = [column for column in range(len(heading)) if any(row[column] != "-" for row in others)]
+    return [tuple(row[column] for column in kept) for row in rows]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcp_core.commands.arguments import require_place
-from mcp_core.commands.output import note, write_file
+from mcp_core.commands.output import note, size, write_file
 from mcp_core.commands.run_argument import RUN_HELP, find_run, is_file_name
 from mcp_core.decision.compare import Comparison
 from mcp_core.decision.facts import RunFacts
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     with Store() as store:
         text = write(_report(options.what, store))
     write_file(options.out, text, "Choose another place.")
-    note(f"written: {options.out} ({len(text) / 1e6:.1f} MB)")
+    note(f"written: {options.out} ({size(len(text.encode()))})")
     return 0
 
 

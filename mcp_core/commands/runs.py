@@ -1,4 +1,4 @@
-"""``mcp-core runs``: the stored Runs, newest first; show, delete, tag, untag, note; ``runs merge FILE``."""
+"""``mcp-core runs``: the stored Runs, newest first; show, delete, tag, untag, note; ``runs merge FILE…``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from mcp_core.commands.arguments import add_json, whole_number
+from mcp_core.commands.arguments import whole_number
 from mcp_core.commands.output import emit, note, say, table
 from mcp_core.commands.run_table import HEADING, remark_lines, row_of, show
 from mcp_core.decision.merging import merge
@@ -21,13 +21,11 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--limit, --tag, --json, show ID, delete ID, tag ID TAG…, untag ID TAG…, note ID TEXT, merge FILE."""
-    parser.add_argument(
-        "--limit", type=whole_number(1), default=20, metavar="N", help="list so many at most; default: 20"
-    )
-    parser.add_argument("--tag", help="list those that have this tag")
-    add_json(parser)
+    """--limit, --tag, --json, list, show ID, delete ID, tag ID TAG…, untag ID TAG…, note ID TEXT, merge FILE…."""
+    _add_list_arguments(parser)
+    parser.set_defaults(limit=20, tag=None, json=False)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    _add_list_arguments(actions.add_parser("list", help="those stored, newest first; so without an ACTION"))
     for action, about in (("show", "one Run in full"), ("delete", "delete one Run and its request records")):
         each = actions.add_parser(action, help=about, description=f"{about.capitalize()}.")
         each.add_argument("id", metavar="ID", help="as the list shows it")
@@ -46,11 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "merge", help="add the Runs of what sweep --out or bench --out wrote, or of another store"
     )
     merging.add_argument(
-        "file",
+        "files",
         metavar="FILE",
+        nargs="+",
         type=Path,
         help="what sweep --out (JSON lines) or bench --out (a Run) wrote, or a results store (SQLite)",
     )
+
+
+def _add_list_arguments(parser: argparse.ArgumentParser) -> None:
+    """Before and after the action: without defaults, so that neither undoes the other."""
+    unset = argparse.SUPPRESS
+    parser.add_argument(
+        "--limit", type=whole_number(1), default=unset, metavar="N", help="list so many at most; default: 20"
+    )
+    parser.add_argument("--tag", default=unset, help="list those that have this tag")
+    parser.add_argument("--json", action="store_true", default=unset, help="answer with one JSON document")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -66,7 +75,8 @@ def run(options: argparse.Namespace) -> int:
                 raise _unknown(options.id)
             note(f"deleted {options.id}")
         elif options.action == "merge":
-            return _merge(store, options.file)
+            several = len(options.files) > 1
+            return max(_merge(store, path, f"{path}: " if several else "") for path in options.files)
         elif options.action in _CHANGES:
             changed = store.remark(options.id, partial(_CHANGES[options.action], options))
             if changed is None:
@@ -84,13 +94,13 @@ _CHANGES: dict[str, Callable[[argparse.Namespace, Remarks], Remarks]] = {
 }
 
 
-def _merge(store: Store, path: Path) -> int:
+def _merge(store: Store, path: Path, of: str) -> int:
     merged = merge(store, path)
     if not merged.added and not merged.known:
         raise InputError(f"{path} holds no Run.", "Give a file that mcp-core sweep --out wrote, or another store.")
-    note(f"{merged.added} Runs added, {merged.known} were there already")
+    note(f"{of}{merged.added} Runs added, {merged.known} were there already")
     for each in merged.unreadable:
-        note(f"left out: {each.what}: {each.why}")
+        note(f"{of}left out: {each.what}: {each.why}")
     return 1 if merged.unreadable else 0
 
 

@@ -181,6 +181,7 @@ def _tell_rows(rows: Sequence[SweepRow], record: SweepRecord) -> None:
     for message in sorted({row.reason for row in rows if row.reason and not row.cell.failure}):
         note(message)
     if rows and rows[0].stage == "confirm":
+        note("Of several fresh starts the figures are the median one's, of two the slower one's.")
         note(f"best: {rows[0].cell.name}, {rows[0].level}; mcp-core recommend decides from all Runs")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from mcp_core.decision.decision import Choice, Decision, Missing
+from mcp_core.decision.decision import Choice, Decision
 from mcp_core.decision.report import Report
 from pages._ui import format as fmt
 from pages._ui import frame, report_downloads, workbench
@@ -125,7 +125,7 @@ def draw_missing(decision: Decision) -> None:
         "why": column.TextColumn("Why", width=480),
     }
     _table(rows, columns, _row_px(each["why"] for each in rows))
-    _queue(decision.missing)
+    _queue(decision)
     _commands("These from a shell", [each.command for each in decision.missing])
 
 
@@ -148,12 +148,19 @@ def _commands(label: str, commands: Sequence[str]) -> None:
             st.code("\n".join(known), language="bash", wrap_lines=True)
 
 
-def _queue(missing: Sequence[Missing]) -> None:
+def _queue(decision: Decision) -> None:
     from mcp_core.decision.missing import plans_of, recipes_to_judge
 
+    missing = decision.missing
     plans, judged = plans_of(missing), recipes_to_judge(missing)
     if not plans and not judged:
         st.caption(":material/info: These are of servers elsewhere: measure them with the commands.")
+        return
+    if decision.device not in {device.name for device in workbench.get_workbench().hardware().devices}:
+        st.caption(
+            f":material/info: This machine has no {frame.plain(decision.device)}: measure them there with the "
+            "commands and --out FILE, then bring each file here: mcp-core runs merge FILE."
+        )
         return
     known = [each.seconds for each in missing if each.seconds is not None]
     total = f", {fmt.about(sum(known))}" if known else ""

@@ -156,3 +156,13 @@ def test_no_file_and_a_damaged_store_are_refused(store, tmp_path):
 def test_the_command_merges(theirs, capsys):
     assert cli.main(["runs", "merge", str(theirs)]) == 0
     assert capsys.readouterr().err == "3 Runs added, 0 were there already\n"
+
+
+def test_the_command_merges_several_files(store, theirs, run_number, tmp_path, capsys):
+    one = tmp_path / "run.json"
+    one.write_text(run_number(7).model_dump_json())
+    assert cli.main(["runs", "merge", str(theirs), str(one)]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"{theirs}: 3 Runs added, 0 were there already",
+        f"{one}: 1 Runs added, 0 were there already",
+    ]

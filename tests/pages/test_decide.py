@@ -133,6 +133,18 @@ def test_near_ones_are_undecided_with_a_button_that_queues_in_turn(
     assert plans[0].workload.repeat < plans[2].workload.repeat
 
 
+def test_what_only_another_machine_can_measure_is_not_queued_here(
+    page: OpenPage, planted: fakes.FakeWorkbench
+) -> None:
+    _plant(planted, NEAR, (8,))
+    planted.machine = fakes.hardware()
+    at = _open(page, GOAL)
+    assert not at.exception
+    assert "This machine has no Planted GPU: measure them there" in _texts(at)
+    assert "queue-missing" not in {each.key for each in at.button}
+    assert "mcp-core bench" in at.code[0].value
+
+
 def test_a_fidelity_that_a_limit_lacks_is_queued_with_the_runs(
     page: OpenPage, planted: fakes.FakeWorkbench
 ) -> None:

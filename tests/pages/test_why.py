@@ -14,6 +14,7 @@ from mcp_core.ceilings import Ceilings
 from mcp_core.errors import ModelNotFound
 from mcp_core.evaluation.step_bar import StepBar
 from mcp_core.evaluation.trace_store import KeptTrace
+from mcp_core.hardware import Hardware
 from mcp_core.results import EngineWork, Quantiles, Run
 from mcp_core.trace_summary import PhaseSummary, TraceSummary
 from mcp_core.workload import Workload
@@ -134,10 +135,20 @@ def test_without_ceilings_a_button_measures_them(page: OpenPage, wb: fakes.FakeW
     assert "start_ceilings" in {name for name, *_ in wb.calls}
 
 
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        fakes.hardware().model_copy(update={"host": "elsewhere"}),
+        # Lent machines share a name.
+        fakes.hardware().model_copy(
+            update={"devices": (fakes.hardware().devices[0].model_copy(update={"name": "Another CPU"}),)}
+        ),
+    ],
+    ids=["host", "device"],
+)
 def test_a_run_of_another_machine_is_not_offered_this_ones_ceilings(
-    page: OpenPage, wb: fakes.FakeWorkbench
+    page: OpenPage, wb: fakes.FakeWorkbench, elsewhere: Hardware
 ) -> None:
-    elsewhere = fakes.hardware().model_copy(update={"host": "elsewhere"})
     wb.add(run().model_copy(update={"hardware": elsewhere}))
     at = page("why").run()
     assert "Measured on another machine" in words(at)
