@@ -24,6 +24,8 @@ MOST_EVENTS = 250_000
 
 # Numbers that lead nowhere outside of torch.
 _NOISE = ("External id", "Record function id", "Ev Idx", "Input Strides", "Sequence number", "Fwd thread id")
+_HOST_WORK = frozenset({"cpu_op", "user_annotation"})
+_DRIVER_CALLS = frozenset({"cuda_runtime", "cuda_driver"})
 _WAITING_ROWS = 64
 _FIRST_WAITING_ROW = 900_000
 
@@ -38,6 +40,7 @@ def finished(raw: dict[str, Any], steps: Sequence[RecordedStep], about: dict[str
     if not steps or steps[-1].index >= len(found):
         raise InputError("The trace does not hold the steps that were recorded.", "Record it again.")
     named = [found[step.index] for step in steps]
+    _give_calls_to(found[0]["tid"], events)
     waits: list[Event] = []
     for number, (event, step) in enumerate(zip(named, steps, strict=True)):
         _name(event, step, number)
@@ -50,6 +53,18 @@ def finished(raw: dict[str, Any], steps: Sequence[RecordedStep], about: dict[str
 def _is_step(event: Event) -> bool:
     """Of a GPU torch writes every section twice: as the host called it, and from its first kernel to its last."""
     return bool(event.get("name") == RAW_STEP and event.get("cat") == "user_annotation")
+
+
+def _give_calls_to(engine: object, events: Sequence[Event]) -> None:
+    """Driver calls of a thread that did nothing else are the engine's.
+
+    Kineto knows their thread by pthread's number, which the engine's may have from a thread that has ended: they
+    are written as that one's, and nothing says which step they are in.
+    """
+    at_work = {event["tid"] for event in events if event.get("cat") in _HOST_WORK}
+    for event in events:
+        if event.get("cat") in _DRIVER_CALLS and event["tid"] not in at_work:
+            event["tid"] = engine
 
 
 def _plain(event: Event) -> Event:

@@ -28,6 +28,7 @@ from mcp_core.errors import InvalidModel
 from mcp_core.memory import quantization
 from mcp_core.memory.attention import require_attention, running_attention
 from mcp_core.memory.current_device import make_current
+from mcp_core.memory.device_allocator import weights_placed_for
 from mcp_core.memory.gemm import gemm_backend
 from mcp_core.memory.host_allocator import return_large_blocks, reuse_large_blocks
 from mcp_core.memory.storage import weights_bytes
@@ -102,7 +103,8 @@ def _load_model(
     config = _read_config(resolved)
     scheme, packed = _settle_scheme(config, resolved, recipe)
     plan = _Plan.make(config, recipe, dtype)
-    with _open_weights(resolved, plan.skeleton, dtype, device) as (tensors, total_bytes):
+    opened = _open_weights(resolved, plan.skeleton, dtype, device)
+    with weights_placed_for(recipe), opened as (tensors, total_bytes):
         arrived = _reporter(report, recipe, scheme)
         model = plan.load(checkpoint.counted(tensors, ByteCount(total_bytes, arrived)), device, recipe.attention)
         arrived(1.0)

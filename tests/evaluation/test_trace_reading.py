@@ -140,6 +140,22 @@ def test_a_section_s_second_event_on_the_device_is_no_step():
     assert decode.device_busy_ms == pytest.approx(0.040)
 
 
+def test_launches_of_a_thread_that_is_no_more_are_the_engine_s():
+    """Kineto writes so where the engine's thread has the number that another one had before."""
+    trace = MadeTrace()
+    trace.step(1000, 100)
+    trace.span("aten::mm", 1006, 15)
+    trace.launch("nvjet_tst_64x8", 1008, 1020, 40, tid=4)
+    trace.span("aten::copy_", 1030, 10, tid=LOOP)
+    trace.launch("Memcpy HtoD (Pageable -> Device)", 1032, 1065, 5, "gpu_memcpy", tid=LOOP)
+    summary = summarize(trace.document(device="cuda:0"))
+    assert summary.decode.parts_ms == {"gemm": pytest.approx(0.040)}
+    assert summary.decode.launches == 1
+    rows = {(row.name, row.kind): row.phase for row in summary.operators}
+    assert rows["nvjet_tst_64x8", "kernel"] == "decode"
+    assert rows["Memcpy HtoD (Pageable -> Device)", "kernel"] is None  # another thread's own
+
+
 def test_an_operator_has_the_time_of_the_kernels_it_launched():
     rows = {(row.name, row.kind): row for row in summarize(gpu_trace().document()).operators}
     assert rows["aten::mm", "operator"].device_self_ms == pytest.approx(0.040)

@@ -53,14 +53,22 @@ class MadeTrace:
         self.calls += 1
 
     def on_device(self, section: str, at: float, dur: float) -> None:
-        """A section's second event, which torch writes where it launched kernels: from the first to the last one."""
+        """A section's second event, written where it launched kernels: from the first to the last one."""
         self.events.append(_on_device(section, at, dur, "gpu_user_annotation", 0))
 
-    def launch(self, kernel: str, at: float, runs_at: float, dur: float, category: str = "kernel") -> None:
+    def launch(
+        self,
+        kernel: str,
+        at: float,
+        runs_at: float,
+        dur: float,
+        category: str = "kernel",
+        tid: int = ENGINE,
+    ) -> None:
         """A kernel: its launch on the host takes 2 us."""
         call = {"kernel": "cudaLaunchKernel", "gpu_memcpy": "cudaMemcpyAsync", "gpu_memset": "cudaMemsetAsync"}
         self.correlations += 1
-        self.span(call[category], at, 2.0, "cuda_runtime", correlation=self.correlations)
+        self.span(call[category], at, 2.0, "cuda_runtime", tid, correlation=self.correlations)
         self.events.append(_on_device(kernel, runs_at, dur, category, self.correlations))
 
     def graph(self, at: float, kernels: Sequence[tuple[str, float, float]]) -> None:
