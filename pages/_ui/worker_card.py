@@ -97,16 +97,23 @@ def _memory_table(worker: WorkerView) -> None:
     predicted, measured = _predicted(worker), worker.memory
     if measured is None:
         return
-    load_peak = worker.predicted or predicted  # loading anew would take less: a GGUF is prepared by now
     rows = [
         _compared("Weights", predicted.weights_bytes if predicted else None, measured.weights_bytes),
-        _compared("Load peak", load_peak.load_peak_bytes if load_peak else None, measured.load_peak_bytes),
+        _load_peak(worker, predicted, measured.load_peak_bytes),
         _compared("Serve peak", predicted.peak_bytes if predicted else None, measured.peak_bytes)
         | {"Off": "so far"},
     ]
     st.table(rows, hide_index=True, border="horizontal")
     if predicted is not None:
         st.caption(f"The serve peak is predicted at a full context of {predicted.context_tokens:,} tokens.")
+
+
+def _load_peak(worker: WorkerView, predicted: Footprint | None, resident_bytes: int | None) -> dict[str, str]:
+    """Resident memory is what is measured; of a model on a GPU the prediction is of other memory."""
+    if worker.device != "cpu":
+        return _compared("Host, peak while loading", None, resident_bytes)
+    before = worker.predicted or predicted  # loading anew would take less: a GGUF is prepared by now
+    return _compared("Load peak", before.load_peak_bytes if before else None, resident_bytes)
 
 
 def _predicted(worker: WorkerView) -> Footprint | None:

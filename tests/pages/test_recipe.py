@@ -325,6 +325,12 @@ def test_the_load_peak_is_compared_with_what_was_predicted_before_loading(
     assert list(memory.iloc[1]) == ["Load peak", "1.31 GB", "1.31 GB", "+0%"]
 
 
+def test_a_gpu_s_load_is_not_compared_with_what_the_host_held(wb: fakes.FakeWorkbench, page: Page) -> None:
+    wb.add(dataclasses.replace(fakes.ready_worker(), device="cuda:0"))
+    memory = next(table.value for table in page("recipe").run().table if "Measured" in table.value)
+    assert list(memory.iloc[1]) == ["Host, peak while loading", "–", "1.31 GB", ""]
+
+
 def test_what_the_program_takes_stands_beside_the_serving_peak(wb: fakes.FakeWorkbench, page: Page) -> None:
     wb.footprint_value = fakes.footprint(peak_bytes=394 * fakes.MB, imports_bytes=451 * fakes.MB)
     assert "serving 394 MB and 451 MB for the program itself, together 845 MB" in texts(page("recipe").run())
