@@ -345,7 +345,7 @@ def peers(bed: Bed) -> None:
                 bed.rows.say(
                     name, tok_s=[round(NEW / span, 1) for span in spans], tpot_ms=min(spans[1:]) / NEW * 1e3
                 )
-    torch._dynamo.config.recompile_limit = 64  # theirs is compiled once a layer, and by default not after the eighth
+    torch._dynamo.config.recompile_limit = 64  # theirs is compiled once a layer: by default eight times at most
     for level in (0, 1):
         name = f"generate_batch level {level}"
         if not bed.wants(name) or bed.few:
