@@ -24,6 +24,11 @@ _UNKNOWN = "#8a7f72"
 # Readable on the light and the dark background at both ends.
 _FIDELITY_SCALE = ((0.0, "#1f9d6b"), (0.5, "#b58105"), (1.0, "#d9485f"))
 _MOST_ROWS = 24
+# So that a ring and its name stay in the picture.
+_ROOM_ABOVE = 1.2
+# More names on the frontier would lie on each other; hovering tells them.
+_MOST_NAMED = 4
+_ROW_PX, _LINE_PX = 36, 17
 
 
 def frontier_figure(points: Sequence[OverviewPoint]) -> go.Figure:
@@ -32,6 +37,7 @@ def frontier_figure(points: Sequence[OverviewPoint]) -> go.Figure:
 
     drawn = [point for point in points if point.per_user is not None]
     most = max((point.facts.kv_tokens or 0 for point in drawn), default=0)
+    most_s = max((point.per_device for point in drawn), default=1.0)
     known = [point for point in drawn if point.kl is not None]
     unknown = [point for point in drawn if point.kl is None]
     figure = go.Figure([_frontier_line(pareto(drawn))])
@@ -51,7 +57,7 @@ def frontier_figure(points: Sequence[OverviewPoint]) -> go.Figure:
         margin=_MARGIN,
         legend=_LEGEND | {"itemsizing": "constant"},
         xaxis={"title": "output tok/s for each user", "rangemode": "tozero"},
-        yaxis={"title": "output tok/s for each GPU", "rangemode": "tozero"},
+        yaxis={"title": "output tok/s for each GPU", "range": [0, _ROOM_ABOVE * most_s]},
     )
 
 
@@ -110,8 +116,9 @@ def crossover_figure(points: Sequence[OverviewPoint], unit: str) -> go.Figure:
             hovertemplate="%{y} at %{x}: %{text} tok/s, %{z:.0%} of the fastest<extra></extra>",
         )
     )
+    lines = max(name.count(" · ") + 1 for name in rows)
     return figure.update_layout(
-        height=min(900, 110 + 40 * len(rows)),
+        height=110 + len(rows) * max(_ROW_PX, _LINE_PX * lines),
         margin=_MARGIN,
         xaxis={"title": unit, "type": "category"},
         yaxis={"type": "category", "autorange": "reversed", "automargin": True},
@@ -123,10 +130,14 @@ def _frontier_line(front: Sequence[OverviewPoint]) -> go.Scatter:
 
     return go.Scatter(
         name="frontier",
-        mode="lines",
+        mode="lines+markers+text",
         x=[point.per_user for point in front],
         y=[point.per_device for point in front],
         line={"color": PALETTE[0], "width": 2, "dash": "dot"},
+        # A ring, so that a single one that beats all others is seen too.
+        marker={"color": PALETTE[0], "symbol": "circle-open", "size": _LARGEST_PX + 4, "line": {"width": 2}},
+        text=[point.facts.name if len(front) <= _MOST_NAMED else "" for point in front],
+        textposition="top left",
         hoverinfo="skip",
     )
 

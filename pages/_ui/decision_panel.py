@@ -86,7 +86,7 @@ def draw_refused(decision: Decision) -> None:
     ]
     column = st.column_config
     columns = {
-        "name": column.TextColumn("Configuration"),
+        "name": column.TextColumn("Configuration", width=320),  # of another model it is long, and the reason counts
         "cause": column.TextColumn("Cause", width=110, help="Which kind of limit, or what makes it no evidence."),
         "reason": column.TextColumn("Figure and limit", width=430),
         "run": _run_column(),
@@ -207,7 +207,8 @@ def _figures(winner: Choice, decision: Decision) -> None:
                 help="Price of the time in which a million output tokens are made, energy included where measured.",
             )
         if figures.energy_j_per_token is not None:
-            st.metric("Energy", f"{fmt.number(figures.energy_j_per_token)} J/token", help="By NVML's counter.")
+            energy = f"{fmt.number(figures.energy_j_per_token)} J/token"
+            st.metric("Energy", energy, help=fmt.definition("energy_j_per_token"))
     if figures.within:
         st.caption("Holds: " + " · ".join(frame.plain(each) for each in figures.within))
 
@@ -294,7 +295,7 @@ def _columns(decision: Decision) -> dict[str, Any]:
         "peak_gb": number("Peak (GB)", 72, "%.2f", fmt.definition("peak_bytes")),
         "kl": number("KL (nats)", 72, "%.4f", "Mean KL against the unquantized model on the same tokens."),
         "cost": number("Cost / 1M", 76, "%.3g", "Price of the time of a million output tokens, energy included."),
-        "energy": number("J/token", 66, "%.3f", "By NVML's counter."),
+        "energy": number("J/token", 66, "%.3f", fmt.definition("energy_j_per_token")),
         "evidence": column.TextColumn(
             "Evidence",
             width=84,

@@ -145,12 +145,15 @@ def run_notes(run: Run) -> str:
     return " · ".join(dict.fromkeys((*notes, *reasons)))
 
 
+_ENERGY = "What the GPU drew from the first request to the last, by NVML's counter of energy / output tokens; J."
+
+
 @functools.cache
 def _definitions() -> dict[str, str]:
     from mcp_core.evaluation.metrics import DEFINITIONS
 
     memory = {name: field.description for name, field in Memory.model_fields.items() if field.description}
-    return memory | DEFINITIONS
+    return memory | DEFINITIONS | {"energy_j_per_token": _ENERGY}
 
 
 def definition(name: str) -> str | None:

@@ -60,8 +60,9 @@ def _frontier(points: Sequence[OverviewPoint]) -> None:
 
     st.plotly_chart(frontier_figure(points), key="frontier")
     st.caption(
-        "A point is one configuration at one load. Up and to the right is better; the dotted line joins those that "
-        "no other beats in both. Colour: mean KL against the unquantized model. Area: KV tokens that fit."
+        "A point is one configuration at one load. Up and to the right is better; the dotted line joins those, "
+        "ringed, that no other beats in both. Colour: mean KL against the unquantized model. Area: KV tokens that "
+        "fit."
     )
 
 
@@ -93,5 +94,7 @@ def _crossover(points: Sequence[OverviewPoint], unit: str) -> None:
             f"Between {flip.below:g} and {flip.above:g} {unit} the fastest changes: **{flip.before}**, then "
             f"**{flip.after}**."
         )
-    if not flips:
+    if len({point.load for point in points}) < _LEAST_POINTS:
+        st.caption("Measured at one load only: a second one tells whether the fastest changes.")
+    elif not flips:
         st.caption("At every two neighbouring loads that were measured, the same configuration is the fastest.")

@@ -55,9 +55,15 @@ def _draw_badges(run: Run, stale: str) -> None:
         if stale:
             st.badge("stale", color="orange", help=f"Its machine has other versions now: {frame.plain(stale)}.")
         st.caption(
-            f"{run.workload.name} · {run.created:%Y-%m-%d %H:%M} UTC · {run.hardware.cpu} · {run.evidence}",
+            f"{run.workload.name} · {run.created:%Y-%m-%d %H:%M} UTC · {_device(run)} · {run.evidence}",
             width="content",
         )
+
+
+def _device(run: Run) -> str:
+    """The name of what the model ran on."""
+    device = run.hardware.device(run.effective.device if run.effective else run.recipe.device)
+    return device.name if device and device.kind == "cuda" else run.hardware.cpu
 
 
 def _draw_actions(run: Run) -> None:
@@ -88,7 +94,7 @@ def _delete(run: Run) -> None:
 
 
 def draw_headline(run: Run) -> None:
-    """The four figures of a Run, and how many requests are behind them; nothing for a Run without any."""
+    """The main figures of a Run, and how many requests are behind them; nothing for a Run without any."""
     speed, memory = run.measurement, run.memory
     if speed is None:
         return
@@ -98,6 +104,8 @@ def draw_headline(run: Run) -> None:
         ("Throughput", fmt.rate(speed.output_tok_s), "output_tok_s"),
         ("Peak memory", fmt.size(memory.peak_bytes if memory else None), "peak_bytes"),
     )
+    if run.energy_j_per_token is not None:
+        figures = (*figures, ("Energy / token", f"{fmt.number(run.energy_j_per_token)} J", "energy_j_per_token"))
     with st.container(horizontal=True):
         for label, value, name in figures:
             # 150: two beside each other in a card on a phone of 390
@@ -224,8 +232,9 @@ def _draw_settings(run: Run) -> None:
         else:
             st.table(_setting_rows(run.effective), border="horizontal", hide_index=True)
     with st.expander("Machine and versions"):
-        rows = {"host": run.hardware.host, "cpu": run.hardware.cpu, "os": run.hardware.os} | run.versions
-        rows |= _conditions(run)
+        rows = {"host": run.hardware.host, "cpu": run.hardware.cpu, "os": run.hardware.os}
+        rows |= {each.id: each.name for each in run.hardware.cuda_devices}
+        rows |= ({"driver": run.hardware.driver} if run.hardware.driver else {}) | run.versions | _conditions(run)
         st.table(
             [{"what": name, "value": value} for name, value in rows.items()], border="horizontal", hide_index=True
         )

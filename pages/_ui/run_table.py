@@ -6,6 +6,7 @@ This file does not know where Runs come from, or what is shown of the selected o
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -57,6 +58,7 @@ class Shared:
 
     settings: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, runs: Sequence[RunFacts], about: RunsBeside) -> Shared:
@@ -64,11 +66,12 @@ class Shared:
         names = dict.fromkeys(run.name for run in runs)
         settings = _in_all([name.split(_DOT)[1:] for name in names])  # the first word names it
         caveats = _in_all([_caveats(run, about.stale.get(run.id, "")) for run in runs if run.latency])
-        return cls(settings, caveats)
+        return cls(settings, caveats, Counter(word for name in names for word in name.split(_DOT)))
 
     def without(self, run: RunFacts, about: RunsBeside) -> tuple[str, str]:
-        """The Run's configuration and its caveats, less what all have."""
-        name = [word for word in run.name.split(_DOT) if word not in self.settings]
+        """The Run's configuration and its caveats, less what all have; what few have comes first, cut last."""
+        first, *others = [word for word in run.name.split(_DOT) if word not in self.settings]
+        name = [first, *sorted(others, key=lambda word: self.counts.get(word, 0))]
         caveats = [each for each in _caveats(run, about.stale.get(run.id, "")) if each not in self.caveats]
         return _DOT.join(name), _DOT.join(caveats)
 
@@ -132,6 +135,7 @@ def row(run: RunFacts, about: RunsBeside) -> dict[str, Any]:
         "tpot_p50_ms": run.figure("tpot_ms", "p50"),
         "output_tok_s": run.output_tok_s,
         "peak_memory_gb": run.peak_bytes / 1e9 if run.peak_bytes is not None else None,
+        "energy_j_per_token": run.energy_j_per_token,
         "caveats": _DOT.join(_caveats(run, about.stale.get(run.id, ""))),
         "tags": list(remarks.tags),
         "note": remarks.note,

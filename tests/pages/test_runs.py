@@ -10,10 +10,12 @@ import fake_workbench as fakes
 from streamlit.testing.v1 import AppTest
 
 from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.overview import groups, points_of
 from mcp_core.decision.remarks import Remarks
 from mcp_core.errors import StoreError
 from mcp_core.results import Comparable, Imported
 from pages._ui import run_table, telemetry_csv
+from pages._ui.decision_charts import crossover_figure, frontier_figure
 from pages._ui.fidelity_result import headline
 from tests.decision.planted import Law, planted_run
 
@@ -257,6 +259,15 @@ def test_a_stale_run_says_what_changed_since(page: OpenPage, wb: fakes.FakeWorkb
     assert list(at.dataframe[0].value["id"]) == [new.id]
 
 
+def test_what_few_share_comes_first_in_a_name(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    base = OK.recipe.replace({"kv.max_context": 512})
+    changes = {"plain": {}, "graphs": {"compile": "graphs"}, "other": {"kv.max_context": 1024}}
+    for name, each in changes.items():
+        wb.add(OK.model_copy(update={"id": name, "recipe": base.replace(each)}))
+    names = page("runs").run().dataframe[0].value.set_index("id")["served"]
+    assert names["graphs"] == "fp32 · compile graphs · kv.max_context 512"
+
+
 def test_csv_has_remarks_and_no_formula_in_them() -> None:
     about = run_table.RunsBeside({OK.id: REMARKS}, {OK.id: "torch 2.11 then, 2.12 now"})
     (row,) = csv.DictReader(io.StringIO(run_table.csv_text([RunFacts.of(OK)], about)))
@@ -288,6 +299,22 @@ def test_the_machine_during_a_run_is_replayed(page: OpenPage, wb: fakes.FakeWork
     header = telemetry_csv.csv_text(fakes.run_telemetry().window()).splitlines()[0]
     assert "worker_output_tok_s" in header.split(",")
     assert any("GPU 0's clocks were held down: software power cap." in each.value for each in at.caption)
+
+
+def test_a_run_of_a_gpu_names_it_with_its_energy(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    """Seen on a laptop: the machine that it was measured on is another."""
+    recipe = OK.recipe.replace({"device": "cuda:0"})
+    there = {"hardware": fakes.hardware(gpu=True), "recipe": recipe, "effective": None, "energy_j_per_token": 0.31}
+    wb.add(OK.model_copy(update=there))
+    at = _open(page, OK.id)
+    assert not at.exception
+    assert any("NVIDIA H100 80GB HBM3 · " in each.value for each in at.caption)
+    (energy,) = [each for each in at.metric if each.label == "Energy / token"]
+    assert (energy.value, "NVML" in energy.help) == ("0.31 J", True)
+    machine = next(each.value for each in at.table if "580.95.05" in str(each.value))
+    assert "NVIDIA H100 80GB HBM3" in str(machine)
+    (row,) = csv.DictReader(io.StringIO(run_table.csv_text(wb.decisions.facts(), run_table.RunsBeside())))
+    assert row["energy_j_per_token"] == "0.31"
 
 
 def test_a_run_made_without_a_recording_has_no_such_section(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
@@ -357,3 +384,22 @@ def test_pictures_of_all_configurations(page: OpenPage, wb: fakes.FakeWorkbench)
         assert not at.exception
         assert len(at.get("plotly_chart")) == 1
     assert any("the same configuration is the fastest" in each.value for each in at.caption)
+
+
+def test_one_load_says_nothing_of_a_crossover_and_long_names_have_room(
+    page: OpenPage, wb: fakes.FakeWorkbench
+) -> None:
+    changes: tuple[dict[str, object], ...] = ({}, {"attention": "eager", "compile": "graphs"})
+    runs = [planted_run(Law(tpot_ms=10 + at, changes=each), 4, requests=40)[0] for at, each in enumerate(changes)]
+    wb.add(*runs)
+    at = page("runs").run()
+    at.segmented_control(key="picture").set_value("Crossover").run()
+    assert any("Measured at one load only" in each.value for each in at.caption)
+    points = points_of(wb.decisions.facts(), next(iter(groups(wb.decisions.facts()))))
+    figure = crossover_figure(points, "users")
+    lines = max(str(name).count("<br>") + 1 for name in figure.data[0].y)
+    assert lines == 3
+    assert (figure.layout.height - 110) / len(runs) >= 15 * lines
+    front = frontier_figure(points).data[0]  # one that beats the other in both: a line alone would not be seen
+    assert (len(front.x), front.text) == (1, ("fp32",))
+    assert "markers" in front.mode
