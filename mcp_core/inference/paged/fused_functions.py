@@ -31,7 +31,6 @@ _log = logging.getLogger(__name__)
 
 _CANNOT = (TorchDynamoException, FailOnRecompileLimitHit, ConstraintViolationError)
 _ROTARY = "apply_rotary_pos_emb"
-_MISSING = object()
 
 
 class FusedFunctions:
@@ -55,14 +54,14 @@ class FusedFunctions:
     @contextmanager
     def used(self) -> Iterator[None]:
         """The model computes them fused inside."""
-        before = [(where, name, where.get(name, _MISSING)) for where, name, _ in self._places]
+        before = [where.get(name) for where, name, _ in self._places]
         try:
             for where, name, fused in self._places:
                 where[name] = fused
             yield
         finally:
-            for where, name, value in before:
-                if value is _MISSING:
+            for (where, name, _), value in zip(self._places, before, strict=True):
+                if value is None:  # a module finds its class's own again
                     where.pop(name, None)
                 else:
                     where[name] = value
@@ -74,14 +73,16 @@ class FusedFunctions:
         """
         try:
             for count in counts:
-                for function in self._functions.values():
-                    function.compiles_for = count
+                self._compile_for(count)
                 with self.used():
                     compute(count)
         finally:
-            for function in self._functions.values():
-                function.compiles_for = None
+            self._compile_for(None)
         _log.info("Steps that are not made ahead compute %d functions compiled.", self.compiled)
+
+    def _compile_for(self, count: int | None) -> None:
+        for function in self._functions.values():
+            function.compiles_for = count
 
     def _find(self, module: nn.Module) -> None:
         kind = type(module)
@@ -103,7 +104,9 @@ class FusedFunctions:
             self._places.append((names, _ROTARY, self._function(function)))
 
     def _function(self, eager: Callable[..., Any]) -> _Function:
-        return self._functions.setdefault(eager, _Function(eager))
+        if eager not in self._functions:
+            self._functions[eager] = _Function(eager)
+        return self._functions[eager]
 
 
 class _Function:
