@@ -88,18 +88,20 @@ class Decisions:
     def compare(self, a: str, b: str, given: Sequence[Run] = ()) -> tuple[Comparison, ...]:
         """B's configuration against A's, by all Runs of either at the load of the named one; every quantity.
 
-        Of one configuration: the two Runs themselves. Runs ``given`` count as if they were stored.
+        A sweep's short looks count only where there is nothing longer. Of one configuration: the two themselves.
+        Runs ``given`` count as if they were stored.
 
         Raises ModelNotFound for a Run that there is not.
         """
         from mcp_core.decision.compare import QUANTITIES, compare
-        from mcp_core.decision.facts import RunFacts
+        from mcp_core.decision.facts import RunFacts, whole_runs
 
         brought = {run.id: RunFacts.of(run) for run in given}
         facts = (*brought.values(), *(each for each in self.facts() if each.id not in brought))
         one, other = self.repeats_of(a, facts), self.repeats_of(b, facts)
         if a != b and one == other:
             one, other = (tuple(each for each in one if each.id == run_id) for run_id in (a, b))
+        one, other = whole_runs(one), whole_runs(other)
         samples = self._store().samples([each.id for each in (*one, *other)])
         found = tuple(compare(one, other, samples, quantity) for quantity in QUANTITIES.values())
         return tuple(each for each in found if each.a is not None and each.b is not None) or found[:1]
@@ -112,6 +114,7 @@ class Decisions:
         Each at its own load, where the baseline's configuration was measured at that load too.
         """
         from mcp_core.decision.compare import compare
+        from mcp_core.decision.facts import whole_runs
 
         repeats: dict[tuple[object, ...], list[RunFacts]] = {}
         for each in facts:
@@ -120,7 +123,7 @@ class Decisions:
         for each in shown:
             if each.kind not in found:
                 like = repeats.get(baseline.kind_under(each)) or repeats[baseline.kind]
-                found[each.kind] = compare(like, repeats[each.kind], {})
+                found[each.kind] = compare(whole_runs(like), whole_runs(repeats[each.kind]), {})
         return {each.id: found[each.kind] for each in shown}
 
     def repeats_of(self, run_id: str, facts: Sequence[RunFacts]) -> tuple[RunFacts, ...]:

@@ -118,6 +118,17 @@ def test_two_runs_of_one_configuration_show_their_own_figures(planted, capsys):
     assert "both are repeats" in found["why"]
 
 
+def test_compare_leaves_a_sweep_s_probes_and_its_race_out_as_recommend_does(planted, capsys):
+    with Store() as store:
+        for at, evidence in enumerate(("probed on transformers", "measured on transformers, in a race")):
+            run, records = planted_run(Law(tpot_ms=200), 8, start=7 + at, requests=220, evidence=evidence)
+            store.add(run.model_copy(update={"recipe": Law().recipe}), records)
+    assert cli.main(["compare", planted[0], planted[3], "--json"]) == 0
+    (speed, *_) = json.loads(capsys.readouterr().out)
+    assert speed["starts"] == [3, 3]
+    assert speed["ratio"]["value"] == pytest.approx(2, rel=0.1)
+
+
 def test_a_run_that_cannot_be_compared_stands_for_itself(planted, capsys):
     """Its figure is its own, also where others of its configuration are void for other reasons."""
     with Store() as store:

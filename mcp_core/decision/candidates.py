@@ -13,14 +13,13 @@ from functools import cached_property
 from statistics import fmean
 
 from mcp_core.decision.decision import Cause
-from mcp_core.decision.facts import RunFacts, short_names
+from mcp_core.decision.facts import RunFacts, short_names, whole_runs
 from mcp_core.decision.limits import Broken, judged_fidelity, unknowable
 from mcp_core.decision.staleness import broken_versions
 from mcp_core.evaluation.attainment import judge, told_apart
 from mcp_core.goal import Goal
 from mcp_core.recipe import Recipe
 from mcp_core.results import Quantiles
-from mcp_core.sweep_plan import RACED
 from mcp_core.workload import Workload
 
 __all__ = [
@@ -224,14 +223,7 @@ def _points(runs: Sequence[RunFacts], scene: Scene) -> tuple[Point, ...]:
     for facts in runs:
         assert facts.load is not None
         by_load.setdefault(facts.load, []).append(facts)
-    return tuple(_point(load, _without_probes(by_load[load]), scene) for load in sorted(by_load))
-
-
-def _without_probes(runs: Sequence[RunFacts]) -> tuple[RunFacts, ...]:
-    """A short look counts only as long as there is no whole measurement of that load, and that by which a sweep
-    chose whom to confirm only until it is confirmed: it is too good by the choosing."""
-    whole = tuple(each for each in runs if not each.evidence.startswith("probed"))
-    return tuple(each for each in whole if not each.evidence.endswith(RACED)) or whole or tuple(runs)
+    return tuple(_point(load, whole_runs(by_load[load]), scene) for load in sorted(by_load))
 
 
 def _point(load: float, runs: tuple[RunFacts, ...], scene: Scene) -> Point:

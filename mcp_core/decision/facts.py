@@ -22,6 +22,7 @@ from mcp_core.goal import METRICS, Metric
 from mcp_core.hardware import Hardware
 from mcp_core.recipe import Recipe
 from mcp_core.results import Fidelity, Measurement, Quantiles, Run
+from mcp_core.sweep_plan import RACED
 
 __all__ = [
     "CONFIRMATION",
@@ -32,6 +33,7 @@ __all__ = [
     "numerics_of",
     "short_names",
     "versions_of",
+    "whole_runs",
 ]
 
 # Raised whenever the facts of an old Run would come out otherwise.
@@ -198,6 +200,13 @@ class RunFacts:
 _NAMES = tuple(each.name for each in fields(RunFacts))
 _REASONS, _LATENCY = _NAMES.index("reasons"), _NAMES.index("latency")
 _SHARED_TEXTS = (_NAMES.index("recipe"), _NAMES.index("workload_document"))
+
+
+def whole_runs(runs: Sequence[RunFacts]) -> tuple[RunFacts, ...]:
+    """Of one configuration under one load. A short look counts only as long as there is no whole measurement, and
+    that by which a sweep chose whom to confirm only until it is confirmed: it is too good by the choosing."""
+    whole = tuple(each for each in runs if not each.evidence.startswith("probed"))
+    return tuple(each for each in whole if not each.evidence.endswith(RACED)) or whole or tuple(runs)
 
 
 def short_names(runs: Sequence[RunFacts]) -> dict[str, str]:
