@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 _CANNOT = (TorchDynamoException, FailOnRecompileLimitHit, ConstraintViolationError)
 _ROTARY = "apply_rotary_pos_emb"
+_GATED_MLP = inspect.getsource(LlamaMLP.forward)  # word for word in many models
 
 
 class FusedFunctions:
@@ -48,7 +49,7 @@ class FusedFunctions:
 
     @property
     def compiled(self) -> int:
-        """How many functions there are now that torch has compiled; one that it could not is not among them."""
+        """How many functions torch has compiled; those that it could not are not among them."""
         return sum(function.is_compiled for function in self._functions.values())
 
     @contextmanager
@@ -73,32 +74,29 @@ class FusedFunctions:
         """
         try:
             for count in counts:
-                self._compile_for(count)
+                for function in self._functions.values():
+                    function.compiles_for = count
                 with self.used():
                     compute(count)
         finally:
-            self._compile_for(None)
-        _log.info("Steps that are not made ahead compute %d functions compiled.", self.compiled)
-
-    def _compile_for(self, count: int | None) -> None:
-        for function in self._functions.values():
-            function.compiles_for = count
+            for function in self._functions.values():
+                function.compiles_for = None
+        _log.info("Prefill computes %d of %d small functions compiled.", self.compiled, len(self._functions))
 
     def _find(self, module: nn.Module) -> None:
         kind = type(module)
         if kind.__name__.endswith("Attention"):
-            self._find_rotary(inspect.unwrap(kind.forward))
+            self._find_rotary(getattr(inspect.unwrap(kind.forward), "__globals__", {}))
         if "forward" in module.__dict__:  # somebody's hook
             return
         if kind.__name__.endswith("RMSNorm"):
             norm = functools.partial(self._function(kind.forward), module)
             self._places.append((module.__dict__, "forward", norm))
-        elif _source(kind.forward) == _source(LlamaMLP.forward):
+        elif _source(kind.forward) == _GATED_MLP:
             gated = functools.partial(_gated_mlp, module, self._function(_gated))
             self._places.append((module.__dict__, "forward", gated))
 
-    def _find_rotary(self, forward: Any) -> None:
-        names: dict[str, Any] = getattr(forward, "__globals__", {})
+    def _find_rotary(self, names: dict[str, Any]) -> None:
         function = names.get(_ROTARY)
         if isinstance(function, FunctionType) and function not in self._functions:
             self._places.append((names, _ROTARY, self._function(function)))
@@ -125,14 +123,12 @@ class _Function:
         return (self._known if self.is_compiled else self._eager)(*values, **named)
 
     def _mark(self, values: Sequence[Any]) -> bool:
-        """Let any number of tokens do; whether there are tokens at all in this call (an expert gets only some)."""
-        found = False
-        for value in values:
-            for dim, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
-                if size == self.compiles_for:
-                    mark_dynamic(value, dim)
-                    found = True
-        return found
+        """Let any number of tokens do; whether this call is of all tokens (an expert's is not)."""
+        tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        dims = [(each, dim) for each in tensors for dim, size in enumerate(each.shape) if size == self.compiles_for]
+        for tensor, dim in dims:
+            mark_dynamic(tensor, dim)
+        return bool(dims)
 
     def _compiling(self, values: Sequence[Any], named: dict[str, Any]) -> Any:
         try:
@@ -146,9 +142,7 @@ class _Function:
         return result
 
 
-def _gated(
-    activation: Callable[[torch.Tensor], torch.Tensor], gate: torch.Tensor, up: torch.Tensor
-) -> torch.Tensor:
+def _gated(activation: Any, gate: torch.Tensor, up: torch.Tensor) -> Any:
     return activation(gate) * up
 
 
@@ -160,7 +154,6 @@ def _gated_mlp(mlp: Any, gated: _Function, hidden: torch.Tensor) -> Any:
 
 @functools.cache
 def _source(function: Any) -> str | None:
-    """None where there is none to read."""
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):
