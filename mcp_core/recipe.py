@@ -245,8 +245,8 @@ class Recipe(_Value):
         default="off",
         description="Decode steps made ahead: graphs are recorded on CUDA (seconds), and short prefill steps with "
         "them; compiled ones are compiled by torch too (a minute or two, kept for the next start), autotuned ones "
-        "also tuned (up to twice as long, kept). With both, other steps on CUDA compute norms, rotary embedding and "
-        "gating compiled.",
+        "also tuned (up to twice as long, kept). With both, other steps on CUDA compute norms, rotary embedding "
+        "and gating compiled.",
     )
     batching: Batching = Field(default=Batching(), description="How requests share the model.")
     prefix_cache: bool = Field(default=False, description="Reuse keys and values of shared prompt prefixes.")
