@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mcp_core.decision.compare import Comparison
+from mcp_core.decision.compare import QUANTITIES, Comparison
 from mcp_core.decision.decision import Choice, Decision, Refused
 from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.remarks import Remarks
@@ -21,6 +21,10 @@ from mcp_core.decision.spreadsheet import csv_text
 __all__ = ["Report", "as_csv", "as_html", "as_json"]
 
 _UNITS = {"concurrency": "users", "rate_s": "requests/s"}
+_CAUSES = {"slo": "latency"}
+_GB = 1e9
+# From here on four digits would leave some out.
+_WHOLE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,7 @@ def _run_row(run: RunFacts) -> dict[str, Any]:
         "completed": run.completed,
         "failed": run.failed,
         "peak_bytes": run.peak_bytes,
+        "energy_j_per_token": run.energy_j_per_token,
         "kl": run.fidelity.get("kl") if run.fidelity else None,
         "not_comparable": "; ".join(run.reasons),
     }
@@ -158,7 +163,7 @@ def _sections(report: Report) -> Iterator[Section]:
         yield from _decision_sections(report.decision)
     else:
         rows = [(*_shown_run(each), *_shown_remarks(report.remarks_of(each))) for each in report.runs]
-        yield Section("Runs", _RUN_HEADING, rows)
+        yield _known("Runs", _RUN_HEADING, rows)
         for run, made in (report.comparisons or {}).items():
             yield Section(f"{run} against {report.runs[0].id}", _COMPARED, [_compared(each) for each in made])
 
@@ -171,6 +176,8 @@ _RUN_HEADING = (
     "tok/s",
     "p50 TTFT ms",
     "p50 TPOT ms",
+    "Peak GB",
+    "J/token",
     "Failed",
     "Not comparable",
     "Tags",
@@ -181,7 +188,8 @@ _COMPARED = ("Quantity", "First", "This", "Ratio", "95 % interval", "Starts", "T
 
 def _shown_run(run: RunFacts) -> tuple[str, ...]:
     unit = _UNITS.get(run.load_kind, "")
-    figures = (run.output_tok_s, run.figure("ttft_ms", "p50"), run.figure("tpot_ms", "p50"))
+    latencies = (run.figure("ttft_ms", "p50"), run.figure("tpot_ms", "p50"))
+    figures = (run.output_tok_s, *latencies, _gb(run.peak_bytes), run.energy_j_per_token)
     load = "–" if run.load is None else f"{run.load:g} {unit}"
     return (
         *(run.id, f"{run.model} · {run.name}", run.evidence, load),
@@ -195,11 +203,14 @@ def _shown_remarks(remarks: Remarks) -> tuple[str, str]:
 
 
 def _compared(each: Comparison) -> tuple[str, ...]:
-    ratio = each.ratio
+    ratio, quantity = each.ratio, QUANTITIES[each.quantity]
+    in_bytes = quantity.unit == "bytes"
+    a, b = (_gb(each.a), _gb(each.b)) if in_bytes else (each.a, each.b)
     low = ratio.low if ratio else None
     between = f"{low:.3f} to {ratio.high:.3f}" if ratio and low is not None and ratio.high is not None else "–"
     return (
-        *(each.quantity, _number(each.a), _number(each.b), f"{ratio.value:.3f}" if ratio else "–"),
+        f"{quantity.label}, {'GB' if in_bytes else quantity.unit}",
+        *(_number(a), _number(b), f"{ratio.value:.3f}" if ratio else "–"),
         *(between, str(each.pairs), each.verdict, each.why or "–"),
     )
 
@@ -207,7 +218,9 @@ def _compared(each: Comparison) -> tuple[str, ...]:
 def _decision_sections(decision: Decision) -> Iterator[Section]:
     choices = [*([decision.winner] if decision.winner else []), *decision.runners_up]
     if choices:
-        yield Section("Meets the Goal", _MEETS, [_shown_choice(each, decision) for each in choices])
+        yield _known("Meets the Goal", _MEETS, [_shown_choice(each, decision) for each in choices])
+    if held := [(each.name, "; ".join(each.figures.within)) for each in choices if each.figures.within]:
+        yield Section("Limits that hold", ("Configuration", "Figure and limit"), held)
     if decision.refused:
         yield Section(
             "Refused, and why",
@@ -240,9 +253,11 @@ _MEETS = (
     "tok/s",
     "p50 TTFT ms",
     "p50 TPOT ms",
+    "Peak GB",
     "Goodput/s",
+    "J/token",
     "Cost/1M",
-    "Within",
+    "Starts",
     "Run",
 )
 
@@ -253,28 +268,41 @@ def _shown_choice(choice: Choice, decision: Decision) -> tuple[str, ...]:
         figures.output_tok_s,
         figures.ttft_ms,
         figures.tpot_ms,
+        _gb(figures.peak_bytes),
         figures.goodput_s,
+        figures.energy_j_per_token,
         figures.cost_per_million_tokens,
     )
     load = f"{choice.load:g} {_UNITS[decision.load_kind]}"
-    within = "; ".join(figures.within) or "–"
     return (
         _role(choice, decision),
         choice.name,
         choice.evidence_text,
         load,
         *map(_number, numbers),
-        within,
+        str(choice.starts),
         choice.run,
     )
 
 
 def _shown(each: Refused) -> tuple[str, ...]:
-    return each.name, each.cause, each.reason, each.run or "–"
+    return each.name, _CAUSES.get(each.cause, each.cause), each.reason, each.run or "–"
+
+
+def _known(title: str, heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Section:
+    """Without columns of which nothing is known, as a cost without a price."""
+    kept = [column for column in range(len(heading)) if any(row[column] != "–" for row in rows)]
+    return Section(title, [heading[column] for column in kept], [[row[column] for column in kept] for row in rows])
+
+
+def _gb(size: float | None) -> float | None:
+    return None if size is None else size / _GB
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.4g}"
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= _WHOLE else f"{value:.4g}"
 
 
 def _charts(report: Report) -> Iterator[Chart]:

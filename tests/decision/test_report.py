@@ -61,6 +61,22 @@ def test_a_decision_is_told_whole() -> None:
     assert all(each.name in text for each in (*made.runners_up, *([made.winner] if made.winner else [])))
 
 
+def test_memory_and_energy_are_told_and_what_nobody_knows_has_no_column() -> None:
+    made = decision(limit_ms=500)
+    assert made.winner is not None
+    text = parsed(as_html(Report(made))).text
+    assert "Peak GB" in text
+    assert "J/token" not in text
+    figures = made.winner.figures.model_copy(update={"energy_j_per_token": 0.322, "output_tok_s": 12345.6})
+    measured = made.model_copy(update={"winner": made.winner.model_copy(update={"figures": figures})})
+    text = parsed(as_html(Report(measured))).text
+    assert all(each in text for each in ("J/token", "0.322", "12,346"))
+    assert "Limits that hold" in text
+    assert all(each in text for each in figures.within)
+    refused = parsed(as_html(Report(decision(limit_ms=110)))).text
+    assert "latency" in refused
+
+
 def test_no_name_becomes_markup() -> None:
     plain, evil = parsed(as_html(Report(decision()))), parsed(as_html(Report(evil_decision())))
     assert evil.tags.count("script") == plain.tags.count("script") == 2
@@ -92,6 +108,7 @@ def test_runs_are_compared_with_the_first(tmp_path: Path, monkeypatch: pytest.Mo
     text = parsed(out.read_text()).text
     assert f"{ids[1]} against {ids[0]}" in text
     assert "worse" in text
+    assert "peak memory, GB" in text
     for ending in ("csv", "json"):
         assert main(["report", *ids, "--out", str(tmp_path / f"r.{ending}")]) == 0
     assert json.loads((tmp_path / "r.json").read_text())["comparisons"][ids[1]]
