@@ -150,11 +150,19 @@ def _draw_last_run() -> None:
         return
     run = runs[0]
     st.header("Last measurement")
-    st.caption(f"{fmt.model_name(run.recipe)} · {fmt.recipe_line(run.recipe)} · {run.workload.name} · {_when(run)}")
+    what = f"{fmt.model_name(run.recipe)} · {fmt.recipe_line(run.recipe)} · {run.workload.name}"
+    st.caption(f"{what}{_where(run)} · {_when(run)}")
     if run.failure is not None:
         st.markdown(f"{STATUS_WORDS[run.status]}: {frame.plain(run.failure.message)}")
     draw_headline(run)
     frame.link("runs", "Open this Run", icon=":material/table_view:", run=run.id)
+
+
+def _where(run: Run) -> str:
+    """The device, where this machine has none such: the Run was brought here."""
+    machine, device = workbench.get_workbench().hardware(), fmt.device_of(run)
+    here = {machine.cpu, *(each.name for each in machine.devices)}
+    return "" if device in here else f" · on {frame.plain(device)}"
 
 
 def _when(run: Run) -> str:

@@ -145,6 +145,12 @@ def run_notes(run: Run) -> str:
     return " · ".join(dict.fromkeys((*notes, *reasons)))
 
 
+def device_of(run: Run) -> str:
+    """The name of what the model ran on."""
+    device = run.hardware.device(run.effective.device if run.effective else run.recipe.device)
+    return device.name if device and device.kind == "cuda" else run.hardware.cpu
+
+
 _ENERGY = "What the GPU drew from the first request to the last, by NVML's counter of energy / output tokens; J."
 
 

@@ -55,15 +55,9 @@ def _draw_badges(run: Run, stale: str) -> None:
         if stale:
             st.badge("stale", color="orange", help=f"Its machine has other versions now: {frame.plain(stale)}.")
         st.caption(
-            f"{run.workload.name} · {run.created:%Y-%m-%d %H:%M} UTC · {_device(run)} · {run.evidence}",
+            f"{run.workload.name} · {run.created:%Y-%m-%d %H:%M} UTC · {fmt.device_of(run)} · {run.evidence}",
             width="content",
         )
-
-
-def _device(run: Run) -> str:
-    """The name of what the model ran on."""
-    device = run.hardware.device(run.effective.device if run.effective else run.recipe.device)
-    return device.name if device and device.kind == "cuda" else run.hardware.cpu
 
 
 def _draw_actions(run: Run) -> None:

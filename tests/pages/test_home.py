@@ -130,3 +130,15 @@ def test_the_machine_in_one_line_and_another_app_is_told(page: OpenPage, wb: fak
     assert "Example CPU · 8 cores · 16.0 GB memory, 11.0 GB free · no NVIDIA device" in _text(at)
     assert "process 77" in at.warning[0].value
     assert "torch: 2.13.0" in _text(at)
+
+
+def test_a_measurement_of_another_machine_says_on_what(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    wb.add(fakes.ok_run())
+    assert " · on Example CPU" not in _text(page("home").run())
+    gpu = {
+        "hardware": fakes.hardware(gpu=True),
+        "recipe": bundled().replace({"device": "cuda:0"}),
+        "effective": None,
+    }
+    wb.run_values[:] = [fakes.ok_run().model_copy(update=gpu)]
+    assert " · on NVIDIA H100 80GB HBM3 · " in _text(page("home").run())
