@@ -16,6 +16,9 @@ from pages._ui.goal_form import goal_form, goal_of_link, keep_link
 
 frame.require("decide")
 
+# Refused for what they are about: their loads are none of this decision's.
+_ELSEWHERE = ("other model", "other workload", "other hardware")
+
 
 def draw() -> None:
     """The Goal, the answer, who else meets it, refusals, what would tell more, other loads."""
@@ -78,9 +81,8 @@ def _other_loads(goal: Goal, decision: Decision) -> None:
             help="Measured loads only; nothing is extrapolated.",
         )
         name = "users" if decision.load_kind == "concurrency" else "rate_s"
-        changed = goal.model_copy(
-            update={"users": None, "rate_s": None} | {name: int(load) if name == "users" else load}
-        )
+        asked = {"users": None, "rate_s": None} | {name: int(load) if name == "users" else load}
+        changed = goal.model_copy(update=asked | _about(goal, decision))
         there = workbench.get_workbench().decisions.recommend(changed)
         meeting = _all(there)
         at = f"At {fmt.count(int(load), 'user')}" if name == "users" else f"At {load:g} {unit}"
@@ -92,13 +94,22 @@ def _other_loads(goal: Goal, decision: Decision) -> None:
         st.markdown(f"{at}: {order}{more}; {len(there.refused)} refused.")
 
 
+def _about(goal: Goal, decision: Decision) -> dict[str, object]:
+    """What the answer is about, where the Goal leaves it open: another load is not another workload or model."""
+    if decision.winner is None:
+        return {}
+    runs = {each.run for each in _all(decision)}
+    models = {facts.model for facts in workbench.get_workbench().decisions.facts() if facts.id in runs}
+    return {"workload": goal.workload or decision.winner.workload, "models": goal.models or tuple(sorted(models))}
+
+
 def _all(decision: Decision) -> tuple[Choice, ...]:
     return (*([decision.winner] if decision.winner else []), *decision.runners_up)
 
 
 def _refused_loads(decision: Decision) -> list[float]:
     by_run = {facts.id: facts for facts in workbench.get_workbench().decisions.facts()}
-    found = (by_run[each.run] for each in decision.refused if each.run in by_run)
+    found = (by_run[each.run] for each in decision.refused if each.run in by_run and each.cause not in _ELSEWHERE)
     return [facts.load for facts in found if facts.load is not None and facts.load_kind == decision.load_kind]
 
 

@@ -109,6 +109,20 @@ def test_another_load_is_ranked_from_measured_points(page: OpenPage, planted: fa
     assert "At 16 users: **fp32 · max_requests 7**; 1 refused." in _texts(at)
 
 
+def test_another_load_is_of_the_same_workload_and_model(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
+    """Without a workload in the Goal: one load more of another traffic, and more configurations under it."""
+    for number in range(3):
+        run, _ = planted_run(Law(changes={"batching.max_requests": 20 + number}), 4, requests=220)
+        planted.add(
+            run.model_copy(update={"workload": run.workload.replace({"prompt_tokens": 7, "name": "other"})})
+        )
+    at = _open(page, {"users": 16})
+    slider = at.select_slider[0]
+    assert list(slider.options) == ["8", "16"]
+    slider.set_value(8).run()
+    assert "At 8 users: **fp32 · max_requests 7**" in _texts(at)
+
+
 def test_one_user_is_one_user(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
     _plant(planted, FAST, (1,))
     at = _open(page, GOAL)
