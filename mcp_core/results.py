@@ -149,9 +149,13 @@ class Memory(_Value):
         default=None,
         description="CPU: serving peak - baseline. GPU: highest reserved since ready + context.",
     )
-    device_allocated_peak_bytes: int | None = None
-    device_reserved_peak_bytes: int | None = None
-    kv_bytes_per_token: int | None = None
+    device_allocated_peak_bytes: int | None = Field(
+        default=None, description="GPU: most in torch's tensors at once."
+    )
+    device_reserved_peak_bytes: int | None = Field(
+        default=None, description="GPU: most that torch took of the device; unused blocks are in it."
+    )
+    kv_bytes_per_token: int | None = Field(default=None, description="All layers' keys and values of one position.")
 
 
 class AlphaLoss(_Value):

@@ -305,12 +305,18 @@ def test_a_run_of_a_gpu_names_it_with_its_energy(page: OpenPage, wb: fakes.FakeW
     """Seen on a laptop: the machine that it was measured on is another."""
     recipe = OK.recipe.replace({"device": "cuda:0"})
     there = {"hardware": fakes.hardware(gpu=True), "recipe": recipe, "effective": None, "energy_j_per_token": 0.31}
+    assert OK.memory is not None
+    of_device = ("device_allocated_peak_bytes", "device_reserved_peak_bytes", "kv_bytes_per_token")
+    there["memory"] = OK.memory.model_copy(update=dict.fromkeys(of_device, 10**9))
     wb.add(OK.model_copy(update=there))
     at = _open(page, OK.id)
     assert not at.exception
     assert any("NVIDIA H100 80GB HBM3 · " in each.value for each in at.caption)
     (energy,) = [each for each in at.metric if each.label == "Energy / token"]
     assert (energy.value, "NVML" in energy.help) == ("0.31 J", True)
+    memory = next(each.value for each in at.table if "Weights" in str(each.value))
+    assert len(memory) >= 5
+    assert all(memory["meaning"])
     machine = next(each.value for each in at.table if "580.95.05" in str(each.value))
     assert "NVIDIA H100 80GB HBM3" in str(machine)
     (row,) = csv.DictReader(io.StringIO(run_table.csv_text(wb.decisions.facts(), run_table.RunsBeside())))
