@@ -24,7 +24,8 @@ _SHORTEST_SPLIT = 256
 _MOST_SPLITS = 16
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+# The longest sequence's pages: a kernel of its own for every multiple of 16 would be made while requests wait.
+@triton.jit(do_not_specialize=["pages_stride"])  # type: ignore[untyped-decorator]
 def _attend(  # type: ignore[no-untyped-def] # Triton's own types, not Python's
     query,
     keys,
