@@ -274,3 +274,26 @@ def test_a_decision_is_read_from_its_file(tmp_path: Path) -> None:
     assert "mcp-core verify decision.json" in export(what, "worker").files["README.md"]
     with pytest.raises(InputError, match="no winner"):
         of_decision(made.model_copy(update={"winner": None}))
+
+
+def test_a_bundle_quotes_the_figures_of_its_decision_not_the_newest_runs() -> None:
+    from tests.decision.test_confirmation import decision
+
+    run, _ = planted_run(Law(), 4)
+    made = decision()
+    assert made.winner is not None
+    figures = made.winner.figures.model_copy(
+        update={"output_tok_s": 1291.04, "ttft_ms": 46.2, "failed_share": 0.0, "within": ("p90 TPOT 12.1 ≤ 40 ms",)}
+    )
+    changed = {"figures": figures, "starts": 2, "runs": (run.id, "20261126-015444-0394f20e")}
+    what = of_decision(made.model_copy(update={"winner": made.winner.model_copy(update=changed)}), lambda _: run)
+    text = export(what, "worker").files["README.md"]
+    assert "| output tokens/s | 1,291.0 |" in text
+    assert "| p50 TTFT, ms | 46.2 |" in text
+    assert "| fresh starts | 2, figures are their mean |" in text
+    assert "| within | p90 TPOT 12.1 ≤ 40 ms |" in text
+    assert f"Runs {run.id}, 20261126-015444-0394f20e, workload" in text
+    assert run.measurement is not None
+    assert f"{run.measurement.output_tok_s:,.1f}" not in text
+    alone = export(of_run(run.model_copy(update={"recipe": what.recipe})), "worker").files["README.md"]
+    assert f"| output tokens/s | {run.measurement.output_tok_s:,.1f} |" in alone

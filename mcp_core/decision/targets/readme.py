@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator
 
 from mcp_core.decision.bundle import Bundle
+from mcp_core.decision.decision import Choice
 from mcp_core.decision.facts import configuration_name
 from mcp_core.decision.shipment import Shipment
 
@@ -43,7 +44,7 @@ def _lines(bundle: Bundle, shipment: Shipment) -> Iterator[str]:
     yield ""
     yield f"**{standing(shipment, bundle.engine)}**"
     yield ""
-    about = f"Run {shipment.run_id}, workload {shipment.workload.name}"
+    about = f"{_runs(shipment)}, workload {shipment.workload.name}"
     yield f"Configuration: {configuration_name(shipment.recipe)}. {about}."
     yield from _evidence(bundle, shipment)
     yield ""
@@ -60,6 +61,13 @@ def _lines(bundle: Bundle, shipment: Shipment) -> Iterator[str]:
     yield from (f"- `{name}`" for name in sorted({*bundle.files, *bundle.copies, "recipe.json", "workload.json"}))
 
 
+def _runs(shipment: Shipment) -> str:
+    """Every Run behind the figures."""
+    winner = shipment.decision.winner if shipment.decision else None
+    ids = winner.runs if winner and winner.runs else (shipment.run_id,)
+    return f"Run{'' if len(ids) == 1 else 's'} {', '.join(ids)}"
+
+
 def _evidence(bundle: Bundle, shipment: Shipment) -> Iterator[str]:
     if bundle.engine != shipment.recipe.engine and not shipment.is_confirmed_on(bundle.engine):
         yield ""
@@ -73,6 +81,32 @@ def _evidence(bundle: Bundle, shipment: Shipment) -> Iterator[str]:
 
 
 def _figures(shipment: Shipment) -> Iterator[tuple[str, str]]:
+    """A decision's are those of its answer, over all fresh starts; else the one Run's."""
+    winner = shipment.decision.winner if shipment.decision else None
+    yield from _decided(winner) if winner else _measured(shipment)
+    memory = shipment.run.memory if shipment.run else None
+    peak_bytes = winner.figures.peak_bytes if winner else memory.peak_bytes if memory else None
+    if memory is not None and memory.weights_bytes is not None:
+        yield "weights", f"{memory.weights_bytes / 1e9:,.2f} GB"
+    if peak_bytes is not None:
+        yield "peak memory", f"{peak_bytes / 1e9:,.2f} GB"
+    kl = winner.figures.kl if winner else _kl(shipment)
+    if kl is not None:
+        yield "KL against the native dtype", f"{kl:.4g} nats"
+
+
+def _decided(winner: Choice) -> Iterator[tuple[str, str]]:
+    figures = winner.figures
+    yield "fresh starts", str(winner.starts) + (", figures are their mean" if winner.starts > 1 else "")
+    yield from _shown("output tokens/s", figures.output_tok_s, ",.1f")
+    yield from _shown("p50 TTFT, ms", figures.ttft_ms, ",.1f")
+    yield from _shown("p50 TPOT, ms", figures.tpot_ms, ",.2f")
+    yield from _shown("failed requests", figures.failed_share, ".1%")
+    if figures.within:
+        yield "within", "; ".join(figures.within)
+
+
+def _measured(shipment: Shipment) -> Iterator[tuple[str, str]]:
     measured = shipment.measurement
     if measured is not None:
         yield from _shown("output tokens/s", measured.output_tok_s, ",.1f")
@@ -80,14 +114,11 @@ def _figures(shipment: Shipment) -> Iterator[tuple[str, str]]:
         yield from _shown("p95 TTFT, ms", measured.ttft_ms.p95, ",.1f")
         yield from _shown("p50 TPOT, ms", measured.tpot_ms.p50, ",.2f")
         yield "requests", f"{measured.completed} completed, {measured.failed} failed"
-    memory = shipment.run.memory if shipment.run else None
-    if memory is not None and memory.weights_bytes is not None:
-        yield "weights", f"{memory.weights_bytes / 1e9:,.2f} GB"
-    if memory is not None and memory.peak_bytes is not None:
-        yield "peak memory", f"{memory.peak_bytes / 1e9:,.2f} GB"
+
+
+def _kl(shipment: Shipment) -> float | None:
     fidelity = shipment.run.fidelity if shipment.run else None
-    if fidelity is not None and fidelity.kl is not None:
-        yield "KL against the native dtype", f"{fidelity.kl.mean:.4g} nats"
+    return fidelity.kl.mean if fidelity and fidelity.kl else None
 
 
 def _shown(name: str, value: float | None, form: str) -> Iterator[tuple[str, str]]:
