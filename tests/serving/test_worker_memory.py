@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -87,6 +88,17 @@ def test_on_a_device_the_peak_is_the_pool_and_the_context(context: int | None, p
     assert figures.peak_bytes == peak
     assert (figures.device_allocated_peak_bytes, figures.device_reserved_peak_bytes) == (10 * MIB, 20 * MIB)
     assert device.resets == 1
+
+
+def test_a_collection_while_serving_looks_at_nothing_that_was_there_before() -> None:
+    memory, before = WorkerMemory(), gc.get_freeze_count()
+    made = [[number] for number in range(5_000)]  # as a change of the batching mode would
+    try:
+        memory.reset_peaks()
+        assert gc.get_freeze_count() >= before + len(made)
+        assert not any(found is made[0] for found in gc.get_objects())
+    finally:
+        gc.unfreeze()
 
 
 def test_what_was_not_measured_yet_is_none() -> None:
