@@ -53,13 +53,15 @@ class SweepDesk:
     def preview(self, plan: SweepPlan) -> SweepPreview:
         """Its cells with reasons, and device time. Raises RecipeError, WorkloadError for a plan that makes none."""
         from mcp_core.evaluation.fidelity_time import fidelity_seconds
-        from mcp_core.evaluation.sweep_budget import budget_of
+        from mcp_core.evaluation.sweep_budget import budget_of, runnable
+        from mcp_core.evaluation.sweep_ceilings import lacking_ceilings
         from mcp_core.evaluation.sweep_cells import check_cells
 
         machine, store = hardware.detect(), self._store()
         cells = check_cells(plan, machine, self._resolve)
         judging = fidelity_seconds(plan, cells, machine, store)
-        return SweepPreview(cells, budget_of(plan, cells, store.list(_HISTORY_RUNS), judging))
+        lacking = lacking_ceilings((each.cell.recipe for each in runnable(cells)), machine)
+        return SweepPreview(cells, budget_of(plan, cells, store.list(_HISTORY_RUNS), judging, len(lacking)))
 
     def start(self, plan: SweepPlan, hub_token: str | None = None) -> str:
         """Queue it and return the job's id; its answer is {sweep_id}. Raises Busy."""

@@ -41,6 +41,7 @@ def test_a_dry_run_says_device_time_and_refusals_and_starts_nothing(
     assert out == ""
     assert "sweep tiny: 1 configuration, 1 more refused: about" in err
     assert "of device time" in err
+    assert "12 s measuring what the device reaches at most" in err
     assert "works with bf16 only. (torchao-int4-weight-only)" in err
     with Store() as store:
         assert Sweeps(store).list() == ()

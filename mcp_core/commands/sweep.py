@@ -24,7 +24,8 @@ from mcp_core.evaluation.article_table import article_rows, is_full_size
 from mcp_core.evaluation.fidelity_time import fidelity_seconds
 from mcp_core.evaluation.new_sweep import begin
 from mcp_core.evaluation.sweep import Host, race
-from mcp_core.evaluation.sweep_budget import budget_of
+from mcp_core.evaluation.sweep_budget import budget_of, runnable
+from mcp_core.evaluation.sweep_ceilings import lacking_ceilings
 from mcp_core.evaluation.sweep_cells import check_cells
 from mcp_core.evaluation.sweep_ranking import unit
 from mcp_core.evaluation.sweep_table import SweepRow, reasons, sweep_rows
@@ -92,7 +93,9 @@ def _announce(store: Store, plan: SweepPlan, machine: Hardware) -> None:
     """Device time and refusals, before anything is started."""
     checked = check_cells(plan, machine)
     judging = fidelity_seconds(plan, checked, machine, store)
-    note(f"sweep {plan.name}: {budget_of(plan, checked, store.list(_HISTORY_RUNS), judging).in_words()}")
+    lacking = lacking_ceilings((each.cell.recipe for each in runnable(checked)), machine)
+    budget = budget_of(plan, checked, store.list(_HISTORY_RUNS), judging, len(lacking))
+    note(f"sweep {plan.name}: {budget.in_words()}")
     counts: dict[str, list[str]] = {}
     for each in checked:
         if each.refused is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -23,6 +23,7 @@ from mcp_core.evaluation.benchmark import measure, unmeasured
 from mcp_core.evaluation.capacity import Capacity, measure_capacity
 from mcp_core.evaluation.device_hold import held_devices
 from mcp_core.evaluation.loadgen import OnProgress
+from mcp_core.evaluation.sweep_ceilings import with_ceilings
 from mcp_core.evaluation.sweep_fidelity import FidelityStage
 from mcp_core.evaluation.sweep_ranking import Score, median_score, score
 from mcp_core.evaluation.sweep_repeats import FIRST, Attempt, is_repeated, next_attempt
@@ -71,7 +72,9 @@ async def race(store: Store, sweep_id: str, host: Host) -> SweepRecord:
         async with held_devices(
             devices, f"sweep {record.plan.name}", host.within, lambda why: host.tell("wait", None, why)
         ) as leases:
-            await _Race(store, sweeps, record, host, leases).run()
+            recipes = [cell.recipe for cell in _alive(record)]
+            known = await with_ceilings(recipes, host.hardware, host.tell, host.job_command)
+            await _Race(store, sweeps, record, replace(host, hardware=known), leases).run()
     except (asyncio.CancelledError, Cancelled):
         sweeps.end(sweep_id, "cancelled")
         raise Cancelled("The sweep was stopped.", "What was measured is kept; resume it to go on.") from None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import mean, median
 
+from mcp_core.evaluation.sweep_ceilings import CEILINGS_S
 from mcp_core.evaluation.sweep_cells import CheckedCell
 from mcp_core.results import Run
 from mcp_core.sweep_plan import SweepPlan
@@ -39,7 +40,7 @@ class LoadTime:
 class Budget:
     """Device time in seconds by stage. ``loads`` workers are started, ``known_loads`` of them of a known time.
 
-    ``judged`` answers on fidelity are sought at most.
+    ``judged`` answers on fidelity are sought at most; ``ceilings_s`` is for devices whose ceilings are not known.
     """
 
     cells: int
@@ -52,15 +53,17 @@ class Budget:
     fidelity_s: float
     measure_s: float
     confirm_s: float
+    ceilings_s: float = 0.0
 
     @property
     def seconds(self) -> float:
         """All stages."""
-        return self.load_s + self.probe_s + self.fidelity_s + self.measure_s + self.confirm_s
+        return self.ceilings_s + self.load_s + self.probe_s + self.fidelity_s + self.measure_s + self.confirm_s
 
     def in_words(self) -> str:
         """ "26 configurations (10 refused): about 31 min of device time: 9 min loading (...), ..."."""
         parts = {
+            "measuring what the device reaches at most": self.ceilings_s,
             "loading": self.load_s,
             "probes": self.probe_s,
             f"judging at most {self.judged} by fidelity": self.fidelity_s,
@@ -113,10 +116,14 @@ def _weights_s(each: CheckedCell) -> float:
 
 
 def budget_of(
-    plan: SweepPlan, checked: Sequence[CheckedCell], runs: Sequence[Run], fidelity_s: Sequence[float] = ()
+    plan: SweepPlan,
+    checked: Sequence[CheckedCell],
+    runs: Sequence[Run],
+    fidelity_s: Sequence[float] = (),
+    ceilings: int = 0,
 ) -> Budget:
     """Device time of the whole plan; ``runs`` are earlier ones of this machine, ``fidelity_s`` seconds of each
-    answer on fidelity that is not known yet (``fidelity_time.py``)."""
+    answer on fidelity that is not known yet (``fidelity_time.py``), ``ceilings`` devices that lack theirs."""
     cells = runnable(checked)
     firsts = [next(group) for _, group in groupby(cells, key=lambda each: each.cell.load_key)]
     times = [load_time(each, runs) for each in firsts]
@@ -137,6 +144,7 @@ def budget_of(
         fidelity_s=sum(judged),
         measure_s=measured * _with_ends(plan.capacity_s),
         confirm_s=confirmed * _with_ends(plan.confirm_s),
+        ceilings_s=ceilings * CEILINGS_S,
     )
 
 

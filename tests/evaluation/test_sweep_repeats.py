@@ -24,6 +24,7 @@ from mcp_core.evaluation.sweep_table import SweepRow, sweep_rows
 from mcp_core.hardware import detect
 from mcp_core.sweep_plan import SweepPlan
 from tests.evaluation import planted_noise
+from tests.evaluation.known_ceilings import keep_known
 from tests.evaluation.test_sweep import COMMAND, KILLABLE, environment, plan, runs_of
 
 NOISE = planted_noise.NOISE
@@ -33,6 +34,7 @@ NOISE = planted_noise.NOISE
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "log.txt"
     path.touch()
+    keep_known()
     monkeypatch.setenv("SWEEP_LOG", str(path))
     monkeypatch.setattr(sweep, "measure", planted_noise.planted)
     return path
