@@ -79,7 +79,29 @@ def view_of(case: Case) -> View:
 
 
 def phase_of(case: Case, name: Phase) -> PhaseSummary | None:
-    """That phase in the trace; of a trace that is not the Run's own only where its steps are like the Run's."""
+    """That phase in the trace, decode steps as long as the Run's own.
+
+    Of a trace that is not the Run's own only where its steps are like the Run's.
+    """
+    phase = _recorded(case, name)
+    if phase is None or name == "prefill" or case.roofline is None:
+        return phase
+    return _unrecorded(phase, case.roofline.decode.ms)
+
+
+def _unrecorded(phase: PhaseSummary, step_ms: float | None) -> PhaseSummary:
+    """A profiler delays the host and no kernel: on a GPU the gap is at most what the Run's own step leaves.
+
+    The 7B shape on an H100, NF4 as a CUDA graph: 5.98 ms a step, recorded 7.49, with 5.69 of kernels in it.
+    """
+    if phase.device_busy_ms is None or not step_ms:
+        return phase
+    gap_ms = min(phase.host_gap_ms, max(0.0, step_ms - phase.device_busy_ms))
+    whole_ms = phase.step_ms - phase.host_gap_ms + gap_ms
+    return phase.model_copy(update={"host_gap_ms": gap_ms, "step_ms": whole_ms})
+
+
+def _recorded(case: Case, name: Phase) -> PhaseSummary | None:
     phase = case.trace.phase(name) if case.trace else None
     if phase is None or case.trace is None or case.trace.run_id == case.run.id or case.roofline is None:
         return phase
