@@ -11,7 +11,7 @@ from mcp_core import cli
 from mcp_core.decision.decision import Decision
 from mcp_core.decision.store import Store
 from mcp_core.results import Comparable, Failure
-from tests.decision.planted import TRAFFIC, Law, planted_run
+from tests.decision.planted import TRAFFIC, Law, machine, planted_run
 
 FAST = Law(tpot_ms=10, changes={"attention": "eager"})
 GOAL = {"users": 8, "slo": {"tpot_ms": {"p95": 15}}, "workload": TRAFFIC.model_dump(mode="json")}
@@ -178,3 +178,21 @@ def test_a_run_without_figures_cannot_be_compared(planted, capsys, status):
         assert said.err == (
             f"error: Run void has no figures to compare, it is {status}: Memory ran out.\nhint: Ask for less.\n"
         )
+
+
+def test_compare_names_another_card_of_the_same_kind(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MCP_HOME", str(tmp_path))
+    monkeypatch.delenv("MCP_STORE_URL", raising=False)
+    pairs = [
+        planted_run(law, 8, start=start, requests=60, hardware=machine(card=card))
+        for law, card in ((Law(), "a"), (FAST, "b"))
+        for start in range(3)
+    ]
+    with Store() as store:
+        for run, records in pairs:
+            store.add(run, records)
+    ids = [run.id for run, _ in pairs]
+    assert cli.main(["compare", ids[0], ids[3]]) == 0
+    out, err = capsys.readouterr()
+    assert "better" in out
+    assert err.count("Another card of the same kind") == 1

@@ -36,8 +36,8 @@ def run(options: argparse.Namespace) -> int:
         emit([each.model_dump(mode="json") for each in found])
         return 0
     table([("QUANTITY", "A", "B", "B / A", "95 % INTERVAL", "STARTS A, B", "B IS"), *map(_row, found)])
-    for why in dict.fromkeys(each.why for each in found if each.why):
-        note(why)
+    for words in dict.fromkeys(words for each in found for words in (each.why, each.caveat) if words):
+        note(words)
     more = max((each.more for each in found), default=0)
     if more:
         say(f"{more} more starts of each would probably tell, in turn: A B A B.")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mcp_core import conflicts
-from mcp_core.decision.counterparts import counterpart, key_of
+from mcp_core.decision.counterparts import counterpart, is_of_device, key_of
 from mcp_core.decision.recipe_changes import changed_fields, with_companions
 from mcp_core.evaluation.experiment_values import ExperimentResult
 from mcp_core.evaluation.experiments import verdict
@@ -351,4 +351,5 @@ def _tried(asked: _Asked, experiment: str) -> str:
 
 def _same(recipe: Recipe, run: Run, machine: Hardware) -> bool:
     """Whether a Run is of this Recipe on this machine."""
-    return run.hardware.host == machine.host and key_of(recipe, machine) == key_of(run.recipe, run.hardware)
+    alike = key_of(recipe, machine) == key_of(run.recipe, run.hardware)
+    return alike and is_of_device(run, machine, recipe.device)

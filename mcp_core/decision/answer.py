@@ -107,6 +107,9 @@ def _notes(scene: Scene, found: Sequence[Candidate], hardware: Hardware) -> Iter
         yield f"This machine has no {scene.device}: the answer holds for where the Runs were made."
     elif since := _since(scene, hardware):
         yield f"This machine has changed since the Runs: {since}. Measure again, or mcp-core verify the decision."
+    cards = {run.card for each in judged if each.point for run in each.point.runs if run.card}
+    if len(cards) > 1:
+        yield f"The Runs are of {len(cards)} cards of one kind: what differs between cards is in their figures."
     if any(each.runs[0].random_weights for each in judged):
         yield "Random weights: speed and memory are those of the shape; quality is not measurable."
 

@@ -1,8 +1,8 @@
 """Compare: two configurations by the interval of their paired ratio, never by whether two intervals overlap.
 
 The unit of repetition is a fresh process start. Starts are paired in the order in which they were made (A B A B),
-so that what changes with the hour cancels; requests of the same prompts are paired within. This file does not know
-where Runs are kept, or what a Goal asks.
+so that what changes with the hour cancels, and card by card, so that what differs between two of a kind does;
+requests of the same prompts are paired within. This file does not know where Runs are kept, or what a Goal asks.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ __all__ = ["EQUIVALENT", "QUANTITIES", "Comparison", "Quantity", "Verdict", "com
 
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
 Array = npt.NDArray[np.float64]
+# Runs of one process start.
+Start = list[RunFacts]
 
 # Within so much of each other, two configurations are the same for whoever has to choose.
 EQUIVALENT = 0.03
@@ -99,6 +101,7 @@ class Comparison(BaseModel):
     pairs: int = Field(description="Pairs of process starts.")
     more: int = Field(default=0, description="Further starts of each that would probably tell; 0 when it is told.")
     why: str = Field(default="", description="Why it is undecided, or what keeps the two apart.")
+    caveat: str = Field(default="", description="What else than the configurations the ratio may come from.")
 
 
 def compare(
@@ -110,7 +113,7 @@ def compare(
     """B against A. Both are Runs of one configuration under one load; ``samples`` are those of their requests."""
     starts_a, starts_b = starts_of(a, quantity), starts_of(b, quantity)
     mean_a, mean_b = _mean(starts_a, quantity), _mean(starts_b, quantity)
-    pairs, starts = list(zip(starts_a, starts_b, strict=False)), (len(starts_a), len(starts_b))
+    pairs, starts = _pairs(starts_a, starts_b), (len(starts_a), len(starts_b))
     blocked = next(obstacles(a, b), None)
     if blocked or mean_a is None or mean_b is None or not pairs:
         why = blocked or f"{quantity.label} was not measured on both"
@@ -138,6 +141,7 @@ def compare(
         pairs=len(pairs),
         more=more,
         why=why,
+        caveat=_caveat(pairs),
     )
 
 
@@ -170,9 +174,9 @@ def _clocks(a: Sequence[RunFacts], b: Sequence[RunFacts]) -> Iterator[str]:
         yield f"clocks: {one:,.0f} and {other:,.0f} MHz"
 
 
-def starts_of(runs: Sequence[RunFacts], quantity: Quantity) -> list[list[RunFacts]]:
+def starts_of(runs: Sequence[RunFacts], quantity: Quantity) -> list[Start]:
     """Runs in which the quantity was measured, by the process start that they share, oldest start first."""
-    starts: dict[str, list[RunFacts]] = {}
+    starts: dict[str, Start] = {}
     for facts in sorted(runs, key=lambda each: each.created):
         value = quantity.of(facts)
         if facts.measured and value is not None and value > 0:
@@ -180,13 +184,47 @@ def starts_of(runs: Sequence[RunFacts], quantity: Quantity) -> list[list[RunFact
     return list(starts.values())
 
 
+def _pairs(a: Sequence[Start], b: Sequence[Start]) -> list[tuple[Start, Start]]:
+    """In the order in which they were made, both of one card; across cards only where none has both."""
+    cards = dict.fromkeys(_card(start) for start in a)
+    within = [
+        pair
+        for card in cards
+        for pair in zip(*([start for start in side if _card(start) == card] for side in (a, b)), strict=False)
+    ]
+    return within or list(zip(a, b, strict=False))
+
+
+def _card(start: Start) -> str:
+    return start[0].card
+
+
+def _caveat(pairs: Sequence[tuple[Start, Start]]) -> str:
+    """A card is told from another only where both have an identifier."""
+    if any(one and other and one != other for one, other in ((_card(a), _card(b)) for a, b in pairs)):
+        return (
+            f"Another card of the same kind: the two were measured on two {pairs[0][0][0].device}, "
+            "and what differs between cards is in the ratio."
+        )
+    return ""
+
+
 def _circumstances(runs: Sequence[RunFacts]) -> Iterator[tuple[str, set[str]]]:
-    yield "other hardware", {f"{facts.device} of {facts.host}" for facts in runs}
+    yield "other hardware", _machines(runs)
     yield (
         "other workload",
         {f"{facts.workload} ({facts.traffic[:8]})" for facts in runs if len(_traffics(runs)) > 1},
     )
     yield "other load", {f"{facts.load:g} {_LOADS[facts.load_kind]}" for facts in runs if facts.load is not None}
+
+
+def _machines(runs: Sequence[RunFacts]) -> set[str]:
+    """More than one: not comparable. Cards that are all known by their identifiers may be two of a kind, whatever
+    their hosts are called; else the host's name has to do."""
+    if not all(facts.card for facts in runs):
+        return {f"{facts.device} of {facts.host}" for facts in runs}
+    cpus = {facts.cpu for facts in runs}
+    return {f"{facts.device} beside {facts.cpu}" if len(cpus) > 1 else facts.device for facts in runs}
 
 
 _LOADS = {"concurrency": "users", "rate_s": "requests/s"}

@@ -12,7 +12,7 @@ from mcp_core.hardware import Hardware
 from mcp_core.recipe import Recipe
 from mcp_core.results import Run
 
-__all__ = ["counterpart", "key_of"]
+__all__ = ["counterpart", "is_of_device", "key_of"]
 
 
 def counterpart(run: Run, recipe: Recipe, runs: Iterable[Run]) -> Run | None:
@@ -28,7 +28,7 @@ def counterpart(run: Run, recipe: Recipe, runs: Iterable[Run]) -> Run | None:
         and each.status == "ok"
         and each.measurement is not None
         and _workload(each) == _workload(run)
-        and _device(each) == _device(run)
+        and is_of_device(each, run.hardware, run.recipe.device)
         and key_of(each.recipe, each.hardware) == wanted
     ]
     return max(fitting, key=lambda each: each.created, default=None)
@@ -45,6 +45,12 @@ def _workload(run: Run) -> str:
     return run.workload.model_copy(update={"repeat": 0}).fingerprint
 
 
-def _device(run: Run) -> tuple[str, str | None]:
-    device = run.hardware.device(run.recipe.device)
-    return run.hardware.host, device.name if device else None
+def is_of_device(run: Run, hardware: Hardware, device_id: str) -> bool:
+    """Whether the Run was measured on this very device: by its identifier where both have one, since host names
+    repeat and change, else by its name and the host's."""
+    then, now = run.hardware.device(run.recipe.device), hardware.device(device_id)
+    if then is None or now is None:
+        return then is now and run.hardware.host == hardware.host
+    if then.uuid and now.uuid:
+        return then.uuid == now.uuid
+    return (run.hardware.host, then.name) == (hardware.host, now.name)

@@ -19,7 +19,7 @@ from mcp_core.conflicts import resolve
 from mcp_core.decision.counterparts import key_of
 from mcp_core.decision.traffic import traffic_key
 from mcp_core.goal import METRICS, Metric
-from mcp_core.hardware import Hardware
+from mcp_core.hardware import Device, Hardware
 from mcp_core.recipe import Recipe
 from mcp_core.results import Fidelity, Measurement, Quantiles, Run
 from mcp_core.sweep_plan import RACED
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 # Raised whenever the facts of an old Run would come out otherwise.
-VERSION = 8
+VERSION = 9
 
 # What a server elsewhere runs is not known, so that all of them may answer one Goal.
 _ELSEWHERE = "servers elsewhere"
@@ -61,7 +61,10 @@ _NOT_TOLD = ("schema_version", "model.", "engine_python", "dtype", "threads", "d
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """One Run in a line. Times ms, sizes bytes; None was not measured, and is never NaN."""
+    """One Run in a line. Times ms, sizes bytes; None was not measured, and is never NaN.
+
+    ``card`` is the device's own identifier, empty where it has none: host names repeat, a host has several cards.
+    """
 
     id: str
     created: str
@@ -78,6 +81,8 @@ class RunFacts:
     host: str
     device: str
     device_kind: str
+    card: str
+    cpu: str
     devices: int
     versions: dict[str, str]
     traffic: str
@@ -129,6 +134,8 @@ class RunFacts:
             host=run.hardware.host,
             device=device.name if device else "",
             device_kind=device.kind if device else "",
+            card=_card(device),
+            cpu=run.hardware.cpu,
             devices=1,
             versions=versions_of(run),
             traffic=traffic_key(run.workload),
@@ -137,7 +144,7 @@ class RunFacts:
             load_kind=run.workload.load_kind,
             load=run.load,
             repeat=f"{run.workload.seed}/{run.workload.repeat}",
-            start=_start(run),
+            start=_start(run, _card(device)),
             evidence=run.evidence,
             comparable=run.comparable.ok,
             reasons=run.comparable.reasons,
@@ -278,9 +285,13 @@ def numerics_of(recipe: Recipe, hardware: Hardware) -> str:
     return resolved.model_copy(update={"model": model}).numerics_key[:_KEY]
 
 
-def _start(run: Run) -> str:
-    """Which start of a process it was measured on: Runs of one start took exactly as long to load."""
-    return f"{run.load_s!r}" if run.load_s is not None else run.id
+def _card(device: Device | None) -> str:
+    return (device.uuid if device else None) or ""
+
+
+def _start(run: Run, card: str) -> str:
+    """Which start of a process it was measured on: Runs of one start on one card took exactly as long to load."""
+    return f"{run.load_s!r} {card}".rstrip() if run.load_s is not None else run.id
 
 
 def _clock(run: Run) -> float | None:

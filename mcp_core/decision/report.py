@@ -211,7 +211,7 @@ def _compared(each: Comparison) -> tuple[str, ...]:
     return (
         f"{quantity.label}, {'GB' if in_bytes else quantity.unit}",
         *(_number(a), _number(b), f"{ratio.value:.3f}" if ratio else "–"),
-        *(between, str(each.pairs), each.verdict, each.why or "–"),
+        *(between, str(each.pairs), each.verdict, " ".join(filter(None, (each.why, each.caveat))) or "–"),
     )
 
 

@@ -27,8 +27,13 @@ def stale_runs(newest_first: Sequence[RunFacts]) -> dict[str, str]:
     """By id of each stale Run, what changed since."""
     now: dict[tuple[str, str], dict[str, str]] = {}
     for each in newest_first:
-        place = now.setdefault((each.host, each.device), {})
+        place = now.setdefault(_place(each), {})
         if not each.versions.keys() <= place.keys():
-            now[each.host, each.device] = each.versions | place
-    outgrown = (each for each in newest_first if not each.versions.items() <= now[each.host, each.device].items())
-    return {each.id: broken_versions(each, now[each.host, each.device]) for each in outgrown}
+            now[_place(each)] = each.versions | place
+    outgrown = (each for each in newest_first if not each.versions.items() <= now[_place(each)].items())
+    return {each.id: broken_versions(each, now[_place(each)]) for each in outgrown}
+
+
+def _place(facts: RunFacts) -> tuple[str, str]:
+    """Hosts of one name may have other cards, and other drivers for them."""
+    return facts.card or facts.host, facts.device

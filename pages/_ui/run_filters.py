@@ -107,4 +107,5 @@ def _words(found: Comparison) -> str:
     if found.ratio is None:
         return found.why.partition(":")[0]
     interval = "" if found.ratio.low is None else f" ({found.ratio.low:.2f}-{found.ratio.high:.2f})"
-    return f"{found.ratio.value:.2f}×{interval} {found.verdict}"
+    card = ", another card" if found.caveat else ""
+    return f"{found.ratio.value:.2f}×{interval} {found.verdict}{card}"

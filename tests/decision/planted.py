@@ -25,18 +25,21 @@ TRAFFIC = Workload(name="chat-like", requests=400, prompt_tokens=100, output_tok
 GPU = "Planted GPU"
 
 
-def machine(device: str = GPU, driver: str = "580.1") -> Hardware:
-    """A machine with one GPU."""
-    gpu = Device(id="cuda:0", kind="cuda", name=device, memory_total_bytes=80 * 10**9, memory_free_bytes=80 * 10**9)
-    cpu = Device(id="cpu", kind="cpu", name="CPU", memory_total_bytes=10**11, memory_free_bytes=10**11)
+def machine(
+    device: str = GPU, driver: str = "580.1", *, card: str | None = None, host: str = "planted", cpu: str = "CPU"
+) -> Hardware:
+    """A machine with one GPU; ``card`` is that GPU's identifier."""
+    size = 80 * 10**9
+    gpu = Device(id="cuda:0", kind="cuda", name=device, memory_total_bytes=size, memory_free_bytes=size, uuid=card)
+    host_cpu = Device(id="cpu", kind="cpu", name=cpu, memory_total_bytes=10**11, memory_free_bytes=10**11)
     return Hardware(
-        host="planted",
+        host=host,
         os="Linux",
         python="3.12",
-        cpu="CPU",
+        cpu=cpu,
         cores=8,
         cpu_flags=(),
-        devices=(cpu, gpu),
+        devices=(host_cpu, gpu),
         driver=driver,
         torch_cuda="13.0",
         libraries={"torch": "2.12.0", "transformers": "5.23.0"},

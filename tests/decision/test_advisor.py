@@ -13,6 +13,7 @@ from mcp_core.decision.recipe_changes import changed_fields, with_companions
 from mcp_core.evaluation.experiment_values import Comparison, ExperimentResult, Ratio
 from mcp_core.recipe import Recipe
 from mcp_core.results import Memory, Run, now
+from tests.decision.planted import Law, machine, planted_run
 from tests.evaluation.why_cases import MACHINE, recipe, run
 
 LAPTOP = MACHINE.model_copy(update={"devices": MACHINE.devices[:1], "torch_cuda": None, "ceilings": ()})
@@ -184,3 +185,15 @@ def test_fields_of_a_change():
     assert changed_fields(before, first) == {"batching.mode": "continuous"}
     assert changed_fields(before, second) == {"batching.mode": "continuous", "attention": "sdpa"}
     assert changed_fields(before, before) == {}
+
+
+def test_a_counterpart_is_of_the_same_card():
+    changed = Law(changes={"dtype": "fp16"})
+    one, other = (planted_run(law, 8, requests=4, hardware=machine(card="a"))[0] for law in (Law(), changed))
+    elsewhere, _ = planted_run(changed, 8, requests=4, hardware=machine(card="b"))
+    moved, _ = planted_run(changed, 8, requests=4, hardware=machine(card="a", host="renamed"))
+    unknown, _ = planted_run(changed, 8, requests=4)
+    assert counterpart(one, changed.recipe, (other, elsewhere)) == other
+    assert counterpart(one, changed.recipe, (elsewhere,)) is None
+    assert counterpart(one, changed.recipe, (moved,)) == moved
+    assert counterpart(one, changed.recipe, (unknown,)) == unknown  # as before cards were kept: by the host

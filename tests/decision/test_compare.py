@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcp_core.decision.compare import QUANTITIES, compare, obstacles
+from mcp_core.decision.compare import QUANTITIES, compare, obstacles, starts_of
 from mcp_core.results import Conditions, DeviceConditions
 from tests.decision.planted import Law, Planted, machine, planted_run
 
@@ -125,3 +125,57 @@ def test_what_was_not_measured_is_said():
     other = _planted(Law(changes={"dtype": "fp16"}), 2)
     found = _compare(_planted(Law(), 2), other, QUANTITIES["energy_j_per_token"])
     assert (found.verdict, found.ratio, found.why) == ("undecided", None, "energy was not measured on both")
+
+
+def _on_cards(law: Law, cards: str, drifts: dict[str, float] | None = None, **rest) -> Planted:
+    """A start on each of these cards, in this order."""
+    slower = drifts or {}
+    return Planted(
+        [
+            planted_run(
+                law, 8, start=start, requests=60, drift=slower.get(card, 0.0), hardware=machine(card=card, **rest)
+            )
+            for start, card in enumerate(cards)
+        ]
+    )
+
+
+FP16 = Law(tpot_ms=18, changes={"dtype": "fp16"})
+
+
+def test_another_card_of_the_same_kind_is_compared_and_named_whatever_its_host_is_called():
+    for host in ("planted", "elsewhere"):
+        found = _compare(_on_cards(Law(), "aaaa"), _on_cards(FP16, "bbbb", host=host))
+        assert (found.verdict, found.pairs) == ("better", 4)
+        assert found.caveat.startswith("Another card of the same kind: the two were measured on two Planted GPU")
+    same = _compare(_on_cards(Law(), "aaaa"), _on_cards(FP16, "aaaa", host="renamed"))
+    assert (same.verdict, same.caveat) == ("better", "")
+
+
+def test_a_card_of_another_host_kind_or_unknown_is_not_taken_for_one():
+    beside = _compare(_on_cards(Law(), "aaa"), _on_cards(FP16, "bbb", cpu="Another CPU"))
+    assert beside.why == "other hardware: Planted GPU beside Another CPU and Planted GPU beside CPU"
+    unknown = _planted(FP16, 3, hardware=machine(host="elsewhere"))
+    assert _compare(_on_cards(Law(), "aaa"), unknown).why.startswith("other hardware: Planted GPU of elsewhere")
+    before_cards_were_kept = _planted(FP16, 3)
+    found = _compare(_on_cards(Law(), "aaa"), before_cards_were_kept)
+    assert (found.verdict, found.caveat) == ("better", "")
+
+
+def test_starts_are_paired_card_by_card():
+    """Card b is 30 % slower; B, 6 % faster, was measured on it first. In order of time its ratios would swing."""
+    slow = {"b": 0.3}
+    fast = Law(tpot_ms=18.8, changes={"attention": "eager"})
+    found = _compare(_on_cards(Law(), "abab", slow), _on_cards(fast, "baba", slow))
+    assert (found.verdict, found.pairs, found.caveat) == ("better", 4, "")
+    assert found.ratio is not None
+    assert found.ratio.value == pytest.approx(0.94, abs=0.02)
+    assert found.ratio.high < 0.99
+
+
+def test_one_load_time_on_two_cards_is_two_starts():
+    pairs = [
+        planted_run(Law(), 8, start=n, requests=60, hardware=machine(card=card)) for n, card in enumerate("ab")
+    ]
+    alike = Planted([(run.model_copy(update={"load_s": 10.0}), records) for run, records in pairs])
+    assert len(starts_of(alike.facts, TPOT)) == 2

@@ -579,3 +579,16 @@ def test_evidence_levels_by_their_words():
         "none",
     ]
     assert Run.model_fields["evidence"].default.startswith("measured")
+
+
+def test_runs_of_several_cards_of_a_kind_decide_together_and_it_is_said():
+    pairs = [
+        *runs(law(1), (8,), 2, hardware=machine(card="a")),
+        *runs(law(2, tpot_ms=30), (8,), 2, hardware=machine(card="b", host="elsewhere")),
+    ]
+    found = decide({"users": 8}, pairs)
+    assert found.winner is not None
+    assert (found.winner.recipe, len(found.runners_up)) == (law(1).recipe, 1)
+    said = "The Runs are of 2 cards of one kind: what differs between cards is in their figures."
+    assert said in found.notes
+    assert said not in decide({"users": 8}, pairs[:2]).notes

@@ -67,3 +67,11 @@ def test_another_device_makes_none_stale_a_run_that_failed_does():
     run, _ = planted_run(Law(), 1, requests=4, versions={"torch": "2.13"})
     failed = RunFacts.of(run.model_copy(update={"status": "failed", "measurement": None}))
     assert stale_runs([failed, old]) == {old.id: "torch 2.11 then, 2.13 now"}
+
+
+def test_a_card_of_another_host_of_that_name_makes_none_stale_its_own_newer_run_does():
+    old = facts(1, {"torch": "2.11"}, hardware=machine(card="a"), tag="old")
+    other = facts(2, {"torch": "2.12"}, hardware=machine(card="b"), tag="other")
+    assert stale_runs([other, old]) == {}
+    own = facts(3, {"torch": "2.12"}, hardware=machine(card="a", host="renamed"), tag="own")
+    assert stale_runs([own, other, old]) == {old.id: "torch 2.11 then, 2.12 now"}

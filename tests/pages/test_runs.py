@@ -17,7 +17,7 @@ from mcp_core.results import Comparable, Imported
 from pages._ui import run_table, telemetry_csv
 from pages._ui.decision_charts import crossover_figure, frontier_figure
 from pages._ui.fidelity_result import headline
-from tests.decision.planted import Law, planted_run
+from tests.decision.planted import Law, machine, planted_run
 
 OpenPage = Callable[[str], AppTest]
 OK, FAILED = fakes.ok_run(), fakes.failed_run()
@@ -353,6 +353,20 @@ def test_a_pinned_baseline_makes_ratios_with_verdicts(page: OpenPage, wb: fakes.
     assert table.loc[ids[6], "against"].endswith("better")
     assert table.loc[ids[3], "against"] == "baseline"
     assert table.loc[ids[9], "against"].startswith("2.00× (")  # at its own load
+
+
+def test_a_ratio_to_another_card_of_the_same_kind_says_so(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    for law, card in ((Law(), "a"), (Law(tpot_ms=10, changes={"attention": "eager"}), "b")):
+        for start in range(3):
+            run, records = planted_run(law, 4, start=start, requests=40, hardware=machine(card=card))
+            wb.add(run).request_records[run.id] = tuple(records)
+    at = page("runs")
+    at.query_params["baseline"] = wb.run_values[0].id
+    at.run()
+    against = set(at.dataframe[0].value["against"])
+    assert "baseline" in against
+    assert all(each.endswith("another card") for each in against - {"baseline"})
+    assert len(against) > 1
 
 
 def test_one_of_several_repeats_can_be_pinned_the_linked_one_or_the_newest(
