@@ -211,7 +211,10 @@ def _steps(shown: list[tuple[str, Explanation]]) -> None:
         return
     st.subheader("One decode step")
     if all(bar.measured for _, bar in bars):
-        st.caption("By the profile, its own cost included; on a CPU the gap is time outside any operator.")
+        st.caption(
+            "By the profile. On a GPU the gap is what the Run's own step leaves, and dequantization includes "
+            "products in the same kernels. On a CPU the gap is time outside any operator; the profile's cost is in it."
+        )
     else:
         st.caption("Hatched: no profile, so only what reading takes at least; a profile splits the rest.")
     st.plotly_chart(why_charts.steps_figure(bars), key="steps", alt="Parts of one decode step of each Run, in ms.")

@@ -326,6 +326,18 @@ def test_a_trace_of_other_work_says_nothing_about_this():
     assert "launch" in {each.cause for each in findings_of(case(many, trace=own))}
 
 
+def test_a_slow_host_s_trace_is_of_the_same_step_on_a_gpu():
+    """NF4 eager on an H100: 35.1 ms in the Run, 75.3 recorded, of which 5.8 in kernels; 74 would be another's."""
+    nf4 = recipe(quantization__scheme="bnb-nf4")
+    steps = phase(75.3, launches=1304, busy_ms=5.8, gemm=0.1, dequantization=3.7, elementwise=2.0)
+    found = decide(case(run(nf4, step_ms=35.1), trace=trace(steps)))
+    assert (found.cause, found.finding.confidence) == ("launch", "high")
+    assert "of a decode step of 35.1 ms" in found.finding.sentence
+    longer = phase(75.3, launches=1304, busy_ms=74.0, gemm=74.0)
+    told = findings_of(case(run(nf4, step_ms=35.1), trace=trace(longer)))
+    assert "trace" not in {line.source for each in told for line in each.evidence}
+
+
 def test_no_profile_is_asked_of_an_engine_that_records_none():
     foreign = run(recipe(engine="vllm"), step_ms=60.0)
     assert not any("profile" in words for words in decide(case(foreign)).to_decide)
