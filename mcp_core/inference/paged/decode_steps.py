@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch._dynamo import mark_dynamic
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from mcp_core.errors import RecipeError
 from mcp_core.inference.paged.batch import ROW_FIELDS, PagedBatch, Step, with_unread
@@ -101,7 +101,7 @@ class DecodeSteps:
             mark_dynamic(rows, 0)  # any number of sequences, in one function
         try:
             compute(rows)
-        except TorchDynamoException as error:
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             cause = getattr(error, "inner_exception", error)  # a backend's own error stands inside
             raise RecipeError(
                 f"compile: torch cannot compile this model's decode step: {first_line(cause)}",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FunctionType
@@ -72,6 +73,7 @@ class FusedFunctions:
 
         What torch cannot compile is said in the log and stays what it is. Raises what the model raises.
         """
+        began_s = time.perf_counter()
         try:
             for count in counts:
                 for function in self._functions.values():
@@ -81,7 +83,8 @@ class FusedFunctions:
         finally:
             for function in self._functions.values():
                 function.compiles_for = None
-        _log.info("Prefill computes %d of %d small functions compiled.", self.compiled, len(self._functions))
+        words = "Prefill computes %d of %d small functions compiled; that took %.1f s."
+        _log.info(words, self.compiled, len(self._functions), time.perf_counter() - began_s)
 
     def _find(self, module: nn.Module) -> None:
         kind = type(module)
@@ -118,7 +121,7 @@ class _Function:
         self.is_compiled = False
 
     def __call__(self, *values: Any, **named: Any) -> Any:
-        if self.compiles_for is not None and self._mark(values):
+        if self.compiles_for is not None and self._mark((*values, *named.values())):
             return self._compiling(values, named)
         return (self._known if self.is_compiled else self._eager)(*values, **named)
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from torch._dynamo import config as compiler
 
 from mcp_core.inference.paged import attention
 from mcp_core.inference.paged.attention import PagedCache, head_dim_of
@@ -31,6 +32,9 @@ __all__ = ["PagedRunner"]
 # start (SmolLM2-135M, 1,000 tokens on one thread: 4-9 % of a step in fp32, 1-2 % in bf16).
 _FUSED_ON = ("cuda",)
 _FUSED_TOKENS = 1024
+# Torch keeps what it compiled of a function for a process's life, of closed runners too, and its own limit is 8: a
+# decode step's two are those of four models, or of four dtypes and lengths of one. A fifth could not be compiled.
+_COMPILED_MOST = 64
 
 
 class _Made(NamedTuple):
@@ -79,7 +83,7 @@ class PagedRunner:
         decode, chunks = self._decode, self._chunks
         if decode is None:
             decode, chunks = self._new_steps(kind, most_pages)
-        with self._attention():
+        with self._attention(), compiler.patch(recompile_limit=_COMPILED_MOST):
             decode.prepare(most, on_part)
             if self._fuses and self._fused is None and kind in ("compiled", "autotuned"):
                 on_part(0.9, "Compiling the small functions of prefill steps.")

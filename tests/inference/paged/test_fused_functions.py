@@ -156,6 +156,21 @@ def test_a_hook_of_others_and_another_kind_of_gating_are_left_alone(model, backe
     assert "forward" in own.model.norm.__dict__
 
 
+def test_an_argument_given_by_name_has_any_number_of_tokens_too(model, backend):
+    rotary = modeling_llama.apply_rotary_pos_emb
+    fused, at = FusedFunctions(model), model.model.layers[0].self_attn.head_dim
+
+    def rotated(count):
+        query, cos = torch.ones(1, 4, count, at), torch.ones(1, count, at)
+        return modeling_llama.apply_rotary_pos_emb(query, query, cos=cos, sin=cos)[0]
+
+    fused.compile(rotated, (63,))
+    assert (fused.compiled, backend.compiled) == (1, 1)
+    with fused.used():
+        assert backend.calls_of(lambda: rotated(40)) == 1
+    assert modeling_llama.apply_rotary_pos_emb is rotary
+
+
 class Served:
     """One prompt, computed in one step by a runner; on a host that is taken for a device."""
 
@@ -194,6 +209,18 @@ def test_a_runner_compiles_them_before_it_serves(served, backend):
     assert backend.calls - before == 13
     served.prepare("compiled")
     assert backend.compiled == compiled
+
+
+def test_torch_s_own_limit_of_compilations_is_not_a_runner_s(with_head_norms, backend, monkeypatch):
+    """It counts those of every model in a process: here the second would be refused."""
+    monkeypatch.setattr(runner_file, "_FUSED_ON", ("cpu",))
+    other, own = Served(with_head_norms), torch._dynamo.config.recompile_limit
+    with torch._dynamo.config.patch(recompile_limit=1):
+        other.prepare("compiled")
+    assert (other.runner._fused.compiled, backend.compiled) == (3, 2 + 4)  # norms of two widths
+    assert backend.calls_of(other.logits) == 19
+    assert torch._dynamo.config.recompile_limit == own
+    other.runner.close()
 
 
 def test_neither_steps_as_they_come_nor_those_only_recorded_have_any(served, backend, model, monkeypatch):
