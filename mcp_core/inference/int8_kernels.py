@@ -49,7 +49,8 @@ def _unpacked_vector(  # type: ignore[no-untyped-def] # Triton's own types, not 
     tl.store(out + row, (tl.sum(sums, 1) * scale).to(out.dtype.element_ty), mask=row < rows)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+# The tokens: else another kernel for multiples of 16, and one of the two is not made before it serves.
+@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
 def _unpacked_rows(  # type: ignore[no-untyped-def]
     tokens,
     codes,

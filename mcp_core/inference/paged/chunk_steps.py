@@ -22,6 +22,7 @@ __all__ = ["ChunkSteps", "chunk_sizes"]
 # Coarse up to 256: such a step takes little longer than reading the weights once does, so padding is nearly free.
 # Beyond, it costs what it computes, at most a third of it; and far beyond, a device takes longer than the host.
 _SIZES = (16, 32, 64, 128, 256, 384, 512, 768, 1024)
+_ALIGNED = 4  # int32 numbers in 16 bytes
 
 
 def chunk_sizes(most: int) -> tuple[int, ...]:
@@ -37,7 +38,9 @@ class ChunkSteps:
         self._forward = forward
         self._page_size = page_size
         self._graphs = graphs
-        self._width = width + -(-_SIZES[-1] // page_size)  # padding may go on behind the longest sequence's end
+        # Padding may go on behind the longest sequence's end. Triton makes a kernel of its own for lengths that are
+        # not at a multiple of 16 bytes, and only here they would not be: serving would make the other ones.
+        self._width = -(-(width + -(-_SIZES[-1] // page_size)) // _ALIGNED) * _ALIGNED
         longest = self._length(_SIZES[-1])
         self._row = torch.zeros(longest, dtype=torch.int32, device=device)  # never moved: graphs read it
         self._sizes: tuple[int, ...] = ()

@@ -254,3 +254,20 @@ def test_a_cpu_records_none(model):
     runner.prepare("graphs", 2, 64, WIDTH, lambda *_: None)
     assert runner._chunks is None
     runner.close()
+
+
+def test_lengths_lie_where_a_kernel_finds_them_in_any_step(model):
+    """At a multiple of 16 bytes, whatever the longest sequence; a tensor of its own lies so, too."""
+    runner, seen = PagedRunner(model, PAGES, PAGE), []
+
+    def forward(step):
+        seen.append(step.batch.lengths.data_ptr() % 16)
+        return torch.zeros(1, 4)
+
+    for width in (5, 6, 7, 8):
+        chunks = ChunkSteps(forward, width, PAGE, torch.device("cpu"), Unrecorded())
+        chunks.prepare(16, lambda *_: None)
+        chunks._steps[16].replay()
+        assert width <= chunks._width - 1024 // PAGE < width + 4
+    assert seen == [0] * 4
+    runner.close()
