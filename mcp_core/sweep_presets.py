@@ -14,7 +14,7 @@ from mcp_core.recipe import ModelRef, Recipe, SchemeName, ShapeSpec
 from mcp_core.sweep_plan import Axes, BatchingChoice, SweepPlan
 from mcp_core.workload import Lengths, Workload
 
-__all__ = ["PLANS", "sweep_preset"]
+__all__ = ["PLANS", "article_plan", "sweep_preset"]
 
 _EIGHT_AND_FOUR: tuple[SchemeName, ...] = (
     "none",
@@ -27,7 +27,11 @@ _EIGHT_AND_FOUR: tuple[SchemeName, ...] = (
 
 def article(hardware: Hardware) -> SweepPlan:
     """The article's table: 7B and 13B unquantized, in 8 and 4 bits; without a GPU shapes of 0.1 and 0.2 B."""
-    on_gpu = bool(hardware.cuda_devices) and hardware.torch_cuda is not None
+    return article_plan(on_gpu=bool(hardware.cuda_devices) and hardware.torch_cuda is not None)
+
+
+def article_plan(*, on_gpu: bool) -> SweepPlan:
+    """The same for a machine with a GPU or without one, whatever this one has."""
     models = _SHAPES if on_gpu else _SMALL_SHAPES
     return SweepPlan(
         name="article",

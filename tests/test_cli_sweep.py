@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 
 from mcp_core import cli
+from mcp_core.decision.merging import write_runs
 from mcp_core.decision.store import Store
 from mcp_core.decision.sweeps import Sweeps
+from mcp_core.evaluation.new_sweep import begin
+from mcp_core.hardware import detect
+from mcp_core.sweep_plan import SweepPlan
+from tests.evaluation.test_sweep_rows import stored_article
 
 SHAPE = {"layers": 1, "hidden": 32, "intermediate": 64, "heads": 2, "kv_heads": 1, "vocab": 300, "context": 512}
 BASE = {
@@ -68,3 +73,43 @@ def test_wrong_input_exits_2(
 def test_the_article_is_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["sweep", "article", "--dry-run"]) == 0
     assert "sweep article: 10 configurations: about" in capsys.readouterr().err
+
+
+def test_the_articles_table_is_shown_again_from_merged_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored, merged = stored_article(0, 1), tmp_path / "article.json"
+    with Store(f"sqlite:///{tmp_path / 'elsewhere.sqlite'}") as elsewhere:
+        elsewhere.add(stored)
+        write_runs(elsewhere, [stored.id], merged)
+    assert cli.main(["sweep", "article", "--show"]) == 2
+    assert "merge the file that its --out wrote" in capsys.readouterr().err
+    assert cli.main(["runs", "merge", str(merged)]) == 0
+    capsys.readouterr()
+    again = tmp_path / "again.json"
+    assert cli.main(["sweep", "article", "--show", "--out", str(again)]) == 0
+    out = capsys.readouterr().out
+    assert "From 1 stored Run of H, 2026-11-26 01:00 to 2026-11-26 01:00 UTC." in out
+    assert "llama-2-7b shape" in out
+    assert out.count("No Run of it is stored.") == 9
+    assert len(again.read_text().splitlines()) == 1
+    assert cli.main(["sweep", "article", "--show", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["id"] == stored.id
+
+
+@pytest.mark.parametrize(
+    ("more", "said"), [([], "Merging brings Runs, not the sweep"), (["--resume"], "--show measures nothing")]
+)
+def test_without_a_sweep_there_is_nothing_to_show(
+    plan: str, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    assert cli.main(["sweep", plan, "--show", *more]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_sweep_is_shown_again(plan: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked, machine = SweepPlan.from_dict(PLAN), detect()
+    with Store() as store:
+        begin(store, asked, machine)
+    assert cli.main(["sweep", plan, "--show"]) == 1  # nothing was measured
+    assert "1 refused or failed: " in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """``mcp-core sweep PLAN``: many configurations measured by racing, unattended; resumed after a crash.
 
-A line of JSON a Run goes to stdout (to a terminal only with --json), everything for people to stderr.
+A line of JSON a Run goes to stdout (to a terminal only with --json), everything for people to stderr; of --show the
+table is the answer.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mcp_core import hardware
@@ -20,7 +21,7 @@ from mcp_core.decision.store import Store
 from mcp_core.decision.sweep_record import SweepRecord
 from mcp_core.decision.sweeps import Sweeps
 from mcp_core.errors import Cancelled, InputError, ModelNotFound
-from mcp_core.evaluation.article_table import article_rows, is_full_size
+from mcp_core.evaluation.article_table import article_rows, is_full_size, stored_rows
 from mcp_core.evaluation.fidelity_time import fidelity_seconds
 from mcp_core.evaluation.new_sweep import begin
 from mcp_core.evaluation.sweep import Host, race
@@ -38,16 +39,23 @@ from mcp_core.sweep_presets import PLANS, sweep_preset
 __all__ = ["add_arguments", "run"]
 
 STOPPED = 130
+# A line for people, to stdout or to stderr.
+Tell = Callable[[str], None]
 # Of the newest Runs, so many tell how long loading takes.
 _HISTORY_RUNS = 500
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """PLAN, --resume, --dry-run, --out, --progress, --json."""
+    """PLAN, --resume, --dry-run, --show, --out, --progress, --json."""
     parser.add_argument("plan", metavar="PLAN", help=f"JSON file, or one of: {', '.join(PLANS)}")
     parser.add_argument("--resume", action="store_true", help="go on with the newest sweep of this plan")
     parser.add_argument(
         "--dry-run", action="store_true", help="say what it would measure and how long that takes; start nothing"
+    )
+    parser.add_argument(
+        "--show",
+        action="store_true",
+        help="what came of the newest sweep of this plan, again; the article's table also from merged Runs",
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write its Runs there: mcp-core runs merge reads it"
@@ -66,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
     machine = hardware.detect()
     plan = _read(options.plan, machine)
     require_place(options.out)
+    if options.show:
+        return _show(plan, options)
     with Store() as store:
         _announce(store, plan, machine)
         if options.dry_run:
@@ -168,24 +178,66 @@ class _Teller:
 def _tell(store: Store, record: SweepRecord, options: argparse.Namespace) -> int:
     rows = sweep_rows(store, record)
     if options.plan == "article":
-        _tell_article(rows)
+        _tell_article(rows, note)
     else:
-        _tell_rows(rows, record)
+        _tell_rows(rows, record, note)
     return 0 if any(row.score is not None for row in rows) else 1
 
 
-def _tell_rows(rows: Sequence[SweepRow], record: SweepRecord) -> None:
+def _show(plan: SweepPlan, options: argparse.Namespace) -> int:
+    """From the store alone. Raises InputError where there is nothing to show, or beside an option that measures."""
+    if options.resume or options.dry_run:
+        raise InputError("--show measures nothing.", "Leave out --resume and --dry-run.")
+    tell = note if options.json else say
+    with Store() as store:
+        record = None if options.plan == "article" else Sweeps(store).newest(plan)
+        rows = stored_rows(store) if options.plan == "article" else sweep_rows(store, record) if record else ()
+        if not rows:
+            raise InputError("Nothing of this plan is stored.", _HOW_TO_SHOW[options.plan == "article"])
+        runs = [run for row in rows for run in row.runs]
+        if record is None:
+            _tell_origin(runs, tell)
+            _tell_article(rows, tell)
+        else:
+            _tell_rows(rows, record, tell)
+        for run in runs:
+            _say_run(run, as_json=options.json)
+        if options.out is not None:
+            note(f"{write_runs(store, [run.id for run in runs], options.out)} Runs written to {options.out}")
+    return 0 if any(run.status == "ok" for run in runs) else 1
+
+
+# By whether it is the article's.
+_HOW_TO_SHOW = {
+    True: "Run it without --show, or merge the file that its --out wrote: mcp-core runs merge FILE.",
+    False: "Run it without --show. Merging brings Runs, not the sweep: mcp-core recommend decides by them.",
+}
+
+
+def _tell_origin(runs: Sequence[Run], tell: Tell) -> None:
+    """Where and when stored Runs were measured, since they need not be of one sweep."""
+    devices = [run.hardware.device(run.recipe.device) for run in runs]
+    names = dict.fromkeys(device.name for device in devices if device)
+    cards = {device.uuid for device in devices if device and device.uuid}
+    several = f", {len(cards)} cards" if len(cards) > 1 else ""
+    days = sorted(f"{run.created:%Y-%m-%d %H:%M}" for run in runs)
+    if days:
+        many = f"{len(runs)} stored Run{'s' if len(runs) > 1 else ''}"
+        tell(f"From {many} of {' and '.join(names)}{several}, {days[0]} to {days[-1]} UTC.")
+
+
+def _tell_rows(rows: Sequence[SweepRow], record: SweepRecord, tell: Tell) -> None:
     heading = ("CONFIGURATION", "HOW FAR", "OUTPUT tok/s", "TTFT p50 ms", "TPOT p50 ms", "PEAK", "KL x FLOOR")
     lines = [(heading, unit(record.plan.goal)), *((_cells(row), _ranked_by(row)) for row in rows if row.stage)]
     told = lines[0][1] != "output tok/s"  # else it stands there already
-    _note_table([(*cells, last) if told else cells for cells, last in lines])
+    _tell_table([(*cells, last) if told else cells for cells, last in lines], tell)
     for message, count in reasons(cell for cell in record.cells):
-        note(f"{count} refused or failed: {message}")
+        tell(f"{count} refused or failed: {message}")
     for message in sorted({row.reason for row in rows if row.reason and not row.cell.failure}):
-        note(message)
+        tell(message)
     if rows and rows[0].stage == "confirm":
-        note("Of several fresh starts the figures are the median one's, of two the slower one's.")
-        note(f"best: {rows[0].cell.name}, {rows[0].level}; mcp-core recommend decides from all Runs")
+        tell("Of several fresh starts the figures are the median one's, of two the slower one's.")
+        tell(f"best: {rows[0].cell.name}, {rows[0].level}; mcp-core recommend decides from all Runs")
 
 
 def _cells(row: SweepRow) -> tuple[str, ...]:
@@ -206,14 +258,14 @@ def _ranked_by(row: SweepRow) -> str:
     return _figure(abs(row.score[0]) if row.score else None)
 
 
-def _tell_article(rows: Sequence[SweepRow]) -> None:
+def _tell_article(rows: Sequence[SweepRow], tell: Tell) -> None:
     table = article_rows(rows)
     if not is_full_size(table):
-        note("There is no GPU here: shapes of 0.1 and 0.2 B parameters stand for 7B and 13B. Compare the ratios.")
-    note(
+        tell("Without a GPU shapes of 0.1 and 0.2 B parameters stand for 7B and 13B. Compare the ratios.")
+    tell(
         "The article names neither hardware nor workload. Measured: 8 users, 128 tokens in, 32 out, random weights;"
     )
-    note("memory is the weights' (peak beside it), latency the median request, throughput completed requests.")
+    tell("memory is the weights' (peak beside it), latency the median request, throughput completed requests.")
     heading = (
         "SIZE",
         "BITS",
@@ -242,13 +294,13 @@ def _tell_article(rows: Sequence[SweepRow]) -> None:
         )
         for each in table
     ]
-    _note_table([heading, *lines])
+    _tell_table([heading, *lines], tell)
 
 
-def _note_table(rows: Sequence[Sequence[str]]) -> None:
+def _tell_table(rows: Sequence[Sequence[str]], tell: Tell) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        note("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        tell("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _figure(value: float | None) -> str:

@@ -1,18 +1,27 @@
 """The founding article's table beside measured rows: memory, latency and throughput by size and bits.
 
-The article names neither hardware nor workload. This file does not know how the rows were measured.
+The article names neither hardware nor workload. Rows are a sweep's, or drawn from stored Runs of its workload: more
+merging does not bring. This file does not know how they were measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.store import Store
+from mcp_core.decision.sweep_record import CellRecord
+from mcp_core.decision.traffic import traffic_key
 from mcp_core.evaluation.sweep_table import SweepRow
 from mcp_core.recipe import Recipe
+from mcp_core.results import Failure
 from mcp_core.schemes import SCHEMES
+from mcp_core.sweep_plan import Cell
+from mcp_core.sweep_presets import article_plan
+from mcp_core.workload import Workload
 
-__all__ = ["ARTICLE", "ArticleFigures", "ArticleRow", "article_rows", "is_full_size"]
+__all__ = ["ARTICLE", "ArticleFigures", "ArticleRow", "article_rows", "is_full_size", "stored_rows"]
 
 _BITS = {0: "none", 8: "8-bit", 4: "4-bit"}
 
@@ -62,6 +71,43 @@ def article_rows(rows: Sequence[SweepRow]) -> tuple[ArticleRow, ...]:
     models = list(dict.fromkeys(row.cell.recipe.model for row in in_order))
     sizes = dict(zip(models, ("7B", "13B"), strict=False))
     return tuple(_row(row, sizes[row.cell.recipe.model]) for row in in_order if row.cell.recipe.model in sizes)
+
+
+def stored_rows(store: Store) -> tuple[SweepRow, ...]:
+    """The plan's cells with the newest Run of each on one kind of device, that of the newest of all; empty without
+    any Run of the article. Raises StoreError."""
+    workload = article_plan(on_gpu=False).workload
+    found = [each for each in store.facts() if _is_of(each, workload)]
+    here = [each for each in found if each.device == found[0].device]
+    newest: dict[str, RunFacts] = {}
+    for each in here:
+        newest.setdefault(_key(Recipe.from_json(each.recipe)), each)
+    cells = article_plan(on_gpu=here[0].device_kind == "cuda").cells() if here else ()
+    rows = tuple(_stored_row(store, cell, newest) for cell in cells)
+    return rows if any(row.run for row in rows) else ()
+
+
+def _is_of(facts: RunFacts, workload: Workload) -> bool:
+    named = (facts.workload, facts.traffic, facts.load) == (workload.name, traffic_key(workload), workload.load)
+    return named and facts.status in ("ok", "failed", "refused")
+
+
+def _key(recipe: Recipe) -> str:
+    """The same for a plan's Recipe and the resolved one of its Run."""
+    model = recipe.model.model_copy(update={"sha256": None})
+    return recipe.model_copy(update={"model": model, "device": "auto", "threads": None}).fingerprint
+
+
+def _stored_row(store: Store, cell: Cell, newest: Mapping[str, RunFacts]) -> SweepRow:
+    facts = newest.get(_key(cell.recipe))
+    run = store.get(facts.id) if facts else None
+    if run is not None and run.status == "ok":
+        return SweepRow(CellRecord(cell.position, cell.name, cell.recipe, "done"), "measure", run, (run,), None, "")
+    none = Failure(kind="not_found", message="No Run of it is stored.")
+    failure = (run.failure if run else None) or none
+    return SweepRow(
+        CellRecord(cell.position, cell.name, cell.recipe, "failed", None, failure), None, run, (), None, ""
+    )
 
 
 def is_full_size(rows: Sequence[ArticleRow]) -> bool:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from mcp_core.decision.store import Store
 from mcp_core.decision.sweep_record import CellRecord
 from mcp_core.errors import Cancelled
-from mcp_core.evaluation.article_table import ArticleFigures, article_rows, is_full_size
+from mcp_core.evaluation.article_table import ArticleFigures, article_rows, is_full_size, stored_rows
 from mcp_core.evaluation.benchmark import unmeasured
 from mcp_core.evaluation.sweep_ranking import median_score, score, unit
 from mcp_core.evaluation.sweep_table import SweepRow
 from mcp_core.goal import Goal
-from mcp_core.hardware import detect
+from mcp_core.hardware import Hardware, detect
 from mcp_core.recipe import Recipe
 from mcp_core.results import Failure, Measurement, Memory, Quantiles, RequestRecord, Run
-from mcp_core.sweep_presets import article
+from mcp_core.sweep_presets import article, article_plan
 from mcp_core.workload import Workload
 
 NOTHING = Quantiles()
@@ -116,3 +118,59 @@ def test_with_a_gpu_the_article_is_measured_at_its_own_sizes() -> None:
     plan = article(host)
     assert [model.id for model in plan.axes.model] == ["llama-2-7b", "llama-2-13b"]
     assert plan.base.device == "cuda:0"
+
+
+def gpu_host(name: str) -> Hardware:
+    machine = detect()
+    gpu = machine.devices[0].model_copy(update={"id": "cuda:0", "kind": "cuda", "name": name})
+    return machine.model_copy(update={"devices": (*machine.devices, gpu), "torch_cuda": "13.0"})
+
+
+def stored_article(position: int, hour: int, **changes: Any) -> Run:
+    """A Run of one of the article's cells, its Recipe resolved as a worker reads it back."""
+    plan = article_plan(on_gpu=True)
+    cell = plan.cells()[position]
+    recipe = cell.recipe.replace({"threads": 15, "model.sha256": "ab" * 32})
+    fields = {
+        "recipe": recipe,
+        "workload": plan.workload_of("measure", cell),
+        "hardware": gpu_host("H"),
+        "created": datetime(2026, 11, 26, hour, tzinfo=UTC),
+    }
+    return run(**(fields | changes))
+
+
+def test_the_articles_table_is_drawn_from_stored_runs_the_newest_of_each_cell_on_one_device() -> None:
+    failed = {"status": "failed", "measurement": None, "failure": Failure(kind="oom", message="Memory ran out.")}
+    old, new = stored_article(0, 1), stored_article(0, 2, tok_s=300.0)
+    others = [
+        stored_article(1, 3, **failed),
+        stored_article(5, 4),
+        stored_article(2, 3, hardware=gpu_host("Another GPU")),
+        stored_article(3, 3, workload=Workload(name="article", concurrency=9)),
+        stored_article(4, 3, status="cancelled", measurement=None),
+    ]
+    with Store() as store:
+        assert stored_rows(store) == ()
+        for each in (new, old, *others):
+            store.add(each)
+        rows = stored_rows(store)
+    assert [row.run.id if row.run else None for row in rows[:2]] == [new.id, others[0].id]
+    table = article_rows(rows)
+    assert is_full_size(table)
+    assert [(each.size, each.scheme) for each in table if each.measured.requests_s] == [
+        ("7B", "none"),
+        ("13B", "none"),
+    ]
+    assert table[1].reason == "Memory ran out."
+    assert {each.reason for each in (*table[2:5], *table[6:])} == {"No Run of it is stored."}
+
+
+def test_the_small_shapes_of_a_cpu_are_drawn_too() -> None:
+    plan = article_plan(on_gpu=False)
+    cell = plan.cells()[3]
+    with Store() as store:
+        store.add(run(recipe=cell.recipe.replace({"threads": 1}), workload=plan.workload_of("measure", cell)))
+        table = article_rows(stored_rows(store))
+    assert not is_full_size(table)
+    assert [each.scheme for each in table if each.run_id] == ["bnb-nf4"]
