@@ -213,8 +213,8 @@ def _steps(shown: list[tuple[str, Explanation]]) -> None:
     if all(bar.measured for _, bar in bars):
         st.caption(
             "By the profile. On a GPU the gap is what the Run's own step leaves, and dequantization includes "
-            "products in the same kernels. On a CPU the gap is time outside any operator, and the profile's own cost "
-            "is in all of it."
+            "products in the same kernels. On a CPU the gap is time outside any operator, and the profile's own "
+            "cost is in all of it."
         )
     else:
         st.caption("Hatched: no profile, so only what reading takes at least; a profile splits the rest.")
