@@ -16,6 +16,7 @@ __all__ = [
     "KV_TYPE",
     "LIBRARY",
     "PASS_TOKENS",
+    "flash_attention",
     "refusals",
     "slot_tokens",
     "slots",
@@ -35,10 +36,11 @@ MOST_SLOTS = 16
 _CONTEXT_MULTIPLE = 256
 
 _SOURCES = ("bundled", "gguf")
+# Its FlashAttention, and without it.
+_ATTENTION = ("sdpa", "eager")
 # Field -> why llama.cpp does not read it; set to anything but its default it is refused.
 _UNREAD: dict[str, str] = {
     "dtype": "llama.cpp computes in the types that the GGUF's weights have.",
-    "attention": "llama.cpp has attention of its own.",
     "kv.kind": f"llama.cpp allocates keys and values for the whole context, in {KV_TYPE}.",
     "switches.tf32": "that is torch's switch.",
     "switches.autocast": "that is torch's switch.",
@@ -69,6 +71,8 @@ def unread(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """The same of what llama.cpp cannot honour on any machine."""
     if recipe.batching.mode == "static":
         yield "batching.mode", "llama.cpp batches continuously or not at all.", "Choose continuous or off."
+    if recipe.attention not in _ATTENTION:
+        yield "attention", f"llama.cpp has no {recipe.attention}.", "Choose sdpa (its FlashAttention) or eager."
     default = Recipe()
     for field, reason in _UNREAD.items():
         if _value(recipe, field) != _value(default, field):
@@ -97,6 +101,11 @@ def with_engine(recipe: Recipe, engine: str) -> Recipe:
             "batching": batching.model_dump(mode="json"),
         }
     )
+
+
+def flash_attention(recipe: Recipe) -> bool:
+    """Whether attention is one kernel. Without, a long past is decoded faster, a prompt slower (docs/cpu.md)."""
+    return recipe.attention != "eager"
 
 
 def slots(recipe: Recipe) -> int:

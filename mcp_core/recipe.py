@@ -238,7 +238,10 @@ class Recipe(_Value):
     )
     dtype: DType = Field(default="bf16", description="Type of dense weights and activations.")
     quantization: Quantization = Field(default=Quantization(), description="How weights are stored.")
-    attention: Attention = Field(default="sdpa", description="Attention implementation.")
+    attention: Attention = Field(
+        default="sdpa",
+        description="Attention implementation. llama.cpp: sdpa is its FlashAttention, eager is without it.",
+    )
     kv: KVCache = Field(default=KVCache(), description="Key/value cache.")
     switches: Switches = Field(default=Switches(), description="torch's process-wide switches.")
     compile: Compile = Field(

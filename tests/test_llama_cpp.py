@@ -39,6 +39,13 @@ def test_a_gguf_by_llama_cpp_runs_on_a_cpu() -> None:
     assert refused(LLAMA_CPP.replace({"batching.mode": "continuous", "prefix_cache": True, "threads": 2})) == {}
 
 
+def test_attention_is_its_own_kernel_or_none() -> None:
+    without = LLAMA_CPP.replace({"attention": "eager"})
+    assert refused(without) == {}
+    assert llama_cpp.flash_attention(LLAMA_CPP)
+    assert not llama_cpp.flash_attention(without)
+
+
 def test_without_the_library_its_extra_is_named() -> None:
     assert "'.[llamacpp]'" in refused(LLAMA_CPP, machine("torch"))["engine"]
 
@@ -47,7 +54,7 @@ def test_without_the_library_its_extra_is_named() -> None:
     ("changes", "field", "word"),
     [
         ({"dtype": "fp32"}, "dtype", "types that the GGUF"),
-        ({"attention": "eager"}, "attention", "of its own"),
+        ({"attention": "flex_attention"}, "attention", "has no flex_attention"),
         ({"kv.kind": "static"}, "kv.kind", "f16"),
         ({"switches.autocast": "bf16"}, "switches.autocast", "torch's switch"),
         ({"compile": "compiled"}, "compile", "compiled already"),

@@ -98,7 +98,7 @@ def _checkpointing(asked: _Asked) -> Item:
 
 def _attention(asked: _Asked) -> Item:
     title, name = "Efficient attention", "efficient-attention"
-    if asked.recipe.engine != "transformers":
+    if asked.recipe.engine not in ("transformers", "llama.cpp"):
         return _never(asked, "Memory", title, f"{asked.recipe.engine} has attention of its own.", name)
     if asked.recipe.attention != "eager":
         without = {"attention": "eager"}

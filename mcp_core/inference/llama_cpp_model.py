@@ -78,7 +78,7 @@ def _effective(resolved: ResolvedModel, recipe: Recipe, max_context: int) -> Eff
         device=recipe.device,
         dtype="fp32",  # llama.cpp's own type for everything that is not a weight
         scheme=f"gguf {resolved.gguf_type}",
-        attention="llama.cpp",
+        attention="llama.cpp" if llama_cpp.flash_attention(recipe) else "llama.cpp, without FlashAttention",
         kv_kind=llama_cpp.KV_TYPE,
         max_context=max_context,
         threads=recipe.threads or 1,

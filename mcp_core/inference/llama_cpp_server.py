@@ -27,6 +27,10 @@ __all__ = ["Answer", "LlamaServer", "score_body", "stream_body", "whole_body"]
 
 _LOG_ERRORS = 1
 _RECEIVE_BYTES = 65_536
+_FLASH_ATTENTION = {
+    True: xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    False: xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
 # llama.cpp reads this seed as "any".
 _ANY_SEED = 0xFFFF_FFFF
 
@@ -191,6 +195,7 @@ def _parameters(model: Path, recipe: Recipe, max_context: int, slots: int) -> An
     parameters.n_batch = max(recipe.batching.step_tokens, slots)
     parameters.n_ubatch = min(parameters.n_batch, llama_cpp.PASS_TOKENS)
     parameters.n_threads_http = 2 * slots + 2  # a thread a connection; cancelled ones linger for a second
+    parameters.flash_attn_type = _FLASH_ATTENTION[llama_cpp.flash_attention(recipe)]
     parameters.fit_params = False  # it would shorten the context instead of failing
     parameters.cache_ram_mib = 0  # prefixes are reused from slots; a second copy is not in any footprint
     parameters.cache_idle_slots = False

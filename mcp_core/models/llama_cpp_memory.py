@@ -20,6 +20,8 @@ IMPORTS_BYTES = 90 * _MB
 # llama.cpp's vocabulary and graph, our tokenizer, HTTP; and what huge pages (supervisor.py) round up, 12 MB of it.
 _RUNTIME_BYTES = 60 * _MB
 _F16_BYTES, _F32_BYTES = 2, 4
+# A pass looks at so many tokens' places at once.
+_KEPT_MULTIPLE = 256
 
 
 def beside_weights(recipe: Recipe, architecture: Architecture, load: ServedLoad) -> tuple[KeyValueMemory, int, int]:
@@ -31,4 +33,13 @@ def beside_weights(recipe: Recipe, architecture: Architecture, load: ServedLoad)
     activations = rows * 3 * (architecture.hidden + architecture.intermediate) * _F32_BYTES
     mask = rows * context * _F16_BYTES
     logits = slots * architecture.vocab * 2 * _F32_BYTES
-    return KeyValueMemory(per_token, slots * context * per_token), activations + mask + logits, _RUNTIME_BYTES
+    passing = activations + mask + logits + _scores_bytes(recipe, architecture, load, rows)
+    return KeyValueMemory(per_token, slots * context * per_token), passing, _RUNTIME_BYTES
+
+
+def _scores_bytes(recipe: Recipe, architecture: Architecture, load: ServedLoad, rows: int) -> int:
+    """Without FlashAttention: every head's scores of a pass with all that is kept; a fifth beside was measured."""
+    if llama_cpp.flash_attention(recipe):
+        return 0
+    kept = -(-load.context_tokens // _KEPT_MULTIPLE) * _KEPT_MULTIPLE
+    return int(1.2 * rows * kept * architecture.heads * _F32_BYTES)

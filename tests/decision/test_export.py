@@ -189,6 +189,19 @@ def test_the_gguf_is_copied_not_linked(tmp_path: Path) -> None:
     assert model.read_bytes() == b"GGUF"
 
 
+@pytest.mark.parametrize(("attention", "flag", "number"), [("sdpa", "auto", -1), ("eager", "off", 0)])
+def test_llama_cpp_is_started_with_the_attention_that_was_measured(
+    attention: str, flag: str, number: int, tmp_path: Path
+) -> None:
+    model = tmp_path / "some.gguf"
+    model.write_bytes(b"GGUF")
+    changes = {"model": {"source": "gguf", "id": str(model)}, "engine": "llama.cpp", "attention": attention}
+    made = export(shipment(changes | {"quantization.scheme": "gguf"}), "llama.cpp")
+    assert f"--flash-attn {flag}" in made.files["serve.sh"]
+    assert f'"flash_attn": {number}' in made.files["serve.py"]
+    assert not [each for each in made.not_carried if each.startswith("attention")]
+
+
 @pytest.mark.parametrize("target", ["docker-compose", "kubernetes"])
 def test_a_container_refuses_a_draft_that_it_does_not_see(target: str) -> None:
     main = HUB | {"model": {"source": "folder", "id": "/m/big"}, "speculation": "draft"}

@@ -294,3 +294,17 @@ def test_effective_says_what_runs(model) -> None:
     assert (effective.threads, effective.max_context) == (1, 256)
     assert model.weights_bytes == 96_576_768  # the tensors of the file
     assert model.eos_ids == {2}
+
+
+def test_without_flash_attention_it_says_so_and_a_reply_is_the_same(model, collector) -> None:
+    recipe = RECIPE.replace({"attention": "eager", "batching.max_requests": 1})
+    without = load(catalog.resolve(recipe.model), conflicts.resolve(recipe, hardware.detect()), lambda *_: None)
+    assert model.effective.attention == "llama.cpp"
+    assert without.effective.attention == "llama.cpp, without FlashAttention"
+    made = LlamaCppEngine(without, recipe, collector)
+    made.start()
+    try:
+        made.submit(request(without, "a"))
+        assert without.tokenizer.decode(collector.tokens("a")) == "The capital of France is Paris."
+    finally:
+        made.close()

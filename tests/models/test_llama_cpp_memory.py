@@ -26,19 +26,27 @@ def predictor(**changes: object) -> Predictor:
 
 
 @pytest.mark.parametrize(
-    ("slots", "context", "prompt", "measured_mb"),
+    ("attention", "slots", "context", "prompt", "measured_mb"),
     [
-        (1, 1024, 900, 174.2),
-        (1, 4096, 3900, 248.3),
-        (1, 8192, 4000, 342.7),
-        (4, 1024, 900, 265.1),
-        (16, 1024, 200, 628.9),
-        (1, 1024, 64, 160.3),
+        ("sdpa", 1, 1024, 900, 174.2),
+        ("sdpa", 1, 4096, 3900, 248.3),
+        ("sdpa", 1, 8192, 4000, 342.7),
+        ("sdpa", 4, 1024, 900, 265.1),
+        ("sdpa", 16, 1024, 200, 628.9),
+        ("sdpa", 1, 1024, 64, 160.3),
+        ("eager", 1, 2048, 1500, 233),
+        ("eager", 1, 4096, 3500, 329),
+        ("eager", 4, 2048, 1500, 394),
+        ("eager", 1, 4096, 300, 245),
     ],
 )
-def test_the_peak_is_predicted_within_a_tenth(slots: int, context: int, prompt: int, measured_mb: float) -> None:
+def test_the_peak_is_predicted_within_a_tenth(
+    attention: str, slots: int, context: int, prompt: int, measured_mb: float
+) -> None:
     batching = {"batching.mode": "continuous", "batching.max_requests": slots} if slots > 1 else {}
-    found = predictor(**{"kv.max_context": context, **batching}).at(ServedLoad(prompt + 8, slots, prompt, context))
+    found = predictor(**{"attention": attention, "kv.max_context": context, **batching}).at(
+        ServedLoad(prompt + 8, slots, prompt, context)
+    )
     assert found.peak_bytes - WORKER_BYTES == pytest.approx(measured_mb * MB, rel=0.1)
 
 

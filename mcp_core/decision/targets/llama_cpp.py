@@ -36,6 +36,7 @@ class Sizes:
     slots: int
     threads: int
     batch: int
+    flash_attention: bool = True
 
     @property
     def http_threads(self) -> int:
@@ -57,6 +58,7 @@ def sizes_of(shipment: Shipment) -> Sizes:
         slots=slots,
         threads=recipe.threads or 1,
         batch=max(recipe.batching.step_tokens, slots),
+        flash_attention=llama_cpp.flash_attention(recipe),
     )
 
 
@@ -68,6 +70,7 @@ def flags(sizes: Sizes, host: str = "127.0.0.1", port: int = PORT) -> tuple[str,
         *("--threads", str(sizes.threads), "--threads-batch", str(sizes.threads)),
         *("--batch-size", str(sizes.batch), "--ubatch-size", str(sizes.pass_tokens)),
         *("--threads-http", str(sizes.http_threads)),
+        *("--flash-attn", "auto" if sizes.flash_attention else "off"),
         *("--load-mode", "none", "--fit", "off"),
         *("--cache-ram", "0", "--no-cache-idle-slots", "--no-webui"),
     )
@@ -124,6 +127,7 @@ def _named(sizes: Sizes) -> dict[str, int]:
         "n_ubatch": sizes.pass_tokens,
         "n_threads_http": sizes.http_threads,
         "threads": sizes.threads,
+        "flash_attn": -1 if sizes.flash_attention else 0,
     }
 
 
@@ -198,6 +202,7 @@ def main():
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = SIZES["threads"]
     for name in ("n_ctx", "n_parallel", "n_batch", "n_ubatch", "n_threads_http"):
         setattr(parameters, name, SIZES[name])
+    parameters.flash_attn_type = xllamacpp.llama_flash_attn_type(SIZES["flash_attn"])
     parameters.fit_params = False
     parameters.cache_ram_mib = 0
     parameters.cache_idle_slots = False
