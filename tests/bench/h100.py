@@ -53,39 +53,35 @@ DECODE = "--part decode --part crossover --only 'decode b1 compiled' --only batc
 # What is still unknown first, what was seen before last.
 LANES: dict[str, tuple[Step, ...]] = {
     "engine": (
+        engine("bf16-ceilings", "--part ceilings"),
+        engine("bf16-256", "--part together"),
+        engine("bf16-peers", FA3, "--part peers --only 'generate_batch level'"),
+        engine("8b-256", EIGHT_B, "--part together"),
+        engine("8b-peers", EIGHT_B, FA3, "--part peers --only 'generate_batch level 1'"),
+        engine("8b-prefill", EIGHT_B, "--context 8320 --part prefill --part prefix"),
+        engine("7b-prefill", "--context 4096 --part prefill --part prefix"),
+        Step("kernels", "python3 tests/bench/kernels_gpu.py"),
+        engine("nf4", "--scheme bnb-nf4", DECODE),
+        engine("bf16", "--part decode --part crossover"),
+        engine("int8", INT8, DECODE, "--only 'decode b1 graphs'"),
+        engine("int4", INT4, DECODE),
         Step(
             "tests-engine",
             f"{TESTS} tests/gpu/test_int8_rows.py tests/gpu/test_triton_kernels.py "
             "tests/gpu/test_chunk_steps.py tests/gpu/test_graphs.py tests/gpu/test_engine.py",
             most_s=400,
         ),
-        engine("bf16-ceilings", "--part ceilings --part prefix"),
-        engine("int8", INT8, DECODE, "--only 'decode b1 autotuned'"),
-        engine("bf16-256", "--part together"),
-        engine("bf16-peers", FA3, "--part peers --only 'generate_batch level'"),
-        engine("int4", INT4, DECODE, "--only 'decode b1 autotuned'"),
-        engine("8b-256", EIGHT_B, "--part together"),
-        engine("8b-peers", EIGHT_B, FA3, "--part peers --only 'generate_batch level 1'"),
-        engine("8b-prefill", EIGHT_B, "--context 8320 --part prefill --part prefix"),
-        engine("bf16", "--part decode --part crossover --only 'decode b1 autotuned' --only batch"),
-        engine("7b-prefill", "--context 4096 --part prefill --part prefix"),
-        Step("kernels", "python3 tests/bench/kernels_gpu.py"),
-        engine("nf4", "--scheme bnb-nf4", DECODE),
         # Both devices: the other lane's is used for a few seconds.
         Step(
             "tests-second-device", f"env -u CUDA_VISIBLE_DEVICES {TESTS} tests/gpu/test_engine.py -k second_device"
         ),
     ),
     "product": (
-        sweep("decide", "tests/bench/decide_7b.json"),
-        Step("tests-product", f"{TESTS} tests/gpu/test_profiling.py tests/gpu/test_why.py"),
-        sweep("article", "article"),
-        Step("why", "python3 tests/bench/why.py --out $R/why.jsonl"),
         Step(
             "footprint",
             "mkdir -p $R/f; python3 tests/bench/footprint.py $R/f --device cuda:0 --seconds $LEFT "
-            "--case 'llama-2-7b graphs' --case 'llama-2-7b compiled' --case 'llama-2-7b many graphs' "
-            "--case 'llama-2-7b torchao-int8' --case 'llama-2-7b static' --case 'llama-3.1-8b bf16' "
+            "--case 'llama-2-7b compiled' --case 'llama-2-7b torchao-int8' --case 'llama-2-7b static' "
+            "--case 'llama-2-7b graphs' --case 'llama-2-7b many graphs' --case 'llama-3.1-8b bf16' "
             "--case 'llama-2-7b fp8-kv'",
         ),
         Step(
@@ -101,6 +97,10 @@ LANES: dict[str, tuple[Step, ...]] = {
         ),
         Step("preemption", "python3 tests/bench/preemption.py --device cuda:0"),
         Step("profiling", "python3 tests/bench/profiling.py --device cuda:0 --dtype bf16"),
+        Step("tests-product", f"{TESTS} tests/gpu/test_profiling.py tests/gpu/test_why.py"),
+        Step("why", "python3 tests/bench/why.py --out $R/why.jsonl", most_s=400),
+        sweep("decide", "tests/bench/decide_7b.json"),
+        sweep("article", "article"),
     ),
 }
 
