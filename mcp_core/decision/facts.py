@@ -31,6 +31,7 @@ __all__ = [
     "configuration_name",
     "fidelity_facts",
     "numerics_of",
+    "short_model",
     "short_names",
     "versions_of",
     "whole_runs",
@@ -223,10 +224,15 @@ def short_names(runs: Sequence[RunFacts]) -> dict[str, str]:
     shared = {model: _shared([words for each, words in names.values() if each == model]) for model in models}
     short: dict[str, str] = {}
     for configuration, (model, words) in names.items():
-        first = [model.rstrip("/").rsplit("/", 1)[-1]] if len(models) > 1 and model != _ELSEWHERE else []
+        first = [short_model(model)] if len(models) > 1 and model != _ELSEWHERE else []
         kept = [word for word in words[1:] if word not in shared[model]]
         short[configuration] = _DOT.join([*first, words[0], *kept])
     return short
+
+
+def short_model(model: str) -> str:
+    """The last part of a path or Hub id."""
+    return model.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _shared(names: Sequence[Sequence[str]]) -> frozenset[str]:

@@ -1,20 +1,23 @@
-"""Overview: all configurations of one traffic on one device as points: frontier, curves over load, crossover.
+"""Overview: all configurations of one model under one traffic on one device as points: frontier, curves, crossover.
 
 Only measured loads are points. This file does not know how they are drawn (``pages/_ui/decision_charts.py``).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
-from mcp_core.decision.facts import RunFacts, short_names
+from mcp_core.decision.facts import RunFacts, short_model, short_names
 from mcp_core.evaluation.attainment import goodput
 from mcp_core.evaluation.request_samples import RequestSamples
 from mcp_core.goal import Slo
+from mcp_core.recipe import Recipe
 
-__all__ = ["Crossover", "OverviewPoint", "crossover", "goodputs", "groups", "pareto", "points_of"]
+__all__ = ["Crossover", "Group", "OverviewPoint", "crossover", "goodputs", "groups", "pareto", "points_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +55,58 @@ class Crossover:
     after: str
 
 
-def groups(runs: Sequence[RunFacts]) -> dict[tuple[str, str, str], str]:
-    """Traffic, device and kind of load that there are good Runs of -> in words, the most configurations first."""
-    found: dict[tuple[str, str, str], set[str]] = {}
-    names: dict[tuple[str, str, str], str] = {}
+class Group(NamedTuple):
+    """Whose figures belong in one picture: a smaller model would beat a larger one by its size alone."""
+
+    traffic: str
+    device: str
+    load_kind: str
+    model: str
+
+    @classmethod
+    def of(cls, run: RunFacts) -> Group:
+        """Of this Run."""
+        return cls(run.traffic, run.device, run.load_kind, _model(run.recipe))
+
+
+@functools.lru_cache(maxsize=1024)
+def _model(recipe: str) -> str:
+    """The same for one checkpoint, whether its content hash is known yet; sizes tell custom shapes apart."""
+    model = Recipe.from_json(recipe).model
+    return "" if model.source == "endpoint" else model.model_copy(update={"sha256": None}).model_dump_json()
+
+
+def _words(run: RunFacts) -> str:
+    return f"{_model_name(run)} · {run.workload} · {run.device or 'no device'}{_RATE[run.load_kind]}"
+
+
+def _model_name(run: RunFacts) -> str:
+    shape = Recipe.from_json(run.recipe).model.shape
+    sizes = f" {shape.layers} × {shape.hidden}" if shape else ""
+    return f"{short_model(run.model)}{sizes}"
+
+
+def groups(runs: Sequence[RunFacts]) -> dict[Group, str]:
+    """Models, traffics, devices and kinds of load that there are good Runs of -> in words, the most configurations
+    first."""
+    found: dict[Group, set[str]] = {}
+    names: dict[Group, str] = {}
     for run in runs:
         if run.measured and run.load is not None:
-            key = (run.traffic, run.device, run.load_kind)
+            key = Group.of(run)
             found.setdefault(key, set()).add(run.configuration)
-            names.setdefault(key, f"{run.workload} · {run.device or 'no device'}{_RATE[run.load_kind]}")
+            names[key] = names.get(key) or _words(run)
     return {key: names[key] for key in sorted(found, key=lambda each: -len(found[each]))}
 
 
 _RATE = {"concurrency": "", "rate_s": " · by rate"}
 
 
-def points_of(runs: Sequence[RunFacts], group: tuple[str, str, str]) -> tuple[OverviewPoint, ...]:
+def points_of(runs: Sequence[RunFacts], group: Group) -> tuple[OverviewPoint, ...]:
     """One for each configuration and load; a Run that may be compared counts before one that may not."""
     newest: dict[tuple[str, float], RunFacts] = {}
-    for run in (run for run in runs if (run.traffic, run.device, run.load_kind) == group):
-        if not run.measured or run.load is None:
+    for run in runs:
+        if not run.measured or run.load is None or Group.of(run) != group:
             continue
         known = newest.setdefault((run.configuration, run.load), run)
         if not known.comparable and run.comparable:

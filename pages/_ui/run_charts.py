@@ -1,4 +1,4 @@
-"""Pictures of all Runs of one traffic on one device: frontier, goodput over load, crossover.
+"""Pictures of all Runs of one model under one traffic on one device: frontier, goodput over load, crossover.
 
 This file does not know how Runs are filtered or listed.
 """
@@ -25,7 +25,7 @@ _MOST_CURVES = 10
 
 
 def draw(runs: Sequence[RunFacts]) -> None:
-    """Choose the traffic and the picture. Nothing where fewer than two points were measured."""
+    """Choose whose picture, and which. Nothing where fewer than two points were measured."""
     from mcp_core.decision.overview import groups, points_of
 
     found = groups(runs)
@@ -39,14 +39,14 @@ def draw(runs: Sequence[RunFacts]) -> None:
             "Of",
             keys,
             format_func=found.get,
-            help="Figures of different workloads or devices do not belong in one picture.",
+            help="Figures of different models, workloads or devices do not belong in one picture.",
         )
         picture = right.segmented_control("Picture", _PICTURES, default=_PICTURES[0], required=True, key="picture")
         points = points_of(runs, group)
         if len(points) < _LEAST_POINTS:
             st.caption("One point is no picture: measure a second configuration, or a second load.")
             return
-        unit = _UNITS[group[2]]
+        unit = _UNITS[group.load_kind]
         if picture == "Frontier":
             _frontier(points)
         elif picture == "Goodput":

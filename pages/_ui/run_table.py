@@ -29,11 +29,15 @@ STATUS_WORDS = {
     "interrupted": "■ interrupted",
     "refused": "⊘ refused",
 }
-_ROW_PX = 35
-_MOST_ROWS_SHOWN = 8
+# A line of text, and three: a name is wrapped rather than cut, which Streamlit does in high rows only.
+_ROW_PX, _TALL_ROW_PX = 35, 66
+_MOST_ROWS_SHOWN, _MOST_TALL_ROWS = 8, 6
 _SEVERAL = 2
-# Width of Configuration beside Caveats, without them, and beside several models: what fits a page of 1280.
-_CONFIGURATION_PX, _ALONE_PX, _MODELS_PX = 208, 336, 150
+# Width of Configuration beside Caveats or several models, and alone: what fits a page of 1280, and
+# "bf16 · torchao-int8-weight-only ·" in one line.
+_CONFIGURATION_PX, _ALONE_PX = 214, 336
+# Of a cell: its edges, and a letter of the table's font.
+_EDGES_PX, _LETTER_PX = 18, 5.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +105,14 @@ def draw(
     rows = [_shown(run, about, shared) | beside.get(run.id, {}) for run in runs]
     caveats = any(each["caveats"] for each in rows)
     columns = _columns(pinned=against is not None, models=models, caveats=caveats, remarked=remarked, stale=stale)
+    width = _configuration_px(models=models, caveats=caveats)
+    tall = any(_is_wider(each["served"], width) for each in rows)
+    row_px, most = (_TALL_ROW_PX, _MOST_TALL_ROWS) if tall else (_ROW_PX, _MOST_ROWS_SHOWN)
     event = st.dataframe(
         rows,
         hide_index=True,
-        height=_ROW_PX * (min(len(runs), _MOST_ROWS_SHOWN) + 1) + 2,
+        height=row_px * min(len(runs), most) + _ROW_PX + 2,
+        row_height=row_px,
         column_config=columns,
         column_order=list(columns),
         key=f"runs-{ids[0]}-{len(ids)}",
@@ -200,6 +208,14 @@ def _shown(run: RunFacts, about: RunsBeside, shared: Shared) -> dict[str, Any]:
     return values | {"status": STATUS_WORDS[run.status] + stale + star, "served": served, "caveats": caveats}
 
 
+def _configuration_px(*, models: int, caveats: bool) -> int:
+    return _CONFIGURATION_PX if models > 1 or caveats else _ALONE_PX
+
+
+def _is_wider(text: str, width_px: int) -> bool:
+    return len(text) * _LETTER_PX + _EDGES_PX > width_px
+
+
 def _columns(*, pinned: bool, models: int, caveats: bool, remarked: bool, stale: bool) -> dict[str, Any]:
     """Headings with units, and what each figure means."""
     column = st.column_config
@@ -232,10 +248,10 @@ def _columns(*, pinned: bool, models: int, caveats: bool, remarked: bool, stale:
             "with versions that its machine has no longer.",
         ),
         "created": column.DatetimeColumn("Created", width=84, format="MM-DD HH:mm", help="In your browser's time."),
-        **({"model": column.TextColumn("Model", width=124)} if models > 1 else {}),
+        **({"model": column.TextColumn("Model", width=96)} if models > 1 else {}),
         "served": column.TextColumn(
             "Configuration",
-            width=_MODELS_PX if models > 1 else _CONFIGURATION_PX if caveats else _ALONE_PX,
+            width=_configuration_px(models=models, caveats=caveats),
             help="Dtype of dense weights, then every setting that is not at its default. What all Runs of the "
             "table share stands below it.",
         ),

@@ -6,7 +6,7 @@ import pytest
 
 from mcp_core.decision.overview import crossover, goodputs, groups, pareto, points_of
 from mcp_core.goal import Goal
-from tests.decision.planted import Law, Planted, planted_run
+from tests.decision.planted import GPU, TRAFFIC, Law, Planted, planted_run
 
 # Faster alone, slower in company.
 LATENCY = Law(tpot_ms=10, users_tpot=5, changes={"attention": "eager"})
@@ -54,3 +54,20 @@ def test_goodput_falls_to_nothing_where_the_limit_breaks(planted):
     assert curves["bf16"][2][1] > curves["bf16"][0][1]
     assert curves["fp32 · eager"][2][1] == 0
     assert goodputs(points, slo, {}) == {}
+
+
+def _shape(layers: int) -> dict[str, object]:
+    sizes = {"layers": layers, "hidden": 64, "intermediate": 128, "heads": 2, "kv_heads": 2, "vocab": 500}
+    return {"source": "shape", "id": "custom", "shape": sizes | {"context": 512}}
+
+
+def test_each_model_has_a_picture_of_its_own_whatever_its_speed():
+    small, large = Law(tpot_ms=5, changes={"model": _shape(2)}), Law(tpot_ms=20, changes={"model": _shape(8)})
+    packed = Law(tpot_ms=15, changes={"model": _shape(8), "dtype": "bf16"})
+    hashed = Law(tpot_ms=25, changes={"model": _shape(8) | {"sha256": "ab" * 32}, "dtype": "fp16"})
+    facts = Planted([planted_run(law, 4, requests=60) for law in (small, large, packed, hashed)]).facts
+    found = groups(facts)
+    assert list(found.values()) == [f"custom {n} × 64 · {TRAFFIC.name} · {GPU}" for n in (8, 2)]
+    fronts = [[point.facts.dtype for point in pareto(points_of(facts, group))] for group in found]
+    assert fronts == [["bf16"], ["fp32"]]
+    assert [len(points_of(facts, group)) for group in found] == [3, 1]

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable
 
 import fake_workbench as fakes
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from mcp_core.decision.facts import RunFacts
@@ -423,3 +424,30 @@ def test_one_load_says_nothing_of_a_crossover_and_long_names_have_room(
     front = frontier_figure(points).data[0]  # one that beats the other in both: a line alone would not be seen
     assert (len(front.x), front.text) == (1, ("fp32",))
     assert "markers" in front.mode
+
+
+def test_pictures_are_of_one_model_that_is_named(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    for model in ("llama-2-7b", "llama-2-13b"):
+        for attention in ("sdpa", "eager"):
+            changes = {"model": {"source": "shape", "id": model}, "attention": attention}
+            run, records = planted_run(Law(changes=changes), 4, requests=40)
+            wb.add(run).request_records[run.id] = tuple(records)
+    at = page("runs").run()
+    assert not at.exception
+    choice = next(each for each in at.selectbox if each.label == "Of")
+    assert sorted(each.partition(" · ")[0] for each in choice.options) == ["llama-2-13b", "llama-2-7b"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "px"), [({}, None), ({"quantization.group_size": 32, "compile": "graphs"}, 66)]
+)
+def test_a_name_that_its_column_would_cut_is_wrapped(
+    page: OpenPage, wb: fakes.FakeWorkbench, changes: dict[str, object], px: int | None
+) -> None:
+    long = {"quantization.scheme": "torchao-int4-weight-only", "dtype": "bf16"} | changes if changes else {}
+    for each in (long, {"dtype": "fp16"}):
+        run, records = planted_run(Law(changes=each), 4, requests=40)
+        wb.add(run).request_records[run.id] = tuple(records)
+    at = page("runs").run()
+    assert not at.exception
+    assert at.dataframe[0].proto.row_height == (px or 35)
