@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import streamlit as st
 
@@ -32,6 +32,7 @@ frame.require("monitor")
 RANGES_S = {"1 min": 60, "5 min": 300, "15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
 COLUMNS = 3
 NEWEST_S = 10.0
+_ZOOM_STEP = timedelta(seconds=1)  # Streamlit's own is 15 min
 
 Span = tuple[float, float]
 
@@ -66,9 +67,8 @@ def _draw_controls() -> int:
             "Time range", list(RANGES_S), default="5 min", required=True, key="range", bind="query-params"
         )
         seconds = RANGES_S[chosen or "5 min"]
-        paused = st.toggle(
-            "Pause", value=session.paused_at_s() is not None, help="Hold the charts still, to zoom into them."
-        )
+        # Not by ``value``: one that follows the answer makes it another widget, and a click on the old one is lost.
+        paused = st.toggle("Pause", key="pause", help="Hold the charts still, to zoom into them.")
         _set_paused(paused)
         st.download_button(
             "Download CSV",
@@ -123,9 +123,8 @@ def _draw_live(seconds: int) -> None:
 def _zoomed(ends: Span) -> Span:
     """While paused: a part of the range, in the finest rows that there are of it."""
     first, last = (monitor_events.local(at_s) for at_s in ends)
-    begin, end = st.slider(
-        "Zoom", first, last, (first, last), format="HH:mm:ss", key=f"zoom-{ends[0]:.0f}-{ends[1]:.0f}"
-    )
+    key = f"zoom-{ends[0]:.0f}-{ends[1]:.0f}"
+    begin, end = st.slider("Zoom", first, last, (first, last), _ZOOM_STEP, format="HH:mm:ss", key=key)
     return (begin.timestamp(), end.timestamp()) if begin < end else ends
 
 

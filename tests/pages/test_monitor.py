@@ -225,12 +225,23 @@ def test_pause_holds_the_window_still(page: OpenPage, wb: fakes.FakeWorkbench) -
     assert json.loads(_charts(at)[0].spec) != held
 
 
+def test_one_click_ends_a_pause(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
+    """Also where nothing else was touched since: the switch is the same one in both runs."""
+    wb.samples = fakes.samples(30)
+    at = page("monitor").run()
+    at.toggle[0].set_value(True).run()
+    at.toggle[0].set_value(False).run()
+    assert not at.slider
+    assert not at.toggle[0].value
+
+
 def test_zoom_draws_a_part_of_a_paused_range(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
     wb.samples = fakes.samples(200)
     at = page("monitor").run()
     assert not at.slider
     at.toggle[0].set_value(True).run()
     first, last = at.slider[0].value
+    assert at.slider[0].step == 1_000_000  # us: Streamlit's own quarter of an hour would be all of this range
     middle = first + (last - first) / 2
     at.slider[0].set_range(middle, last).run()
     assert not at.exception
