@@ -17,6 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from mcp_core import devices
+from mcp_core.decision.counterparts import is_of_device
 from mcp_core.decision.store import Store
 from mcp_core.decision.sweep_record import CellRecord, CellStage, CellState, SweepRecord, SweepRun, SweepState
 from mcp_core.errors import Busy, InputError
@@ -103,6 +104,12 @@ class Sweeps:
         if record.host != hardware.host:
             raise InputError(
                 f"Sweep {sweep_id} was begun on {record.host}; this is {hardware.host}.",
+                "Resume it there, or start it anew here.",
+            )
+        begun = next((run for run in map(self._store.get, record.run_ids) if run is not None), None)
+        if begun is not None and not is_of_device(begun, hardware, record.device):
+            raise InputError(
+                f"Sweep {sweep_id} was begun on another device than this machine's {record.device}.",
                 "Resume it there, or start it anew here.",
             )
         if record.state == "done":

@@ -23,7 +23,7 @@ from mcp_core.evaluation import sweep
 from mcp_core.evaluation.new_sweep import begin
 from mcp_core.evaluation.sweep import Host, race
 from mcp_core.evaluation.sweep_table import reasons, sweep_rows
-from mcp_core.hardware import detect
+from mcp_core.hardware import Hardware, detect
 from mcp_core.results import Run
 from mcp_core.sweep_plan import SweepPlan
 from tests.evaluation import planted_noise
@@ -353,3 +353,20 @@ def test_another_machine_cannot_resume_it() -> None:
             Sweeps(store).claim(sweep_id, machine)
         with pytest.raises(InputError, match="no sweep"):
             Sweeps(store).claim("none-such", machine)
+
+
+def test_another_card_in_a_host_of_that_name_cannot_resume_it() -> None:
+    def with_card(uuid: str) -> Hardware:
+        machine = detect()
+        cpu = machine.devices[0].model_copy(update={"uuid": uuid})
+        return machine.model_copy(update={"devices": (cpu,)})
+
+    huge = {"source": "shape", "id": "custom", "shape": SHAPE | {"layers": 512, "hidden": 65536, "heads": 512}}
+    with Store() as store:
+        sweep_id = begin(
+            store, plan(axes={"model": [PLAN["base"]["model"], huge]}), with_card("a")
+        )  # a Run: refused
+        Sweeps(store).end(sweep_id, "cancelled")
+        with pytest.raises(InputError, match="begun on another device than this machine's cpu"):
+            Sweeps(store).claim(sweep_id, with_card("b"))
+        assert Sweeps(store).claim(sweep_id, with_card("a")).id == sweep_id
