@@ -12,7 +12,7 @@ from mcp_core.models.packing import PackedWeights
 from mcp_core.models.served_load import ServedLoad
 from mcp_core.recipe import Recipe
 
-__all__ = ["activation_bytes", "scratch_bytes"]
+__all__ = ["activation_bytes", "graph_sizes", "scratch_bytes"]
 
 # Bytes a weight of the largest packed matrix while a product expands it, by the scheme's first word and the
 # device. CPU: SmolLM2-135M and a 0.5 B shape. CUDA: H100, peaks of the 7B, 8B and 13B shapes less bf16's.
@@ -43,7 +43,21 @@ def activation_bytes(recipe: Recipe, architecture: Architecture, load: ServedLoa
     attention = rows * (stream + 2 * architecture.heads * architecture.head_dim) * item
     attention += attention_over_past(recipe, architecture, load, chunk, kind)
     logits = load.concurrency * architecture.vocab * (item + 2 * DTYPE_BYTES["fp32"])
-    return max(mlp, attention) + logits
+    return max(mlp, attention) + logits + _recorded_bytes(recipe, architecture, kind)
+
+
+def _recorded_bytes(recipe: Recipe, architecture: Architecture, kind: str) -> int:
+    """Logits that each recorded step leaves in a place of its own."""
+    if recipe.compile == "off" or kind != "cuda":
+        return 0
+    most = 1 if recipe.batching.mode == "off" else recipe.batching.max_requests
+    return sum(graph_sizes(most)) * architecture.vocab * DTYPE_BYTES[recipe.dtype]
+
+
+def graph_sizes(most: int) -> tuple[int, ...]:
+    """Batch sizes worth recording, up to ``most`` and that one: padding wastes at most a third."""
+    sizes = [size for size in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256) if size < most]
+    return (*sizes, most)
 
 
 def scratch_bytes(recipe: Recipe, weights: PackedWeights, kind: str) -> int:

@@ -121,6 +121,20 @@ def test_a_pool_of_fp8_pages_holds_nearly_twice_the_tokens():
     assert pools[1].kv_bytes == pytest.approx(pools[0].kv_bytes, rel=0.01)
 
 
+def test_each_recorded_step_keeps_its_logits_on_a_gpu_and_graphs_have_memory_of_their_own() -> None:
+    both, changes = machine(device(), device("cuda", 40, 80)), {"batching__mode": "continuous", "dtype": "bf16"}
+
+    def peak(compile_: str, most: int) -> int:
+        asked = recipe(
+            device="cuda:0", compile=compile_, batching__max_requests=most, batching__kv_blocks=64, **changes
+        )
+        return predict(asked, both).peak_bytes
+
+    vocab = 32_000
+    assert peak("graphs", 4) - peak("off", 4) == 300 * 10**6 + (1 + 2 + 4) * vocab * 2
+    assert peak("compiled", 8) - peak("graphs", 4) == peak("off", 8) - peak("off", 4) + 8 * vocab * 2
+
+
 def test_offloaded_keeps_two_layers_on_the_device():
     both = machine(device(), device("cuda", 70, 80))
     on_device = predict(recipe(device="cuda:0"), both)

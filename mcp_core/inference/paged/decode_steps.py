@@ -20,10 +20,11 @@ from mcp_core.errors import RecipeError
 from mcp_core.inference.paged.batch import ROW_FIELDS, PagedBatch, Step, with_unread
 from mcp_core.inference.paged.graphs import Graphs, Recorded
 from mcp_core.inference.transfer import fill, to_device
+from mcp_core.models.activation_memory import graph_sizes
 from mcp_core.models.load_errors import first_line
 from mcp_core.recipe import Compile
 
-__all__ = ["Computed", "DecodeSteps", "Forward", "Heard", "graph_sizes"]
+__all__ = ["Computed", "DecodeSteps", "Forward", "Heard"]
 
 # How far preparing is: a part of 1, and what is done now.
 Heard = Callable[[float, str], None]
@@ -42,12 +43,6 @@ class Computed(NamedTuple):
 
 # From a step to the logits [n, vocab] of each sequence's last token.
 Forward = Callable[[Step], torch.Tensor]
-
-
-def graph_sizes(most: int) -> tuple[int, ...]:
-    """Batch sizes worth recording, up to ``most`` and that one: padding wastes at most a third."""
-    sizes = [size for size in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256) if size < most]
-    return (*sizes, most)
 
 
 class DecodeSteps:

@@ -10,11 +10,12 @@ import torch
 from mcp_core.errors import RecipeError
 from mcp_core.generation import GenerationRequest
 from mcp_core.inference.paged.batch import decode_rows
-from mcp_core.inference.paged.decode_steps import DecodeSteps, graph_sizes
+from mcp_core.inference.paged.decode_steps import DecodeSteps
 from mcp_core.inference.paged.graphs import Graphs, Recorded
 from mcp_core.inference.paged.pages import PagePool
 from mcp_core.inference.paged.runner import PagedRunner
 from mcp_core.inference.paged.scheduler import Scheduler
+from mcp_core.models.activation_memory import graph_sizes
 from tests.inference.test_engine import greedy
 
 PAGE, WIDTH = 16, 8
