@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import logging
 import os
 import random
 import statistics
@@ -448,6 +449,8 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=sorted({name for name, _ in PARTS}))
     parser.add_argument("--only", action="append", help="figures whose name begins so")
     options = parser.parse_args()
+    logging.basicConfig()
+    logging.getLogger("mcp_core").setLevel(logging.INFO)  # what was compiled, and for how long
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home("compiled")))
     bed = Bed(options)
     for part in chosen(options.part):
