@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 import streamlit as st
 
 from mcp_core import conflicts
+from mcp_core.decision.counterparts import is_of_device
 from mcp_core.decision.recipe_changes import changed_fields
 from mcp_core.errors import McpError
 from mcp_core.evaluation.step_bar import bar_of, why_slower
@@ -158,8 +159,7 @@ def _ceilings(found: Explanation) -> None:
 def _is_here(run: Run, machine: Hardware) -> bool:
     """Whether its device is one of this machine: hosts of one name are many."""
     recipe = conflicts.resolve(run.recipe, run.hardware)
-    then, now = run.hardware.device(recipe.device), machine.device(recipe.device)
-    return run.hardware.host == machine.host and then is not None and now is not None and then.name == now.name
+    return is_of_device(run.model_copy(update={"recipe": recipe}), machine, recipe.device)
 
 
 def _measure_here(found: Explanation) -> None:

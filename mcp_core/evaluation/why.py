@@ -12,6 +12,7 @@ from typing import Any
 
 from mcp_core import conflicts
 from mcp_core.ceilings import Ceilings
+from mcp_core.decision.counterparts import is_of_device
 from mcp_core.errors import McpError
 from mcp_core.evaluation.roofline import Point, Roofline, roofline_of
 from mcp_core.evaluation.verdict_values import Case, Finding, Verdict
@@ -117,8 +118,7 @@ def _ceilings(run: Run, machine: Hardware) -> tuple[Ceilings | None, str]:
     stored = run.hardware.ceilings_of(recipe.device, recipe.threads)
     if stored is not None:
         return stored, ""
-    then, now = run.hardware.device(recipe.device), machine.device(recipe.device)
-    if then is None or now is None or (run.hardware.host, then.name) != (machine.host, now.name):
+    if not is_of_device(run.model_copy(update={"recipe": recipe}), machine, recipe.device):
         return None, ""
     later = machine.ceilings_of(recipe.device, recipe.threads)
     return later, "The device's ceilings were measured after this Run." if later else ""

@@ -6,6 +6,7 @@ import pytest
 
 from mcp_core.evaluation.step_bar import UNEXPLAINED, bar_of, why_slower
 from mcp_core.evaluation.why import Explanation, as_document, explain, fitting_trace
+from mcp_core.hardware import Hardware
 from mcp_core.models.catalog import resolve
 from mcp_core.results import Run
 from tests.evaluation.why_cases import H100, MACHINE, phase, recipe, run, trace
@@ -32,6 +33,21 @@ def test_ceilings_measured_later_are_said_to_be():
     assert found.notes == ("The device's ceilings were measured after this Run.",)
     elsewhere = bare.model_copy(update={"host": "another"})
     assert explained(run().model_copy(update={"hardware": elsewhere})).case.ceilings is None
+
+
+def with_card(machine: Hardware, uuid: str) -> Hardware:
+    cards = tuple(
+        each.model_copy(update={"uuid": uuid}) if each.kind == "cuda" else each for each in machine.devices
+    )
+    return machine.model_copy(update={"devices": cards})
+
+
+@pytest.mark.parametrize(("here", "known"), [("GPU-a", True), ("GPU-b", False)])
+def test_ceilings_of_another_card_in_a_host_of_the_same_name_are_not_this_ones(here, known):
+    bare = with_card(MACHINE.model_copy(update={"ceilings": ()}), "GPU-a")
+    of = run().model_copy(update={"hardware": bare})
+    found = explain(of, with_card(MACHINE, here), model=resolve(of.recipe.model))
+    assert (found.case.ceilings is not None) == known
 
 
 def test_the_trace_of_a_run():
