@@ -97,7 +97,7 @@ def host_panels(window: Window, memory_total_bytes: int) -> tuple[Panel, ...]:
     """CPU, memory and load of the whole machine."""
     cores, total = os.cpu_count() or 1, memory_total_bytes / GB
     series = {
-        "all programs": window.mean("host.cpu_percent"),
+        "all": window.mean("host.cpu_percent"),
         "workers": _scaled(over_workers(window, "cpu_percent"), 1 / cores),
         "others": _scaled(window.mean("host.others_cores"), 100 / cores),
     }

@@ -57,7 +57,7 @@ def test_without_a_worker_the_host_is_shown_and_nvidia_is_explained(
     assert any(each.value.startswith("No NVIDIA device") for each in at.caption)
     assert any(each.value.endswith("says: NVML Shared Library Not Found.") for each in at.caption)
     names = [series["name"] for series in json.loads(_charts(at)[0].spec)["series"]]
-    assert names == ["all programs", "others"]
+    assert names == ["all", "others"]
 
 
 def test_every_counter_of_worker_device_and_host_has_a_chart(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
