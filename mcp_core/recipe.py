@@ -398,10 +398,14 @@ _PROBLEMS = {"extra_forbidden": "there is no such field", "model_type": "it is n
 
 
 def validation_message(error: ValidationError) -> str:
-    """The first problem of a pydantic error as ``field: what is wrong``, with a count of the others."""
+    """The first problem of a pydantic error as ``field: what is wrong``, with a count of the others.
+
+    Where fields contradict each other no single one is named.
+    """
     problems = error.errors(include_url=False, include_context=False)
     first = problems[0]
-    field = ".".join(str(part) for part in first["loc"]) or "document"
+    told = first["type"] == "value_error"  # our own validators name the fields that contradict each other
+    field = ".".join(str(part) for part in first["loc"]) or ("" if told else "document")
     rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     what = _PROBLEMS.get(first["type"], first["msg"].removeprefix("Value error, "))
-    return f"{field}: {what}{rest}"
+    return f"{field}: {what}{rest}" if field else f"{what}{rest}"

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from mcp_core import cli
+from mcp_core.commands.output import figure
 from mcp_core.decision.decision import Decision
 from mcp_core.decision.store import Store
 from mcp_core.results import Comparable, Failure
@@ -105,6 +106,45 @@ def test_compare_takes_every_repeat_of_both(planted, capsys):
     (memory,) = (line for line in said.splitlines() if line.startswith("peak memory"))
     assert memory.split()[3] in ("MB", "GB")
     assert cli.main(["compare", planted[0], "nonsense"]) == 2
+
+
+def test_compare_says_what_a_and_b_are_and_which_quantity_is_not_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MCP_HOME", str(tmp_path))
+    monkeypatch.delenv("MCP_STORE_URL", raising=False)
+    same = Law(changes={"attention": "eager"})
+    pairs = [planted_run(law, 8, start=start, requests=60) for law in (Law(), same) for start in range(2)]
+    with Store() as store:
+        for run, records in pairs:
+            store.add(run, records)
+    assert cli.main(["compare", pairs[0][0].id, pairs[2][0].id]) == 0
+    out, err = capsys.readouterr()
+    one, other = out.splitlines()[:2]
+    assert one.startswith("A: ")
+    assert "eager" not in one
+    assert other.startswith("B: ")
+    assert "eager" in other
+    undecided = [line.split("  ")[0] for line in out.splitlines() if line.endswith("undecided")]
+    assert undecided
+    told = [line.partition(": the interval")[0] for line in err.splitlines() if "holds both" in line]
+    assert sorted(", ".join(told).split(", ")) == sorted(undecided)
+
+
+def test_the_list_of_runs_tells_configurations_apart(planted, capsys):
+    """Engine and scheme alone are the same in both."""
+    assert cli.main(["runs"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert [run for run in planted if "eager" in lines[run]] == planted[3:]
+    assert cli.main(["runs", "show", planted[3]]) == 0
+    assert "eager" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(13040.94, "13,041"), (999.97, "1,000"), (999.4, "999.4"), (25.482, "25.48"), (0.4821, "0.4821"), (0, "0")],
+)
+def test_a_figure_has_no_power_of_ten(value, shown):
+    """13040.94 ms was shown as 1.304e+04 ms."""
+    assert figure(value) == shown
 
 
 def test_two_runs_of_one_configuration_show_their_own_figures(planted, capsys):

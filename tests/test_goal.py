@@ -38,7 +38,7 @@ def test_one_request_is_judged_by_the_limit_of_the_tail():
 @pytest.mark.parametrize(
     ("document", "named"),
     [
-        ({"users": 4, "rate_s": 2}, "users and rate_s"),
+        ({"users": 4, "rate_s": 2}, "not valid: users and rate_s"),
         ({"slo": {"ttft_ms": {"p50": 500, "p95": 400}}}, "p95 400 ms is below p50 500 ms"),
         ({"slo": {"ttft_ms": {"p95": -1}}}, "slo.ttft_ms.p95"),
         ({"slo": {"ttft": {"p95": 1}}}, "slo.ttft"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from mcp_core.commands.arguments import add_json
-from mcp_core.commands.output import emit, note, say, size, table
+from mcp_core.commands.output import emit, figure, note, say, size, table
 from mcp_core.commands.run_argument import RUN_HELP, find_run, is_file_name
 from mcp_core.decision.compare import QUANTITIES, Comparison, Quantity
+from mcp_core.decision.facts import configuration_name
 from mcp_core.decision.store import Store
 from mcp_core.decisions import Decisions
 from mcp_core.errors import McpError
@@ -35,13 +37,27 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         emit([each.model_dump(mode="json") for each in found])
         return 0
+    for letter, each in (("A", a), ("B", b)):
+        say(f"{letter}: {each.recipe.model.id}, {configuration_name(each.recipe)}; {each.workload.name}")
+    say("")
     table([("QUANTITY", "A", "B", "B / A", "95 % INTERVAL", "STARTS A, B", "B IS"), *map(_row, found)])
-    for words in dict.fromkeys(words for each in found for words in (each.why, each.caveat) if words):
+    for words in _reasons(found):
         note(words)
     more = max((each.more for each in found), default=0)
     if more:
         say(f"{more} more starts of each would probably tell, in turn: A B A B.")
     return 0
+
+
+def _reasons(found: Sequence[Comparison]) -> list[str]:
+    """Why it is undecided and what else to know; what does not hold for every quantity names those it holds for."""
+    holds: dict[str, list[str]] = {}
+    for each in found:
+        for words in filter(None, (each.why, each.caveat)):
+            holds.setdefault(words, []).append(QUANTITIES[each.quantity].label)
+    return [
+        words if len(labels) == len(found) else f"{', '.join(labels)}: {words}" for words, labels in holds.items()
+    ]
 
 
 def _require_figures(run: Run) -> None:
@@ -73,4 +89,4 @@ def _row(each: Comparison) -> tuple[str, ...]:
 def _figure(value: float | None, quantity: Quantity) -> str:
     if value is None:
         return "-"
-    return size(round(value)) if quantity.unit == "bytes" else f"{value:,.4g} {quantity.unit}"
+    return size(round(value)) if quantity.unit == "bytes" else f"{figure(value)} {quantity.unit}"

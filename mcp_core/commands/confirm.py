@@ -10,7 +10,7 @@ from typing import Any
 from mcp_core import conflicts, hardware
 from mcp_core.commands.arguments import add_json, add_progress
 from mcp_core.commands.job_run import run_job
-from mcp_core.commands.output import emit, note, say, table, write_file
+from mcp_core.commands.output import emit, figure, note, say, table, write_file
 from mcp_core.decision.confirmation import Beside, Confirmation
 from mcp_core.decision.decision import Decision
 from mcp_core.decision.export import BUNDLE_FILE, export, recipe_served
@@ -114,5 +114,5 @@ def _show(found: Confirmation) -> None:
 
 def _row(each: Beside) -> tuple[str, ...]:
     unit = f" ({each.unit})" if each.unit else ""
-    shown = ["-" if value is None else f"{value:,.4g}" for value in (each.predicted, each.measured)]
+    shown = [figure(value) for value in (each.predicted, each.measured)]
     return f"{each.name}{unit}", *shown, "-" if each.error is None else f"{each.error:+.1%}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mcp_core.commands.fidelity_table import headline
 from mcp_core.commands.output import say, size, table
+from mcp_core.decision.facts import configuration_name
 from mcp_core.decision.remarks import Remarks
 from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
 from mcp_core.models.correction import error_of
@@ -20,7 +21,7 @@ HEADING = (
     "CREATED",
     "STATUS",
     "MODEL",
-    "ENGINE",
+    "CONFIGURATION",
     "SCHEME",
     "WORKLOAD",
     "TTFT p50",
@@ -38,7 +39,7 @@ def row_of(run: Run, tags: str = "", *, stale: bool = False) -> tuple[str, ...]:
         f"{run.created.astimezone():%Y-%m-%d %H:%M}",
         f"{run.status}, stale" if stale else run.status,
         run.recipe.model.id,
-        run.recipe.engine,
+        configuration_name(run.recipe),
         scheme_words(run.recipe),
         run.workload.name,
         _figure(measured.ttft_ms.p50 if measured else None, "ms"),
@@ -75,6 +76,7 @@ def show(run: Run) -> None:
     recipe = run.recipe
     say(f"Run {run.id}: {run.status}")
     say(f"{recipe.model.id}, {settings_words(recipe)}")
+    say(f"configuration: {configuration_name(recipe)}")
     say(f"{run.workload.name}: {run.load_words}")
     if run.failure:
         say(f"{run.failure.kind}: {run.failure.message}")

@@ -236,7 +236,10 @@ def _tell_rows(rows: Sequence[SweepRow], record: SweepRecord, tell: Tell) -> Non
     for message in sorted({row.reason for row in rows if row.reason and not row.cell.failure}):
         tell(message)
     if rows and rows[0].stage == "confirm":
-        tell("Of several fresh starts the figures are the median one's, of two the slower one's.")
+        tell(
+            "Of several fresh starts the figures are the median one's, of two the slower one's; "
+            "the order is by the median of them, of two by their mean."
+        )
         tell(f"best: {rows[0].cell.name}, {rows[0].level}; mcp-core recommend decides from all Runs")
 
 

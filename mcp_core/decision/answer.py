@@ -72,8 +72,8 @@ def _not_told(decision: Decision) -> str:
 def _nobody(decision: Decision, found: Sequence[Candidate]) -> str:
     if not any(each.point for each in found):
         why, times = Counter(each.broken[0].text for each in found).most_common(1)[0]
-        of = "all" if times == len(found) else f"{times} of {len(found)}"
-        return f"No configuration has a figure that counts here. Of {of}: {why}."
+        of = "All" if times == len(found) else f"{times} of {len(found)}"
+        return f"No configuration has a figure that counts here. {of}: {why}."
     name, least = _nearest(found)
     if least is None:
         return "No measured configuration is known to meet the Goal: the figures that its limits need are lacking."
