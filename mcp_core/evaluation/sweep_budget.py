@@ -26,6 +26,8 @@ _DRAWN_BYTES_S = 0.4e9
 # What a load stage takes besides its seconds: warm-up requests, and those that still run when time is over.
 _AROUND_S = 3.0
 _AROUND_SHARE = 0.2
+# Neither is known before: how long the queue is when time is over, and what else the machine will do.
+_ON_TOP = "A long queue when time is over, and repeats on a noisy machine, come on top."
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class Budget:
         what = f"{self.cells} configuration{'' if self.cells == 1 else 's'}{refused}"
         if not self.cells:
             return f"{what}: nothing to measure."
-        return f"{what}: about {_time(self.seconds)} of device time ({split}). {self._certainty()}"
+        return f"{what}: about {_time(self.seconds)} of device time ({split}). {self._certainty()} {_ON_TOP}"
 
     def _certainty(self) -> str:
         if self.known_loads == self.loads:

@@ -98,8 +98,8 @@ def _figures(found: Confirmation) -> None:
         placeholder=fmt.NOT_MEASURED,
         column_config={
             "figure": column.TextColumn("Figure"),
-            "predicted": column.NumberColumn("Predicted", format="%.4g", help="By the Run that is shipped."),
-            "measured": column.NumberColumn("Measured", format="%.4g", help="On the deployment."),
+            "predicted": column.NumberColumn("Predicted", format="%.6g", help="By the Run that is shipped."),
+            "measured": column.NumberColumn("Measured", format="%.6g", help="On the deployment."),
             "error": column.NumberColumn("Error", format="%+.1f %%", help="Measured / predicted - 1."),
         },
     )

@@ -32,7 +32,10 @@ _ROW_PX, _LINE_PX = 36, 17
 
 
 def frontier_figure(points: Sequence[OverviewPoint]) -> go.Figure:
-    """Tokens/s per user (x) and per GPU (y); colour is KL, grey where unknown; the area is KV tokens that fit."""
+    """Tokens/s per user (x) and per device, a GPU or the machine (y).
+
+    Colour is KL, grey where unknown; the area is KV tokens that fit.
+    """
     import plotly.graph_objects as go
 
     drawn = [point for point in points if point.per_user is not None]
@@ -57,7 +60,7 @@ def frontier_figure(points: Sequence[OverviewPoint]) -> go.Figure:
         margin=_MARGIN,
         legend=_LEGEND | {"itemsizing": "constant"},
         xaxis={"title": "output tok/s for each user", "rangemode": "tozero"},
-        yaxis={"title": "output tok/s for each GPU", "range": [0, _ROOM_ABOVE * most_s]},
+        yaxis={"title": "output tok/s for each device", "range": [0, _ROOM_ABOVE * most_s]},
     )
 
 

@@ -110,6 +110,7 @@ def test_device_time_is_counted_from_stages_and_known_loads(machine: Hardware) -
     # each once for its probes, again (6 s on average) for measuring, and six confirmations
     assert known.load_s == pytest.approx(5 + 7 + 6 * (2 + 6))
     assert "those of earlier Runs here" in known.in_words()
+    assert "repeats on a noisy machine, come on top" in known.in_words()
     assert known.seconds == known.load_s + 60 + 369 + 378
 
 
