@@ -534,7 +534,7 @@ def test_smoke_tests_are_no_evidence():
     found = decide({"users": 8}, pairs)
     assert found.winner is None
     assert found.refused[0].reason == "not comparable: smoke test: too small to decide anything"
-    assert found.answer.endswith("Of all: not comparable: smoke test: too small to decide anything.")
+    assert found.answer.endswith(" All: not comparable: smoke test: too small to decide anything.")
 
 
 def test_what_would_tell_more_than_a_smoke_test_is_no_smoke_test():
