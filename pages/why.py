@@ -159,7 +159,7 @@ def _ceilings(found: Explanation) -> None:
 def _is_here(run: Run, machine: Hardware) -> bool:
     """Whether its device is one of this machine: hosts of one name are many."""
     recipe = conflicts.resolve(run.recipe, run.hardware)
-    return is_of_device(run.model_copy(update={"recipe": recipe}), machine, recipe.device)
+    return is_of_device(run, machine, recipe.device)
 
 
 def _measure_here(found: Explanation) -> None:

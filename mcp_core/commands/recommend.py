@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcp_core.commands.arguments import add_json, require_place
-from mcp_core.commands.output import emit, note, say, table, write_file
+from mcp_core.commands.output import emit, figure, note, say, table, write_file
 from mcp_core.decision.decision import Choice, Decision
 from mcp_core.decision.store import Store
 from mcp_core.decisions import Decisions
@@ -19,8 +19,6 @@ from mcp_core.goal_presets import GOALS, goal_preset
 __all__ = ["add_arguments", "run"]
 
 _MOST_REFUSED = 30
-# From here on three digits would leave some out.
-_WHOLE = 100
 _EXAMPLE = '{"users": 40, "slo": {"ttft_ms": {"p95": 500}}}'
 
 
@@ -120,13 +118,7 @@ def _row(each: Choice, decision: Decision) -> tuple[str, ...]:
         figures.energy_j_per_token,
         figures.cost_per_million_tokens,
     )
-    return each.name, each.run, *map(_figure, numbers), against
-
-
-def _figure(number: float | None) -> str:
-    if number is None:
-        return "-"
-    return f"{number:,.0f}" if number >= _WHOLE else f"{number:.3g}"
+    return each.name, each.run, *map(figure, numbers), against
 
 
 def _known(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -47,8 +47,9 @@ def _workload(run: Run) -> str:
 
 def is_of_device(run: Run, hardware: Hardware, device_id: str) -> bool:
     """Whether the Run was measured on this very device: by its identifier where both have one, since host names
-    repeat and change, else by its name and the host's."""
-    then, now = run.hardware.device(run.recipe.device), hardware.device(device_id)
+    repeat and change, else by its name and the host's. ``auto`` counts as what its machine made of it."""
+    recipe = run.recipe if run.recipe.device != "auto" else conflicts.resolve(run.recipe, run.hardware)
+    then, now = run.hardware.device(recipe.device), hardware.device(device_id)
     if then is None or now is None:
         return then is now and run.hardware.host == hardware.host
     if then.uuid and now.uuid:

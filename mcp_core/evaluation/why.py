@@ -118,7 +118,7 @@ def _ceilings(run: Run, machine: Hardware) -> tuple[Ceilings | None, str]:
     stored = run.hardware.ceilings_of(recipe.device, recipe.threads)
     if stored is not None:
         return stored, ""
-    if not is_of_device(run.model_copy(update={"recipe": recipe}), machine, recipe.device):
+    if not is_of_device(run, machine, recipe.device):
         return None, ""
     later = machine.ceilings_of(recipe.device, recipe.threads)
     return later, "The device's ceilings were measured after this Run." if later else ""

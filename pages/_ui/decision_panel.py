@@ -156,7 +156,9 @@ def _queue(decision: Decision) -> None:
     if not plans and not judged:
         st.caption(":material/info: These are of servers elsewhere: measure them with the commands.")
         return
-    if decision.device not in {device.name for device in workbench.get_workbench().hardware().devices}:
+    if decision.device and decision.device not in {
+        device.name for device in workbench.get_workbench().hardware().devices
+    }:
         st.caption(
             f":material/info: This machine has no {frame.plain(decision.device)}: measure them there with the "
             "commands and --out FILE, then bring each file here: mcp-core runs merge FILE."

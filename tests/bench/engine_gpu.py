@@ -225,7 +225,7 @@ def shares(bed: Bed, name: str, best: float, tpot: list[float], running: Running
 
 
 def together(bed: Bed) -> None:
-    """256 requests of 64-512 tokens, 128 new each; twice, new prompts."""
+    """256 requests of 64-512 tokens, 128 new each; three rounds, new prompts."""
     count, step = (8, 64) if bed.few else (256, 8192)
     for kind in ("graphs", "compiled"):
         name = f"256 requests {kind}"

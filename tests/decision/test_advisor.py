@@ -11,6 +11,7 @@ from mcp_core.decision.advisor import GROUPS, Item, advise
 from mcp_core.decision.counterparts import counterpart
 from mcp_core.decision.recipe_changes import changed_fields, with_companions
 from mcp_core.evaluation.experiment_values import Comparison, ExperimentResult, Ratio
+from mcp_core.llama_cpp import with_engine
 from mcp_core.recipe import Recipe
 from mcp_core.results import Memory, Run, now
 from tests.decision.planted import Law, machine, planted_run
@@ -21,6 +22,15 @@ LAPTOP = MACHINE.model_copy(update={"devices": MACHINE.devices[:1], "torch_cuda"
 
 def item(title: str, asked: Recipe, machine=MACHINE, **known: Any) -> Item:
     return next(each for each in advise(asked, machine, **known) if each.title == title)
+
+
+def test_llama_cpp_is_told_what_its_flash_attention_costs():
+    asked = with_engine(Recipe(), "llama.cpp")
+    machine = LAPTOP.model_copy(update={"libraries": {"xllamacpp": "2026.10"}})
+    assert item("Efficient attention", asked, machine).status == "done"
+    found = item("Efficient attention", asked.replace({"attention": "eager"}), machine)
+    assert (found.status, found.fields) == ("worth trying", {"attention": "sdpa"})
+    assert "half as long again" in found.expected
 
 
 def test_every_group_of_the_article_is_there_in_its_order():

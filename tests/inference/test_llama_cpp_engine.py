@@ -15,7 +15,7 @@ from mcp_core.errors import ContextTooLong, McpError, QueueFull, RequestRejected
 from mcp_core.generation import GenerationRequest, Sampling, TokenEvent
 from mcp_core.inference.llama_cpp_engine import LlamaCppEngine
 from mcp_core.inference.llama_cpp_model import LlamaCppModel, load
-from mcp_core.inference.llama_cpp_server import whole_body
+from mcp_core.inference.llama_cpp_server import LlamaServer, whole_body
 from mcp_core.models import catalog
 from mcp_core.profile_plan import ProfilePlan
 from mcp_core.recipe import Recipe
@@ -294,6 +294,14 @@ def test_effective_says_what_runs(model) -> None:
     assert (effective.threads, effective.max_context) == (1, 256)
     assert model.weights_bytes == 96_576_768  # the tensors of the file
     assert model.eos_ids == {2}
+
+
+@pytest.mark.parametrize(("attention", "asked"), [("sdpa", -1), ("eager", 0)])  # auto, off
+def test_llama_cpp_is_asked_for_the_recipe_s_attention(monkeypatch, tmp_path, attention, asked) -> None:
+    started = []
+    monkeypatch.setattr("xllamacpp.Server", started.append)
+    LlamaServer(tmp_path / "model.gguf", RECIPE.replace({"attention": attention}), 256).close()
+    assert int(started[0].flash_attn_type) == asked
 
 
 def test_without_flash_attention_it_says_so_and_a_reply_is_the_same(model, collector) -> None:

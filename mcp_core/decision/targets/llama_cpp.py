@@ -30,13 +30,13 @@ _MEANING = ("kv.kind", "draft", "speculation", "batching.mode")
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What the server is started with; tokens, threads, requests at once."""
+    """What the server is started with; tokens, threads, requests at once, attention's kernel."""
 
     context: int
     slots: int
     threads: int
     batch: int
-    flash_attention: bool = True
+    flash_attention: bool
 
     @property
     def http_threads(self) -> int:
