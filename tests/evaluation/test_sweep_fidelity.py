@@ -88,7 +88,7 @@ def asked(tmp_path: Path) -> SweepPlan:
                 "warmup_requests": 0,
             },
             "goal": GOAL,
-            "probe_s": 0.2,
+            "probe_s": 0.6,  # half of 0.2 s can go to something else, and the order of probes is judged
             "keep": 1,
             "capacity_s": 0.2,
             "confirm": 0,
