@@ -2,7 +2,8 @@
 
     MCP_VLLM_PYTHON=/path/to/vllm/bin/python python tests/bench/ship_gpu.py OUT [--shape llama-2-7b-shape]
 
-Writes both Runs, OUT/decision.json of them, the bundle OUT/vllm, confirmation.json, verify.json, report.html.
+Writes both Runs, OUT/decision.json of them, the bundle OUT/vllm, confirmation.json, report.html, verify.json. What
+is there is not made again, so that it goes on where it was cut.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ VARIANTS = {
 
 
 def main() -> int:
-    """Each step's own exit code is told; a step that fails ends it."""
+    """A step that fails ends it, but for those whose exit code is an answer, which is told."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--shape", default="llama-2-7b-shape")
@@ -37,25 +38,27 @@ def main() -> int:
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     for name, changes in VARIANTS.items():
-        step("bench", options.shape, "chat", *COMMON, *changes, *LOAD, "--out", str(out / f"{name}.json"))
-    step("recommend", '{"users": 16}', "--out", str(out / "decision.json"))
-    step("export", str(out / "decision.json"), "--target", "vllm", "--out", str(out / "vllm"))
+        make(out / f"{name}.json", "bench", options.shape, "chat", *COMMON, *changes, *LOAD)
+    make(out / "decision.json", "recommend", '{"users": 16}')
+    make(out / "vllm", "export", str(out / "decision.json"), "--target", "vllm")
     keep(out / "confirmation.json", "confirm", str(out / "vllm"), "--json")
+    make(out / "report.html", "report", str(out / "vllm" / "decision.json"))
     keep(out / "verify.json", "verify", str(out / "vllm" / "decision.json"), "--starts", "2", "--json")
-    step("report", str(out / "vllm" / "decision.json"), "--out", str(out / "report.html"))
     return 0
 
 
-def step(*words: str) -> None:
-    """One command, its output as it comes."""
-    subprocess.run((*CORE, *words), check=True)
+def make(made: Path, *words: str) -> None:
+    """One command that writes a file or folder, its output as it comes."""
+    if not made.exists():
+        subprocess.run((*CORE, *words, "--out", str(made)), check=True)
 
 
 def keep(file: Path, *words: str) -> None:
     """One command whose document is kept, also where it answers no (exit code 1)."""
-    done = subprocess.run((*CORE, *words), stdout=subprocess.PIPE, check=False)
-    file.write_bytes(done.stdout)
-    sys.stdout.write(f"{words[0]}: exit code {done.returncode}, {file}\n")
+    if not file.exists():
+        done = subprocess.run((*CORE, *words), stdout=subprocess.PIPE, check=False)
+        file.write_bytes(done.stdout)
+        sys.stdout.write(f"{words[0]}: exit code {done.returncode}, {file}\n")
 
 
 if __name__ == "__main__":
