@@ -128,11 +128,12 @@ class _Findings:
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """What has to be known of a server to send it a workload."""
+    """What has to be known of a server to send it a workload. ``pid`` None: its processes are not known here."""
 
     model: str
     prompts: Prompts
     pid: int | None
+    pinned: bool = True
     extra: Mapping[str, Any] = field(default_factory=dict)
     exact: bool = True
 
@@ -198,11 +199,11 @@ class _Benchmark:
         state = await self._client.state()
         self._read_state(state)
         self._require_context(int(state["max_context"]))
-        prompts = prompts_of(self._workload, int(state["vocab_size"]), state["special_ids"])
+        prompts, pid = prompts_of(self._workload, int(state["vocab_size"]), state["special_ids"]), int(state["pid"])
         if self._found.recipe.engine in FOREIGN:
             # It sends ids only when asked, and its processes are not pinned: the device does the work.
-            return _Server(models[0], prompts, None, {"return_token_ids": True})
-        return _Server(models[0], prompts, int(state["pid"]))
+            return _Server(models[0], prompts, pid, pinned=False, extra={"return_token_ids": True})
+        return _Server(models[0], prompts, pid)
 
     def _read_state(self, state: dict[str, Any]) -> None:
         found = self._found
@@ -240,12 +241,13 @@ class _Benchmark:
 
     @contextlib.contextmanager
     def _cores(self, server: _Server) -> Iterator[None]:
-        """The worker on its cores and us on the rest; a foreign server is left alone."""
+        """The worker on its cores and us on the rest, and what others used meanwhile; a foreign server's processes
+        are left where they are, and of one elsewhere nothing is known."""
         if server.pid is None or self._found.effective is None:
             yield
             return
         others = OthersLoad((server.pid, os.getpid()))
-        with pinned(server.pid, self._found.effective.threads) as not_pinned:
+        with pinned(server.pid, self._found.effective.threads) if server.pinned else nullcontext() as not_pinned:
             yield
         if not_pinned:
             self._found.reasons.append(not_pinned)

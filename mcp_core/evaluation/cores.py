@@ -13,7 +13,9 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["OthersLoad", "pinned", "usable_cores"]
+from mcp_core.monitoring.process_trees import ProcessTrees, cpu_s_between, together
+
+__all__ = ["OthersLoad", "busy_s", "pinned", "usable_cores"]
 
 
 def usable_cores() -> frozenset[int]:
@@ -45,7 +47,8 @@ def pinned(worker_pid: int, threads: int) -> Iterator[str | None]:
 
 
 class OthersLoad:
-    """Cores' worth of CPU time that processes besides ``pids`` used since this was made, on ``cores``.
+    """Cores' worth of CPU time that processes besides ``pids`` and all that they started used since this was made,
+    on ``cores``.
 
     Those are what this process may use now; one that was pinned since names those of before.
     """
@@ -53,30 +56,29 @@ class OthersLoad:
     def __init__(self, pids: Collection[int], cores: frozenset[int] | None = None) -> None:
         self._pids = tuple(pids)
         self._cores = usable_cores() if cores is None else cores
+        self._trees = ProcessTrees()
         self._since_s = time.perf_counter()
-        self._used_s = self._others_s()
+        self._busy_s, self._ours = busy_s(self._cores), together(self._trees.look(self._pids))
 
     def read(self) -> float | None:
         """Average since the beginning; None where the system does not tell, or one of ``pids`` has ended."""
-        elapsed_s, used_s = time.perf_counter() - self._since_s, self._others_s()
-        if used_s is None or self._used_s is None or elapsed_s <= 0:
+        elapsed_s = time.perf_counter() - self._since_s
+        now_s, ours = busy_s(self._cores), together(self._trees.look(self._pids))
+        if now_s is None or self._busy_s is None or ours is None or self._ours is None or elapsed_s <= 0:
             return None
-        return max(0.0, (used_s - self._used_s) / elapsed_s)
+        return max(0.0, (now_s - self._busy_s - cpu_s_between(self._ours, ours)) / elapsed_s)
 
-    def _others_s(self) -> float | None:
-        if not self._cores:
-            return None
-        try:
-            ours = [psutil.Process(pid).cpu_times() for pid in self._pids]
-        except psutil.Error:
-            return None
-        every = psutil.cpu_times(percpu=True)
-        if max(self._cores) >= len(every):  # some cores are switched off, so positions are not numbers
-            return None
-        busy_s = sum(sum(every[core]) - every[core].idle - every[core].iowait for core in self._cores)
-        # Linux counts guest time inside user and nice time, and the tuple lists it once more.
-        guests_s = sum(every[core].guest + every[core].guest_nice for core in self._cores)
-        return float(busy_s - guests_s - sum(each.user + each.system for each in ours))
+
+def busy_s(cores: Collection[int]) -> float | None:
+    """CPU seconds that all programs together used of these cores so far; None where the system does not tell."""
+    if not cores:
+        return None
+    every = psutil.cpu_times(percpu=True)
+    if max(cores) >= len(every):  # some cores are switched off, so positions are not numbers
+        return None
+    used_s = sum(sum(every[core]) - every[core].idle - every[core].iowait for core in cores)
+    # Linux counts guest time inside user and nice time, and the tuple lists it once more.
+    return float(used_s - sum(every[core].guest + every[core].guest_nice for core in cores))
 
 
 def _why_not(cores: int, threads: int) -> str | None:

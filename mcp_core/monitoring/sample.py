@@ -40,7 +40,9 @@ class ProcessProbe:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSample:
-    """One worker at one moment. ``cpu_percent`` is of one core; ``device_bytes`` by NVML device index.
+    """One worker at one moment: its process ``pid`` and all that it started, together (``process_trees.py``).
+
+    ``cpu_percent`` is of one core; ``device_bytes`` by NVML device index; ``pids`` are all its processes.
 
     ``output_tok_s`` is the growth of ``output_tokens_total`` between the two newest readings of the counters over
     the time between them; None before the second reading and when they stop coming. ``added`` is what the engine's
@@ -58,25 +60,30 @@ class WorkerSample:
     latency: RecentLatency | None = None
     added: dict[str, int] | None = None
     pid: int | None = None
+    pids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class OwnProcess:
-    """A process of this app that is no worker. ``cpu_percent`` is of one core."""
+    """A process of this app that is no worker, with all that it started but workers and jobs: ``pids``.
+
+    ``cpu_percent`` is of one core.
+    """
 
     pid: int
     title: str
     resident_bytes: int | None
     cpu_percent: float | None
+    pids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """The machine at one moment. ``at_s`` is time.time(); ``load_average`` over one minute.
 
-    ``others_cores`` is the CPU time that programs other than this app, its workers and its jobs used since the
-    sample before, over the time between: 1.0 is one busy core. ``energy_j`` is what each device used meanwhile, by
-    index: its own counter, or power times time where it has none.
+    ``others_cores`` is the CPU time that programs other than this app, its workers, its jobs and all that these
+    started used since the sample before, over the time between: 1.0 is one busy core. ``energy_j`` is what each
+    device used meanwhile, by index: its own counter, or power times time where it has none.
     """
 
     at_s: float
@@ -92,6 +99,6 @@ class Sample:
 
     @property
     def own_pids(self) -> frozenset[int]:
-        """Processes of this app that the sample looked at."""
+        """Processes of this app, and all that they started."""
         pids = {each.pid for each in self.processes} | {each.pid for each in self.workers if each.pid is not None}
-        return frozenset(pids)
+        return frozenset(pids).union(*(each.pids for each in self.processes), *(each.pids for each in self.workers))

@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
 import pynvml
 
-from mcp_core.evaluation.cores import OthersLoad, usable_cores
+from mcp_core.evaluation.cores import busy_s, usable_cores
 from mcp_core.generation import EngineStats
 from mcp_core.monitoring.nvml import NvmlDevice, read_devices
+from mcp_core.monitoring.process_trees import ProcessTree, ProcessTrees, cpu_s_between, together
 from mcp_core.monitoring.sample import OwnProcess, ProcessProbe, Sample, WorkerProbe, WorkerSample
 
 __all__ = ["COUNTERS", "Taker"]
@@ -50,6 +51,19 @@ class _Output:
     tok_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The trees of our processes at one moment (time.monotonic()), and what all programs had used of the CPU.
+
+    ``whole`` is false where one of our processes is not known.
+    """
+
+    at_s: float = 0.0
+    trees: dict[int, ProcessTree] = field(default_factory=dict)
+    busy_s: float | None = None
+    whole: bool = False
+
+
 class Taker:
     """For one thread. ``open`` it, take samples, ``close`` it. ``nvml`` is pynvml or a stand-in.
 
@@ -60,10 +74,10 @@ class Taker:
         self._nvml = nvml
         self._cores = usable_cores() if cores is None else cores
         self._has_nvml = False
-        self._processes: dict[int, psutil.Process] = {}
+        self._trees = ProcessTrees()
+        self._before = self._now = _Look()
         self._outputs: dict[str, _Output] = {}
         self._stats: dict[str, EngineStats] = {}
-        self._others: OthersLoad | None = None
         self._energy: dict[str, tuple[float, NvmlDevice]] = {}  # by uuid: when it was read, time.monotonic()
 
     def open(self) -> None:
@@ -84,7 +98,8 @@ class Taker:
         memory = psutil.virtual_memory()
         devices = read_devices(self._nvml)[1] if self._has_nvml else ()
         pids = [*(each.pid for each in probes), *(each.pid for each in processes)]
-        self._forget_all_but({probe.worker_id for probe in probes}, pids)
+        self._forget_all_but({probe.worker_id for probe in probes})
+        self._look(pids)  # after the devices: whoever held memory then is in a tree, ended or not
         return Sample(
             at_s=time.time(),
             host_cpu_percent=psutil.cpu_percent(),
@@ -93,48 +108,53 @@ class Taker:
             load_average=psutil.getloadavg()[0],
             devices=devices,
             workers=tuple(self._worker(probe, devices) for probe in probes),
-            processes=tuple(OwnProcess(each.pid, each.title, *self._use(each.pid)) for each in processes),
-            others_cores=self._others_cores(pids),
+            processes=tuple(self._process(each) for each in processes),
+            others_cores=self._others_cores(),
             energy_j={device.index: used for device in devices if (used := self._used_j(device)) is not None},
         )
 
-    def _forget_all_but(self, worker_ids: set[str], pids: Collection[int | None]) -> None:
-        self._processes = {pid: process for pid, process in self._processes.items() if pid in pids}
+    def _look(self, pids: Collection[int | None]) -> None:
+        known = [pid for pid in pids if pid is not None]
+        trees = self._trees.look(known)
+        self._before = self._now
+        self._now = _Look(time.monotonic(), trees, busy_s(self._cores), len(known) == len(pids))
+
+    def _forget_all_but(self, worker_ids: set[str]) -> None:
         self._outputs = {key: value for key, value in self._outputs.items() if key in worker_ids}
         self._stats = {key: value for key, value in self._stats.items() if key in worker_ids}
 
     def _worker(self, probe: WorkerProbe, devices: tuple[NvmlDevice, ...]) -> WorkerSample:
-        resident_bytes, cpu_percent = self._use(probe.pid)
+        tree = self._tree(probe.pid)
         return WorkerSample(
             worker_id=probe.worker_id,
             title=probe.title,
-            resident_bytes=resident_bytes,
-            cpu_percent=cpu_percent,
+            resident_bytes=tree.resident_bytes,
+            cpu_percent=self._cpu_percent(probe.pid),
             device_bytes={
-                device.index: used
-                for device in devices
-                if probe.pid is not None and (used := _held_bytes(device, probe.pid)) is not None
+                device.index: used for device in devices if (used := _held_bytes(device, tree.pids)) is not None
             },
             stats=probe.stats,
             output_tok_s=self._output_rate(probe),
             latency=probe.latency,
             added=self._added(probe),
             pid=probe.pid,
+            pids=tree.pids,
         )
 
-    def _use(self, pid: int | None) -> tuple[int | None, float | None]:
-        """Resident bytes and CPU percent (None the first time); (None, None) once the process is gone."""
-        if pid is None:
-            return None, None
-        try:
-            process = self._processes.get(pid)
-            if process is None:
-                process = self._processes[pid] = psutil.Process(pid)
-                process.cpu_percent()  # sets the point that the next call counts from
-                return process.memory_info().rss, None
-            return process.memory_info().rss, process.cpu_percent()
-        except psutil.Error:
-            return None, None
+    def _process(self, probe: ProcessProbe) -> OwnProcess:
+        tree = self._tree(probe.pid)
+        return OwnProcess(probe.pid, probe.title, tree.resident_bytes, self._cpu_percent(probe.pid), tree.pids)
+
+    def _tree(self, pid: int | None) -> ProcessTree:
+        return self._now.trees[pid] if pid is not None else ProcessTree()
+
+    def _cpu_percent(self, pid: int | None) -> float | None:
+        """Of one core, since the sample before; None the first time, and once the process is gone."""
+        before, now = (None if pid is None else look.trees.get(pid) for look in (self._before, self._now))
+        elapsed_s = self._now.at_s - self._before.at_s
+        if before is None or now is None or now.resident_bytes is None or elapsed_s <= 0:
+            return None
+        return 100 * max(0.0, cpu_s_between(before.times, now.times)) / elapsed_s
 
     def _output_rate(self, probe: WorkerProbe) -> float | None:
         if probe.stats is None:
@@ -160,12 +180,21 @@ class Taker:
         added = {name: getattr(now, field) - getattr(last, field) for name, field in COUNTERS.items()}
         return added if min(added.values()) >= 0 else None
 
-    def _others_cores(self, pids: Sequence[int | None]) -> float | None:
-        """Average since the sample before; None at the first, and when one of ours has ended or is not known."""
-        used = self._others.read() if self._others else None
-        known = [pid for pid in pids if pid is not None]
-        self._others = OthersLoad(known, self._cores) if len(known) == len(pids) else None
-        return used
+    def _others_cores(self) -> float | None:
+        """Average since the sample before; None when one of ours was not there then, has ended or is not known."""
+        before, now = self._before, self._now
+        then, ours = together(before.trees), together(now.trees)
+        if (
+            not (before.whole and now.whole)
+            or before.trees.keys() != now.trees.keys()
+            or then is None
+            or ours is None
+        ):
+            return None
+        if before.busy_s is None or now.busy_s is None or now.at_s <= before.at_s:
+            return None
+        used_s = now.busy_s - before.busy_s - cpu_s_between(then, ours)
+        return max(0.0, used_s / (now.at_s - before.at_s))
 
     def _used_j(self, device: NvmlDevice) -> float | None:
         """Energy since the sample before: by the device's counter, else by the mean of both powers."""
@@ -181,7 +210,8 @@ class Taker:
         return None
 
 
-def _held_bytes(device: NvmlDevice, pid: int) -> int | None:
-    """Memory of a device, or of its MIG instances, that a process holds; None where none is known."""
+def _held_bytes(device: NvmlDevice, pids: frozenset[int]) -> int | None:
+    """Memory of a device, or of its MIG instances, that these processes hold; None where none is known."""
     held = [device.process_memory_bytes, *(each.process_memory_bytes for each in device.instances)]
-    return next((bytes_of[pid] for bytes_of in held if pid in bytes_of), None)
+    found = {pid: bytes_of[pid] for bytes_of in reversed(held) for pid in pids & bytes_of.keys()}
+    return sum(found.values()) if found else None

@@ -1,4 +1,5 @@
-"""Memory by process, of the host and of each NVIDIA device: this app's by name, all others in one row.
+"""Memory by process, of the host and of each NVIDIA device: this app's by name, all others in one row. What one of
+ours started goes by its name.
 
 This file does not know how it was read.
 """
@@ -26,7 +27,8 @@ def host_rows(sample: Sample) -> list[dict[str, str]]:
 
 def device_rows(sample: Sample, device: NvmlDevice) -> list[dict[str, str]]:
     """Every process that NVML lists on a device or on its parts; empty where a container hides them."""
-    titles = {each.pid: each.title for each in (*sample.workers, *sample.processes)}
+    own = (*sample.workers, *sample.processes)
+    titles = {pid: each.title for each in own for pid in (each.pid, *each.pids)}
     places = [("", device.process_memory_bytes)]
     places += [(f"MIG {part.index}", part.process_memory_bytes) for part in device.instances]
     found = [(used, pid, place) for place, held in places for pid, used in held.items()]

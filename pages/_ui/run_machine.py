@@ -76,14 +76,14 @@ def run_panels(telemetry: RunTelemetry, window: Window) -> tuple[Panel, ...]:
         _panel(
             "Worker memory",
             "GB",
-            "Resident memory of the worker's process.",
+            "Resident memory of the worker and the processes that it started.",
             {"resident": _scaled(window, "worker.resident_bytes", 1 / GB)},
             decimals=2,
         ),
         _panel(
             "Others' load",
             "cores",
-            "Cores' worth of CPU time that other programs used: over 0.5 disturbs.",
+            "Cores' worth of CPU time that programs besides the server and MCP used: over 0.5 disturbs.",
             {"others": window.mean("host.others_cores")},
             decimals=2,
         ),

@@ -84,7 +84,8 @@ def worker_panels(window: Window) -> tuple[Panel, ...]:
         _speculation_panel(window),
         Panel(
             "Worker memory",
-            "Resident memory of the worker process: the physical memory that its pages hold now.",
+            "Resident memory of the worker and the processes that it started: the physical memory that their pages "
+            "hold now. What they share counts for each.",
             "GB",
             _by_worker(window, lambda scope: _scaled(window.mean(f"{scope}.resident_bytes"), 1 / GB)),
             decimals=2,

@@ -116,6 +116,20 @@ def test_reasons_not_to_compare(worker_state, monkeypatch):
     assert not reasons_of(quiet, "noisy")
 
 
+def test_what_others_used_is_known_of_a_foreign_engine_too(worker_state, monkeypatch):
+    """Its processes are ours, though nobody pins them."""
+    foreign = worker_state["recipe"] | {"engine": "vllm", "device": "cuda:0", "dtype": "bf16"}
+    monkeypatch.setattr(benchmark, "pinned", None)
+    with FakeServer(LAW, state=worker_state | {"recipe": foreign}) as server:
+        run = bench(server.url)
+        monkeypatch.setattr(benchmark.OthersLoad, "read", lambda _self: 0.51)
+        noisy = bench(server.url)
+    assert run.recipe.engine == "vllm"
+    assert run.conditions.others_cores is not None
+    assert not reasons_of(run, "not pinned")
+    assert reasons_of(noisy, "noisy")
+
+
 def test_a_late_generator_marks_the_run(worker_state, monkeypatch):
     whole = benchmark.run_load
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -23,6 +22,7 @@ from mcp_core.monitoring.run_telemetry import RunTelemetry
 from mcp_core.presets import bundled
 from mcp_core.serving.client import Look
 from mcp_core.workload import Lengths, Workload
+from tests.strangers import SPIN, stranger
 
 # At 400 W for 0.1 s: 40 J a reading.
 DEVICE = FakeDevice(
@@ -114,25 +114,20 @@ def test_others_load_counts_on_the_cores_of_before_this_process_was_pinned():
     cores = cores_module.usable_cores()
     if len(cores) < 2:
         pytest.skip("one core")
-    spin = "while True: pass"
-    busy = [subprocess.Popen([sys.executable, "-c", spin]) for _ in cores]
-    try:
-        for child, core in zip(busy, sorted(cores), strict=True):
-            os.sched_setaffinity(child.pid, {core})
+    with contextlib.ExitStack() as stack:
+        busy = [stack.enter_context(stranger(SPIN)) for _ in cores]
+        stack.callback(os.sched_setaffinity, 0, cores)
+        for pid, core in zip(busy, sorted(cores), strict=True):
+            os.sched_setaffinity(pid, {core})
         os.sched_setaffinity(0, {max(cores)})
 
         async def main() -> RunTelemetry:
             options = {"asks": True, "cores": cores, "interval_s": 0.3, "nvml": FakeNvml(reason="none")}
-            recorder = RunRecorder(Client(), busy[0].pid, "m", **options)
+            recorder = RunRecorder(Client(), busy[0], "m", **options)
             async with recorder:
                 await asyncio.sleep(1)
             return recorder.telemetry
 
         others = asyncio.run(main()).mean("host.others_cores")
-    finally:
-        os.sched_setaffinity(0, cores)
-        for child in busy:
-            child.kill()
-            child.wait()
     # All cores are busy; the worker has at most one of them, so what is left is at least the others'.
     assert len(cores) - 1 - 0.3 < others <= len(cores)

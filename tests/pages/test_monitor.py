@@ -149,6 +149,15 @@ def test_memory_by_process_names_ours_and_sums_up_the_rest() -> None:
     assert row == {"process": "SmolLM2-135M-Instruct", "id": "4242", "memory": "14.0 GB"}
 
 
+def test_device_memory_of_what_a_worker_started_goes_by_its_name() -> None:
+    (sample,) = fakes.samples(1, worker=fakes.ready_worker(), gpu=True)
+    worker = dataclasses.replace(sample.workers[0], pids=frozenset({4242, 4300}))
+    device = dataclasses.replace(sample.devices[0], process_memory_bytes={4300: 9, 77: 5})
+    rows = process_tables.device_rows(dataclasses.replace(sample, workers=(worker,)), device)
+    named = [(row["process"], row["id"]) for row in rows]
+    assert named == [("SmolLM2-135M-Instruct", "4300"), ("Another program", "77")]
+
+
 def test_a_counter_that_a_device_lacks_is_a_dash() -> None:
     (sample,) = fakes.samples(1, gpu=True)
     bare = dataclasses.replace(sample.devices[0], power_w=None)
