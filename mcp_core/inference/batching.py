@@ -112,15 +112,14 @@ _STEPS: dict[Compile, str] = {"graphs": "recorded", "compiled": "compiled", "aut
 
 
 def _prepare(runner: PagedRunner, parts: Parts, most: int) -> Preparation:
-    """Decode steps of up to ``most`` sequences, and short prefill steps, as far as there are none yet."""
+    """Decode steps of up to ``most`` sequences, and short ones with prompts, as far as there are none yet."""
     recipe, context = parts.recipe, parts.loaded.max_context
 
     def on_part(fraction: float, text: str) -> None:
         parts.report("compile", fraction, text)
 
     with timed_preparation() as preparation:
-        most_tokens = min(recipe.batching.step_tokens, context)
-        runner.prepare(recipe.compile, most, most_tokens, -(-context // PAGE_TOKENS), on_part)
+        runner.prepare(recipe.compile, most, recipe.batching.step_tokens, -(-context // PAGE_TOKENS), on_part)
     return preparation
 
 

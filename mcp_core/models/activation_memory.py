@@ -47,11 +47,12 @@ def activation_bytes(recipe: Recipe, architecture: Architecture, load: ServedLoa
 
 
 def _recorded_bytes(recipe: Recipe, architecture: Architecture, kind: str) -> int:
-    """Logits that each recorded step leaves in a place of its own."""
+    """Logits that each recorded decode step leaves in a place of its own, and those with prompts in two together."""
     if recipe.compile == "off" or kind != "cuda":
         return 0
     most = 1 if recipe.batching.mode == "off" else recipe.batching.max_requests
-    return sum(graph_sizes(most)) * architecture.vocab * DTYPE_BYTES[recipe.dtype]
+    with_prompts = 1 + most if most > 1 else 1
+    return (sum(graph_sizes(most)) + with_prompts) * architecture.vocab * DTYPE_BYTES[recipe.dtype]
 
 
 def graph_sizes(most: int) -> tuple[int, ...]:

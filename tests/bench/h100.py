@@ -68,7 +68,7 @@ LANES: dict[str, tuple[Step, ...]] = {
         Step(
             "tests-engine",
             f"{TESTS} tests/gpu/test_int8_rows.py tests/gpu/test_triton_kernels.py "
-            "tests/gpu/test_chunk_steps.py tests/gpu/test_graphs.py tests/gpu/test_engine.py",
+            "tests/gpu/test_prompt_steps.py tests/gpu/test_graphs.py tests/gpu/test_engine.py",
             most_s=400,
         ),
         # Both devices: the other lane's is used for a few seconds.

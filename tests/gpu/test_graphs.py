@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -17,7 +19,19 @@ def test_a_recorded_function_reads_its_input_anew_in_any_order():
     for first, size in enumerate((4, 8, 2, 8, 4)):
         new = torch.arange(first, first + 8, dtype=torch.float32)
         fill(values, new)
-        assert replays[size].replay().tolist() == ((new[:size] * 2).cumsum(0) + 1).tolist()
+        assert replays[size]().tolist() == ((new[:size] * 2).cumsum(0) + 1).tolist()
+
+
+def seconds(work):
+    """The least of three, until the device is done."""
+    took = []
+    for _ in range(3):
+        torch.cuda.synchronize()
+        began_s = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        took.append(time.perf_counter() - began_s)
+    return min(took)
 
 
 def test_a_replay_takes_less_time_than_its_many_launches():
@@ -29,8 +43,8 @@ def test_a_replay_takes_less_time_than_its_many_launches():
             result = result + 1
         return result
 
-    recorded = Graphs().record(work)
-    assert 0 < recorded.replay_s < 0.7 * recorded.eager_s
+    replay = Graphs().record(work)
+    assert 0 < seconds(replay) < 0.7 * seconds(work)
 
 
 def test_closed_ones_give_their_memory_back_while_they_are_held():
@@ -38,7 +52,7 @@ def test_closed_ones_give_their_memory_back_while_they_are_held():
     before, ones = torch.cuda.memory_reserved(), torch.ones(2**20, device="cuda")
     graphs = Graphs()
     recorded = graphs.record(lambda: (ones.expand(64, -1) + 1).sum(1))
-    assert recorded.replay().tolist() == [2.0**21] * 64
+    assert recorded().tolist() == [2.0**21] * 64
     assert torch.cuda.memory_reserved() > before + 250e6
     graphs.close()
     torch.cuda.empty_cache()

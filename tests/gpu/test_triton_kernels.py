@@ -21,6 +21,8 @@ CASES = {
     "chunks of prompts beside decoding": ([1, 40, 1, 100], [70, 300, 16, 100]),
     "the rest of a long prompt": ([30], [2000]),
     "the rests of two": ([5, 90], [1500, 1900]),
+    "padding at the end": ([1, 40, 1, 100, 50], [70, 300, 16, 100, 1]),
+    "more padding than keys, and sequences without tokens": ([3, 300, 0, 0], [64, 1, 1, 1]),
 }
 
 
@@ -50,6 +52,10 @@ def test_attention_is_that_of_fp32(heads, kv_heads, head_dim, case):
     scale = head_dim**-0.5
     expected = gathered(query.float(), keys.float(), values.float(), batch, scale)
     found = triton_paged(query, keys, values, batch, scale).float()
+    for first, count, length in zip(batch.starts.tolist(), *case, strict=False):
+        blind = slice(first, first + max(0, count - length))  # no key is visible to them
+        assert found[blind].eq(0).all()
+        expected[blind] = 0
     assert (found - expected).abs().max() < 0.02
 
 

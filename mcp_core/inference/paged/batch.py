@@ -15,14 +15,15 @@ from mcp_core.inference.paged.scheduler import Part
 from mcp_core.inference.transfer import to_device
 
 __all__ = [
-    "CHUNK_FIELDS",
     "ROW_FIELDS",
+    "Columns",
     "PagedBatch",
     "Step",
-    "chunk_row",
+    "columns",
     "decode_rows",
     "make_step",
     "padding_step",
+    "with_unread",
 ]
 
 
@@ -31,7 +32,8 @@ class PagedBatch(NamedTuple):
 
     ``slots [t]`` is where each token is kept in the pool; ``pages [n, p]`` each sequence's pages, padded with 0;
     ``lengths [n]`` its tokens in the pool after this step; ``starts [n + 1]`` where its tokens begin among the t.
-    ``longest_query`` and ``longest_key`` bound the two lengths of any sequence.
+    ``longest_query`` and ``longest_key`` bound the two lengths of any sequence. Behind the others there may be
+    some that have no tokens here.
     """
 
     slots: torch.Tensor
@@ -51,9 +53,21 @@ class Step(NamedTuple):
     batch: PagedBatch
 
 
-def make_step(parts: Sequenced[Part], page_size: int, chosen: torch.Tensor) -> Step:
-    """The tensors of these parts, in their order, on the device of ``chosen``, which holds tokens still unread."""
-    device = chosen.device
+class Columns(NamedTuple):
+    """A step on the host: ``tokens``, ``sources`` (the row of those still unread, else -1), ``positions`` and
+    ``slots`` ``[t]``; ``starts``, ``lengths`` and ``pages`` as in PagedBatch."""
+
+    tokens: np.ndarray
+    sources: np.ndarray
+    positions: np.ndarray
+    slots: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    pages: np.ndarray
+
+
+def columns(parts: Sequenced[Part], page_size: int) -> Columns:
+    """The tokens of these parts, in their order."""
     starts = np.cumsum([0, *(part.count for part in parts)], dtype=np.int32)
     tokens, sources, positions, slots = (np.empty(int(starts[-1]), np.int64) for _ in range(4))
     for part, start, stop in zip(parts, starts, starts[1:], strict=False):
@@ -62,23 +76,29 @@ def make_step(parts: Sequenced[Part], page_size: int, chosen: torch.Tensor) -> S
         tokens[start:stop], sources[start:stop] = _tokens_of(part)
         positions[start:stop] = at
         slots[start:stop] = np.asarray(sequence.pages)[at // page_size] * page_size + at % page_size
-    lengths = [part.sequence.computed + part.count for part in parts]
-    pages = np.zeros((len(parts), max(-(-length // page_size) for length in lengths)), np.int32)
+    lengths = np.array([part.sequence.computed + part.count for part in parts], np.int32)
+    pages = np.zeros((len(parts), -(-int(lengths.max(initial=0)) // page_size)), np.int32)
     for row, part in zip(pages, parts, strict=True):
         held = part.sequence.pages[: pages.shape[1]]
         row[: len(held)] = held
-    ids, where, places = to_device(torch.from_numpy(np.stack([tokens, positions, slots])), device)
+    return Columns(tokens, sources, positions, slots, starts, lengths, pages)
+
+
+def make_step(parts: Sequenced[Part], page_size: int, chosen: torch.Tensor) -> Step:
+    """The tensors of these parts, in their order, on the device of ``chosen``, which holds tokens still unread."""
+    device, table = chosen.device, columns(parts, page_size)
+    ids, where, places = to_device(torch.from_numpy(np.stack([table.tokens, table.positions, table.slots])), device)
     batch = PagedBatch(
         slots=places,
-        pages=to_device(torch.from_numpy(pages), device),
-        lengths=to_device(torch.tensor(lengths, dtype=torch.int32), device),
-        starts=to_device(torch.from_numpy(starts), device),
+        pages=to_device(torch.from_numpy(table.pages), device),
+        lengths=to_device(torch.from_numpy(table.lengths), device),
+        starts=to_device(torch.from_numpy(table.starts), device),
         longest_query=max(part.count for part in parts),
-        longest_key=max(lengths),
+        longest_key=int(table.lengths.max()),
     )
-    if (sources >= 0).any():
-        ids = with_unread(ids, to_device(torch.from_numpy(sources), device), chosen)
-    last = to_device(torch.from_numpy(starts[1:].astype(np.int64) - 1), device)
+    if (table.sources >= 0).any():
+        ids = with_unread(ids, to_device(torch.from_numpy(table.sources), device), chosen)
+    last = to_device(torch.from_numpy(table.starts[1:].astype(np.int64) - 1), device)
     return Step(ids[None], where[None], last, batch)
 
 
@@ -113,28 +133,6 @@ def decode_rows(parts: Sequenced[Part], page_size: int, rows: int, width: int) -
         row[:5] = (token, source, at, sequence.slot(at, page_size), at + 1)
         row[5 : 5 + len(sequence.pages)] = sequence.pages
     return table
-
-
-# What stands behind the pages in ``chunk_row``.
-CHUNK_FIELDS = ("length", "last")
-
-
-def chunk_row(part: Part, page_size: int, size: int, width: int) -> np.ndarray:
-    """Known tokens as int32 ``[width + fields + 3 * size]``: pages, CHUNK_FIELDS, tokens, positions and slots.
-
-    Padding follows the part's own tokens, which do not see it. It is kept where the sequence's next tokens will be,
-    or in page 0: so nothing is read that this step did not write, which might be no number. Its positions are the
-    last real one: a model may know no more.
-    """
-    sequence, first, count = part.sequence, part.sequence.computed, part.count
-    known, source = _tokens_of(part)
-    assert source < 0, "its tokens are unread"
-    pages, tokens = np.zeros(width, np.int32), np.zeros(size, np.int32)
-    pages[: len(sequence.pages)], tokens[:count] = sequence.pages, known
-    at = np.arange(first, first + size)
-    slots = pages[at // page_size] * page_size + at % page_size
-    row = (pages, [first + size, count - 1], tokens, np.minimum(at, first + count - 1), slots)
-    return np.concatenate(row, dtype=np.int32, casting="same_kind")
 
 
 def with_unread(tokens: torch.Tensor, sources: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

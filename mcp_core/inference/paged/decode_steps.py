@@ -18,7 +18,7 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from mcp_core.errors import RecipeError
 from mcp_core.inference.paged.batch import ROW_FIELDS, PagedBatch, Step, with_unread
-from mcp_core.inference.paged.graphs import Graphs, Recorded
+from mcp_core.inference.paged.graphs import Graphs
 from mcp_core.inference.transfer import fill, to_device
 from mcp_core.models.activation_memory import graph_sizes
 from mcp_core.models.load_errors import first_line
@@ -66,7 +66,7 @@ class DecodeSteps:
         self._sizes: tuple[int, ...] = ()
         self._rows = _padding(chosen.shape[0], width, chosen.device)  # never moved: graphs read them where they are
         self._graphs = graphs
-        self._recordings: dict[int, Recorded[Computed]] = {}
+        self._recordings: dict[int, Callable[[], Computed]] = {}
         self._one, self._many = _compiled(self._compute, kind)
         self._compiled = 0  # of these two
 
@@ -109,10 +109,6 @@ class DecodeSteps:
             return None
         return self._sizes[bisect_left(self._sizes, count)] if self._records else count
 
-    def seconds(self, size: int) -> float:
-        """What a recorded step of that size took."""
-        return self._recordings[size].replay_s
-
     def run(self, rows: torch.Tensor, count: int) -> Computed:
         """The step of ``rows`` (``batch.decode_rows``, as many as ``size_for`` gave), ``count`` of them real."""
         size = rows.shape[0]
@@ -120,7 +116,7 @@ class DecodeSteps:
             computed = (self._one if size == 1 else self._many)(to_device(rows, self._chosen.device))
         else:
             fill(self._rows[:size], rows)
-            computed = self._recordings[size].replay()
+            computed = self._recordings[size]()
         return Computed(computed.logits[:count], computed.best[:count])
 
     def _compute(self, rows: torch.Tensor) -> Computed:
@@ -144,13 +140,13 @@ class DecodeSteps:
 
     def _record(self, sizes: Sequence[int], on_part: Heard) -> None:
         """The largest first, so that the smaller ones share its memory."""
-        made: dict[int, Recorded[Computed]] = {}
+        made: dict[int, Callable[[], Computed]] = {}
         for done, size in enumerate(reversed(sizes)):
             on_part(0.8 + 0.1 * done / len(sizes), f"Recording decode steps: size {done + 1} of {len(sizes)}.")
             made[size] = self._recorded(size)
         self._recordings |= made
 
-    def _recorded(self, size: int) -> Recorded[Computed]:
+    def _recorded(self, size: int) -> Callable[[], Computed]:
         compute, rows = self._one if size == 1 else self._many, self._rows[:size]
         return self._graphs.record(lambda: compute(rows))
 

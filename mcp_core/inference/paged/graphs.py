@@ -6,28 +6,14 @@ know what is computed.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["Graphs", "Recorded"]
+__all__ = ["Graphs"]
 
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded(Generic[_Result]):
-    """``replay`` gives a function's tensors, with new values in them.
-
-    It took ``replay_s`` and the function itself ``eager_s``, host and device, when it was recorded.
-    """
-
-    replay: Callable[[], _Result]
-    replay_s: float
-    eager_s: float
 
 
 class Graphs:
@@ -42,8 +28,9 @@ class Graphs:
         self._stream: Any = None
         self._made: list[torch.cuda.CUDAGraph] = []
 
-    def record(self, compute: Callable[[], _Result]) -> Recorded[_Result]:
-        """``compute``, to be replayed; it is run a few times. Record the largest first."""
+    def record(self, compute: Callable[[], _Result]) -> Callable[[], _Result]:
+        """What replays ``compute`` and gives its tensors, with new values in them; it is run twice. Record the
+        largest first."""
         if self._memory is None:
             self._memory = torch.cuda.graph_pool_handle()
             # One for all: cuBLAS keeps 32 MB for each stream that it was called on, and torch's own is of whichever
@@ -53,7 +40,6 @@ class Graphs:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             compute()  # libraries allocate and tune at their first calls, which a graph must not hold
-            eager_s = _seconds(compute)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on: they read the device's memory, and have no part in this stream.
@@ -66,7 +52,7 @@ class Graphs:
             return result
 
         replay()  # the first one brings the graph to the device
-        return Recorded(replay, _seconds(replay), eager_s)
+        return replay
 
     def close(self) -> None:
         """Give their memory back, whoever still holds them: none is replayed after this."""
@@ -75,12 +61,3 @@ class Graphs:
         for graph in self._made:
             graph.reset()
         self._made = []
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """Until the device is done."""
-    torch.cuda.synchronize()
-    began_s = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - began_s

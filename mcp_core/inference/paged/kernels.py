@@ -18,6 +18,7 @@ from mcp_core.recipe import Attention
 __all__ = ["Kernel", "flash3", "gathered", "kernel_for"]
 
 
+_FLASH3 = "flash_attention_3 over pages"
 # Triton's blocks are powers of two.
 _TRITON_HEAD_DIMS = (16, 32, 64, 128, 256)
 
@@ -33,13 +34,26 @@ class Kernel(Protocol):
 
 def kernel_for(device: torch.device, dtype: torch.dtype, head_dim: int, attention: Attention) -> tuple[str, Kernel]:
     """The kernel for a Recipe's ``attention`` on that device, with its name. Ours against FA3: docs/h100.md."""
-    if attention == "flash_attention_3":
-        return "flash_attention_3 over pages", flash3
+    own: Kernel | None = None
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and head_dim in _TRITON_HEAD_DIMS:
         from mcp_core.inference.paged.triton_kernels import triton_paged
 
-        return "triton over pages", triton_paged
-    return "sdpa over gathered pages", gathered
+        own = triton_paged
+    if attention == "flash_attention_3":
+        return (_FLASH3, flash3) if own is None else (f"{_FLASH3}, triton for decoding", _by_step(flash3, own))
+    return ("sdpa over gathered pages", gathered) if own is None else ("triton over pages", own)
+
+
+def _by_step(of_prompts: Kernel, of_decoding: Kernel) -> Kernel:
+    """The one where prompts take part, the other where each sequence has one token."""
+
+    def attend(
+        query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: PagedBatch, scale: float
+    ) -> torch.Tensor:
+        kernel = of_decoding if batch.longest_query == 1 else of_prompts
+        return kernel(query, keys, values, batch, scale)
+
+    return attend
 
 
 def flash3(
@@ -72,6 +86,8 @@ def gathered(
     lengths = batch.lengths.tolist()
     rows = []
     for index, length in enumerate(lengths):
+        if ends[index] == ends[index + 1]:
+            continue
         pages = batch.pages[index, : -(-length // keys.shape[1])]
         rows.append(_one_sequence(query[ends[index] : ends[index + 1]], keys, values, pages, length, scale))
     return torch.cat(rows)

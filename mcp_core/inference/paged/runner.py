@@ -5,9 +5,9 @@ This file does not know which parts make a step (``scheduler.py``) or what becom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch._dynamo import config as compiler
@@ -15,11 +15,11 @@ from torch._dynamo import config as compiler
 from mcp_core.inference.paged import attention
 from mcp_core.inference.paged.attention import PagedCache, head_dim_of
 from mcp_core.inference.paged.batch import Step, decode_rows, make_step, padding_step
-from mcp_core.inference.paged.chunk_steps import ChunkSteps
 from mcp_core.inference.paged.decode_steps import Computed, DecodeSteps, Heard
 from mcp_core.inference.paged.fused_functions import FusedFunctions
 from mcp_core.inference.paged.graphs import Graphs
 from mcp_core.inference.paged.kernels import gathered, kernel_for
+from mcp_core.inference.paged.prompt_steps import PromptSteps
 from mcp_core.inference.paged.scheduler import Part
 from mcp_core.models.kv_pool import MOST_RUNNING
 from mcp_core.recipe import Attention, Compile
@@ -37,16 +37,9 @@ _FUSED_TOKENS = 1024
 _COMPILED_MOST = 64
 
 
-class _Made(NamedTuple):
-    """A step that was made ahead, for some of the parts, and what it will take."""
-
-    run: Callable[[], Computed]
-    seconds: Callable[[], float]
-
-
 class PagedRunner:
     """Owns the pool's tensors, the newest token of each sequence and, on request, steps made ahead: decode steps,
-    and on a CUDA device short prefill steps of one sequence.
+    and on a CUDA device short steps in which prompts take part: of one sequence, or of many.
 
     ``kernel`` names attention's kernel.
     """
@@ -64,41 +57,52 @@ class PagedRunner:
         # A live change may let more run than were asked for at first.
         self._chosen = torch.zeros(MOST_RUNNING, dtype=torch.long, device=device)
         self._decode: DecodeSteps | None = None
-        self._chunks: ChunkSteps | None = None
+        self._alone: PromptSteps | None = None
+        self._beside: PromptSteps | None = None
         self._fuses = device.type in _FUSED_ON
         self._fused: FusedFunctions | None = None
         self._graphs = Graphs()
         # One asks the host how long sequences are, the other makes a whole context dense at every step.
-        self._records_chunks = device.type == "cuda" and kernel is not gathered and not fp8
+        self._records_prompts = device.type == "cuda" and kernel is not gathered and not fp8
         attention.register()
 
     @torch.inference_mode()
     def prepare(self, kind: Compile, most: int, most_tokens: int, most_pages: int, on_part: Heard) -> None:
         """Compile or record decode steps of up to ``most`` sequences of up to ``most_pages`` pages each, and record
-        prefill steps of one of up to ``most_tokens``, as far as there are none yet; any other step is computed all
-        the same. Raises RecipeError.
+        steps of up to ``most_tokens`` in which prompts take part, as far as there are none yet; any other step is
+        computed all the same. Raises RecipeError.
 
         No token may be unread: they are overwritten.
         """
-        decode, chunks = self._decode, self._chunks
-        if decode is None:
-            decode, chunks = self._new_steps(kind, most_pages)
+        decode = self._decode or self._new_decode(kind, most_pages)
         with self._attention(), compiler.patch(recompile_limit=_COMPILED_MOST):
             decode.prepare(most, on_part)
             if self._fuses and self._fused is None and kind in ("compiled", "autotuned"):
                 on_part(0.9, "Compiling the small functions of prefill steps.")
                 self._fused = self._compiled_functions(most_tokens)
-            if chunks is not None:
-                chunks.prepare(most_tokens, on_part)
-        self._decode, self._chunks = decode, chunks
+            if self._records_prompts:
+                self._record_prompts(most, most_tokens, most_pages, on_part)
+        self._decode = decode
 
-    def _new_steps(self, kind: Compile, most_pages: int) -> tuple[DecodeSteps, ChunkSteps | None]:
+    def _new_decode(self, kind: Compile, most_pages: int) -> DecodeSteps:
         self._graphs.close()  # of an attempt that failed
-        self._graphs, page_size = Graphs(), self.cache.page_size
-        decode = DecodeSteps(self._forward, kind, most_pages, page_size, self._chosen, self._graphs)
-        if not self._records_chunks:
-            return decode, None
-        return decode, ChunkSteps(self._forward_fused, most_pages, page_size, self._chosen.device, self._graphs)
+        self._graphs, self._alone, self._beside = Graphs(), None, None
+        return DecodeSteps(self._forward, kind, most_pages, self.cache.page_size, self._chosen, self._graphs)
+
+    def _record_prompts(self, most: int, most_tokens: int, most_pages: int, on_part: Heard) -> None:
+        """Of one sequence, and of as many as may run: again where more may than before."""
+        if self._alone is None:
+            alone, longest = self._new_prompts(1, most_pages), min(most_tokens, most_pages * self.cache.page_size)
+            alone.prepare(longest, lambda part, text: on_part(0.9 + 0.05 * part, text))
+            self._alone = alone
+        if most > 1 and (self._beside is None or self._beside.sequences < most):
+            beside = self._new_prompts(most, most_pages)
+            beside.prepare(most_tokens, lambda part, text: on_part(0.95 + 0.05 * part, text))
+            self._beside = beside
+
+    def _new_prompts(self, sequences: int, most_pages: int) -> PromptSteps:
+        page_size = self.cache.page_size
+        return PromptSteps(self._forward_fused, sequences, most_pages, page_size, self._chosen, self._graphs)
 
     @torch.inference_mode()
     def run(self, parts: Sequence[Part]) -> Computed:
@@ -114,38 +118,20 @@ class PagedRunner:
         return computed
 
     def _run_made(self, parts: Sequence[Part]) -> Computed | None:
-        """By steps that were made ahead: one, or several where that takes less time; None when there are none."""
-        ones = [part for part in parts if part.count == 1]
-        longer = [part for part in parts if part.count > 1]
-        runs = ([self._made_decode(ones)] if ones else []) + [self._made_chunk(part) for part in longer]
-        made = [run for run in runs if run is not None]
-        if len(made) < len(runs) or any(part.count > 1 for part in parts[: len(ones)]):
-            return None
-        if len(made) == 1:
-            return made[0].run()
-        assert self._chunks is not None  # decode steps are one run
-        if sum(run.seconds() for run in made) > self._chunks.eager_s:
-            return None
-        return _one_after_the_other(made)
+        """By a step that was made ahead; None where there is none of that size."""
+        if all(part.count == 1 for part in parts):
+            return self._run_decode(parts)
+        prompts = self._alone if len(parts) == 1 else self._beside
+        size = prompts.size_for(len(parts), sum(part.count for part in parts)) if prompts else None
+        return prompts.run(parts, size) if prompts and size else None
 
-    def _made_decode(self, parts: Sequence[Part]) -> _Made | None:
+    def _run_decode(self, parts: Sequence[Part]) -> Computed | None:
         decode = self._decode
         size = decode.size_for(len(parts)) if decode else None
         if decode is None or size is None:
             return None
-
-        def run() -> Computed:
-            rows = decode_rows(parts, self.cache.page_size, size, decode.width)
-            return decode.run(torch.from_numpy(rows), len(parts))
-
-        return _Made(run, lambda: decode.seconds(size))
-
-    def _made_chunk(self, part: Part) -> _Made | None:
-        chunks = self._chunks
-        size = chunks.size_for(part.count) if chunks else None
-        if chunks is None or size is None:
-            return None
-        return _Made(lambda: chunks.run(part, size), lambda: chunks.seconds(size))
+        rows = decode_rows(parts, self.cache.page_size, size, decode.width)
+        return decode.run(torch.from_numpy(rows), len(parts))
 
     def keep(self, tokens: torch.Tensor) -> None:
         """Hold the step's tokens for the next one: each in the row that its sequence is told."""
@@ -153,7 +139,7 @@ class PagedRunner:
 
     def close(self) -> None:
         """Give the pool and the prepared steps back."""
-        self._decode = self._chunks = self._fused = None
+        self._decode = self._alone = self._beside = self._fused = None
         self._graphs.close()
         self.cache.close()
         if self._chosen.is_cuda:
@@ -191,13 +177,3 @@ class PagedRunner:
             yield
         finally:
             config._attn_implementation = before  # noqa: SLF001
-
-
-def _one_after_the_other(made: Sequence[_Made]) -> Computed:
-    """Their results in this order; what a recorded step gave is gone when another one is replayed."""
-    logits, best = [], []
-    for step in made:
-        computed = step.run()
-        logits.append(computed.logits.clone())
-        best.append(computed.best.clone())
-    return Computed(torch.cat(logits), torch.cat(best))

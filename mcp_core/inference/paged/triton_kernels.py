@@ -2,8 +2,9 @@
 
 Flash decoding: a sequence's past is cut into splits that are computed side by side and merged, so that one long
 sequence fills the device too. Sources: FlashAttention (arXiv 2205.14135), Flash-Decoding
-(pytorch.org/blog/flash-decoding), PagedAttention (arXiv 2309.06180). Heavy, CUDA only. This file does not know
-layers or requests.
+(pytorch.org/blog/flash-decoding), PagedAttention (arXiv 2309.06180); that a block of queries finds its sequence by
+itself is vLLM's (triton_unified_attention.py, Apache 2.0). Heavy, CUDA only. This file does not know layers or
+requests.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ _SHORTEST_SPLIT = 256
 _MOST_SPLITS = 16
 
 
-# The longest sequence's pages: a kernel of its own for every multiple of 16 would be made while requests wait.
-@triton.jit(do_not_specialize=["pages_stride"])  # type: ignore[untyped-decorator]
+# The longest sequence's pages, and how many there are: a kernel of its own for every multiple of 16 would be made
+# while requests wait.
+@triton.jit(do_not_specialize=["pages_stride", "sequences"])  # type: ignore[untyped-decorator]
 def _attend(  # type: ignore[no-untyped-def] # Triton's own types, not Python's
     query,
     keys,
@@ -37,6 +39,7 @@ def _attend(  # type: ignore[no-untyped-def] # Triton's own types, not Python's
     weights,
     scale,
     pages_stride,
+    sequences,
     HEADS: tl.constexpr,  # noqa: N803
     KV_HEADS: tl.constexpr,  # noqa: N803
     GROUP: tl.constexpr,  # noqa: N803
@@ -46,14 +49,32 @@ def _attend(  # type: ignore[no-untyped-def] # Triton's own types, not Python's
     QUERIES: tl.constexpr,  # noqa: N803
     KEYS_BLOCK: tl.constexpr,  # noqa: N803
     SPLITS: tl.constexpr,  # noqa: N803
+    DECODING: tl.constexpr,  # noqa: N803
 ):
-    """Program (sequence, kv head x split, block of queries); ROWS = QUERIES x GROUP rows share a kv head's keys."""
-    sequence = tl.program_id(0)
+    """Program (block of queries, kv head x split); ROWS = QUERIES x GROUP rows share a kv head's keys.
+
+    A sequence's blocks begin at that of its first token, and one further for each sequence before it: room for
+    every last one that is not full. Where each has one token (DECODING) a program's sequence is its own number.
+    """
+    program = tl.program_id(0)
     kv_head = tl.program_id(1) // SPLITS
     split = tl.program_id(1) % SPLITS
+    sequence = program
+    if not DECODING:
+        low: tl.int32 = 0
+        high = sequences
+        while low < high:
+            middle = (low + high) // 2
+            if tl.load(starts + middle) // QUERIES + middle <= program:
+                low = middle + 1
+            else:
+                high = middle
+        sequence = low - 1
     first = tl.load(starts + sequence)
     count = tl.load(starts + sequence + 1) - first
-    block = tl.program_id(2) * QUERIES
+    block = 0
+    if not DECODING:
+        block = (program - first // QUERIES - sequence) * QUERIES
     if block >= count:
         return
     length = tl.load(lengths + sequence)
@@ -65,7 +86,8 @@ def _attend(  # type: ignore[no-untyped-def] # Triton's own types, not Python's
     at = ((first + token) * HEADS + head)[:, None] * HEAD_DIM + dim[None, :]
     q = tl.load(query + at, mask=real[:, None], other=0.0)
     position = length - count + token  # of each query in its sequence
-    end = tl.minimum(length, length - count + block + QUERIES)  # the last key that any of these queries sees
+    # The last key that any of these queries sees: none where there are fewer keys than queries.
+    end = tl.maximum(tl.minimum(length, length - count + block + QUERIES), 0)
     span = tl.cdiv(tl.cdiv(end, SPLITS), KEYS_BLOCK) * KEYS_BLOCK
     begin = split * span
     stop = tl.minimum(begin + span, end)
@@ -172,16 +194,16 @@ def triton_paged(
     tokens, heads, head_dim = query.shape
     page_size, kv_heads = keys.shape[1:3]
     group, sequences = heads // kv_heads, batch.lengths.shape[0]
-    queries = 1 if batch.longest_query == 1 else max(1, 64 // group)
+    decoding = batch.longest_query == 1
+    queries = 1 if decoding else max(1, 64 // group)
     rows = max(16, triton.next_power_of_2(queries * group))
-    blocks = -(-batch.longest_query // queries)
-    splits = _splits(batch, sequences * kv_heads * blocks, query.device)
+    blocks = sequences if decoding else tokens // queries + min(sequences, tokens)
+    splits = _splits(batch, blocks * kv_heads, query.device)
     query = query.contiguous()
     attended = torch.empty_like(query)
     partial = attended if splits == 1 else query.new_empty((tokens, heads, splits, head_dim), dtype=torch.float32)
     weights = attended if splits == 1 else query.new_empty((tokens, heads, splits), dtype=torch.float32)
-    grid = (sequences, kv_heads * splits, blocks)
-    _attend[grid](
+    _attend[blocks, kv_heads * splits](
         query,
         keys,
         values,
@@ -192,6 +214,7 @@ def triton_paged(
         weights,
         scale,
         batch.pages.stride(0),
+        sequences,
         HEADS=heads,
         KV_HEADS=kv_heads,
         GROUP=group,
@@ -199,8 +222,9 @@ def triton_paged(
         PAGE=page_size,
         ROWS=rows,
         QUERIES=queries,
-        KEYS_BLOCK=_KEYS_BLOCK if batch.longest_query == 1 else _KEYS_BLOCK_OF_PROMPTS,
+        KEYS_BLOCK=_KEYS_BLOCK if decoding else _KEYS_BLOCK_OF_PROMPTS,
         SPLITS=splits,
+        DECODING=decoding,
         num_warps=4,
     )
     if splits > 1:

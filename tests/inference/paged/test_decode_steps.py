@@ -11,7 +11,7 @@ from mcp_core.errors import RecipeError
 from mcp_core.generation import GenerationRequest
 from mcp_core.inference.paged.batch import decode_rows
 from mcp_core.inference.paged.decode_steps import DecodeSteps
-from mcp_core.inference.paged.graphs import Graphs, Recorded
+from mcp_core.inference.paged.graphs import Graphs
 from mcp_core.inference.paged.pages import PagePool
 from mcp_core.inference.paged.runner import PagedRunner
 from mcp_core.inference.paged.scheduler import Scheduler
@@ -76,7 +76,7 @@ class RunAtOnce(Graphs):
 
     def record(self, compute):
         compute()
-        return Recorded(compute, replay_s=0.001, eager_s=0.01)
+        return compute
 
 
 def test_steps_that_are_recorded_later_leave_alone_what_the_last_step_kept(runner):
@@ -89,7 +89,7 @@ def test_steps_that_are_recorded_later_leave_alone_what_the_last_step_kept(runne
         runner.keep(best)
         parts = scheduler.plan_ahead()
         decode._rows[:4].copy_(torch.from_numpy(decode_rows(parts, PAGE, 4, WIDTH)))
-        decode._recordings[4].replay()
+        decode._recordings[4]()
         kept = [tensor[1:].clone() for tensor in runner.cache.tensors]  # page 0 takes padding
         decode.prepare(6, lambda _part, _text: None)
     for tensor, before in zip(runner.cache.tensors, kept, strict=True):

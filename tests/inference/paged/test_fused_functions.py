@@ -19,7 +19,7 @@ from mcp_core.inference.paged.pages import PagePool
 from mcp_core.inference.paged.runner import PagedRunner
 from mcp_core.inference.paged.scheduler import Scheduler
 from tests.inference.conftest import CONTEXT, VOCAB
-from tests.inference.paged.test_chunk_steps import Unrecorded
+from tests.inference.paged.test_prompt_steps import Unrecorded
 from tests.inference.test_engine import greedy
 
 PAGE = 16
@@ -235,11 +235,10 @@ def test_neither_steps_as_they_come_nor_those_only_recorded_have_any(served, bac
 
 def test_short_prefill_steps_are_recorded_with_them(served, backend, monkeypatch):
     monkeypatch.setattr(runner_file, "Graphs", Unrecorded)
-    served.runner._records_chunks = True
+    served.runner._records_prompts = True
     served.prepare("compiled")
-    step = served.runner._chunks._steps[64]
-    with torch.inference_mode(), served.runner._attention():
-        assert backend.calls_of(step.replay) == 13  # what a device would record
+    monkeypatch.setattr(served.runner, "_forward_fused", None)  # of steps that are not recorded
+    assert backend.calls_of(served.logits) == 13  # what a device would record
 
 
 @pytest.fixture

@@ -1,21 +1,19 @@
-"""A padded prefill step computes what the step itself does, and leaves the same keys and values behind."""
+"""A padded step with prompts computes what the step itself does, and leaves the same keys and values behind."""
 
 from __future__ import annotations
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 
 from mcp_core.generation import GenerationRequest
-from mcp_core.inference.paged.batch import CHUNK_FIELDS, chunk_row
-from mcp_core.inference.paged.chunk_steps import ChunkSteps, chunk_sizes
-from mcp_core.inference.paged.decode_steps import DecodeSteps
-from mcp_core.inference.paged.graphs import Graphs, Recorded
+from mcp_core.inference.paged import runner as runner_file
+from mcp_core.inference.paged.graphs import Graphs
 from mcp_core.inference.paged.pages import PagePool
+from mcp_core.inference.paged.prompt_steps import PromptSteps, step_sizes
 from mcp_core.inference.paged.runner import PagedRunner
-from mcp_core.inference.paged.scheduler import Part, Scheduler
+from mcp_core.inference.paged.scheduler import Scheduler
 from tests.inference.conftest import CONTEXT
 from tests.inference.test_engine import greedy
 
@@ -23,20 +21,16 @@ PAGE, WIDTH, PAGES = 16, CONTEXT // 16, 40
 
 
 class Unrecorded(Graphs):
-    """As on a CUDA device, where what is recorded is computed as it is; a step not recorded takes ``eager_s``."""
-
-    def __init__(self, eager_s=1.0):
-        super().__init__()
-        self.eager_s = eager_s
+    """As on a CUDA device, where what is recorded is computed as it is."""
 
     def record(self, compute):
-        return Recorded(compute, replay_s=0.01, eager_s=self.eager_s)
+        return compute
 
 
-def made_ahead(runner):
-    chunks = ChunkSteps(runner._forward, WIDTH, PAGE, torch.device("cpu"), Unrecorded())
-    chunks.prepare(CONTEXT, lambda *_: None)
-    return chunks
+def made_ahead(runner, sequences=1, most=CONTEXT):
+    steps = PromptSteps(runner._forward, sequences, WIDTH, PAGE, runner._chosen, Unrecorded())
+    steps.prepare(most, lambda *_: None)
+    return steps
 
 
 class Course:
@@ -46,7 +40,7 @@ class Course:
         self.runner = PagedRunner(model, PAGES, PAGE)
         self.scheduler = Scheduler(PagePool(PAGES, PAGE), 512, 2)
         if made:
-            self.runner._chunks = made_ahead(self.runner)
+            self.runner._alone = made_ahead(self.runner)
 
     def begin(self, prompt):
         self.scheduler.add(GenerationRequest("r", prompt, 8))
@@ -135,9 +129,9 @@ def test_a_short_rest_after_a_known_prefix_takes_one_of_them_and_gives_generate_
 ):
     engine = make_engine({"batching.mode": "continuous", "prefix_cache": True, "ahead": ahead}, start=False)
     runner, used = engine._mode._runner, []
-    runner._chunks = made_ahead(runner)
-    run = runner._chunks.run
-    runner._chunks.run = lambda part, size: used.append((part.count, size)) or run(part, size)
+    runner._alone = made_ahead(runner)
+    run = runner._alone.run
+    runner._alone.run = lambda parts, size: used.append((parts[0].count, size)) or run(parts, size)
     engine.start()
     for name, rest in (("first", (4, 5) * 20), ("second", (6, 7) * 20)):
         prompt = prompt_of(320) + rest
@@ -167,107 +161,122 @@ def beside_decoding(runner):
     return scheduler.plan()
 
 
-@pytest.mark.parametrize(("eager_s", "made"), [(1.0, [2, 17, 40]), (0.02, [])], ids=["pays", "takes longer"])
-def test_prompts_beside_decoding_take_a_step_each_where_that_is_faster(exact, eager_s, made):
-    def parts_of(runner):
-        parts = beside_decoding(runner)
-        assert [part.count for part in parts] == [1, 1, 17, 40]
-        return parts
+def parts_of(runner):
+    parts = beside_decoding(runner)
+    assert [part.count for part in parts] == [1, 1, 17, 40]
+    return parts
 
+
+@pytest.mark.parametrize(("sequences", "sizes"), [(4, [64]), (9, [64]), (3, [])], ids=["as many", "more", "fewer"])
+def test_prompts_beside_decoding_take_one_step_that_is_made_for_so_many(exact, sequences, sizes):
     plain, runner, used = PagedRunner(exact, PAGES, PAGE), PagedRunner(exact, PAGES, PAGE), []
     expected = plain.run(parts_of(plain))
     parts = parts_of(runner)
-    graphs = Unrecorded(eager_s)
-    runner._chunks = ChunkSteps(runner._forward, WIDTH, PAGE, torch.device("cpu"), graphs)
-    runner._chunks.prepare(64, lambda *_: None)
-    runner._decode = DecodeSteps(runner._forward, "graphs", WIDTH, PAGE, runner._chosen, graphs)
-    runner._decode._records = True
-    with torch.inference_mode(), runner._attention():
-        runner._decode.prepare(4, lambda *_: None)
-    chunk, decode = runner._chunks.run, runner._decode.run
-    runner._chunks.run = lambda part, size: used.append(part.count) or chunk(part, size)
-    runner._decode.run = lambda rows, count: used.append(count) or decode(rows, count)
+    runner._beside = made_ahead(runner, sequences)
+    run = runner._beside.run
+    runner._beside.run = lambda parts, size: used.append(size) or run(parts, size)
     found = runner.run(parts)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
     assert found.best.tolist() == expected.best.tolist()
-    assert used == made
+    for ours, theirs in zip(runner.cache.tensors, plain.cache.tensors, strict=True):
+        torch.testing.assert_close(ours[1:], theirs[1:], atol=1e-6, rtol=0)  # page 0 takes padding
+    assert used == sizes
     for each in (plain, runner):
         each.close()
 
 
-def test_a_row_tells_places_of_its_own_and_positions_that_there_are():
-    pool = PagePool(PAGES, PAGE)
-    scheduler = Scheduler(pool, 500, 1)
-    scheduler.add(GenerationRequest("r", prompt_of(CONTEXT - 1), 1))
-    scheduler.done(scheduler.plan()[0])
-    (part,) = scheduler.plan()
-    assert part == Part(part.sequence, 11)
-    row = chunk_row(part, PAGE, 16, WIDTH + 1)
-    pages, fields, rest = np.split(row, [WIDTH + 1, WIDTH + 1 + len(CHUNK_FIELDS)])
-    tokens, positions, slots = rest.reshape(3, 16).tolist()
-    assert row.dtype == np.int32
-    assert pages.tolist() == [*part.sequence.pages, 0]
-    assert fields.tolist() == [516, 10]
-    assert tokens == [*part.sequence.tokens[500:], 0, 0, 0, 0, 0]
-    assert positions == [*range(500, 511), 510, 510, 510, 510, 510]
-    last = part.sequence.pages[-1] * PAGE
-    assert slots == [*range(last + 4, last + 16), 0, 1, 2, 3]
+@pytest.mark.parametrize("mode", ["graphs", "off"])
+def test_requests_that_come_and_go_get_generate_s_tokens(
+    model, make_engine, recorder, request_of, monkeypatch, mode
+):
+    """Tokens of the step before are still unread where the next is launched."""
+    monkeypatch.setattr(runner_file, "Graphs", Unrecorded)
+    changes = {"batching.mode": "continuous", "batching.step_tokens": 64, "ahead": True}
+    engine = make_engine(changes | {"batching.max_requests": 8}, start=False)
+    runner, used = engine._mode._runner, []
+    if mode == "graphs":
+        runner._alone, runner._beside = made_ahead(runner, 1, 64), made_ahead(runner, 8, 64)
+        run = runner._beside.run
+        runner._beside.run = lambda parts, size: used.append([part.count for part in parts]) or run(parts, size)
+    prompts = {f"r{index}": prompt_of(5 + 37 * index) for index in range(7)}
+    for name, prompt in prompts.items():
+        engine.submit(request_of(name, prompt=prompt))
+    engine.start()
+    for name in prompts:
+        recorder.wait_end(name)
+    for name, prompt in prompts.items():
+        assert recorder.tokens(name) == greedy(model, prompt, 24)
+    assert any(counts[:2] == [1, 1] and counts[2] > 1 for counts in used) or mode == "off"
+
+
+def test_what_is_left_of_an_earlier_step_does_not_count(exact):
+    """Rows of sequences that there are no more, their pages too."""
+    runner, plain = PagedRunner(exact, PAGES, PAGE), PagedRunner(exact, PAGES, PAGE)
+    runner._alone = runner._beside = made_ahead(runner, 6)
+    found = []
+    for each in (runner, plain):
+        each.run(parts_of(each))
+        scheduler = Scheduler(PagePool(PAGES, PAGE), 512, 2)
+        scheduler.add(GenerationRequest("r", prompt_of(41), 8))
+        found.append(each.run(scheduler.plan()).logits.clone())
+        each.close()
+    torch.testing.assert_close(*found, atol=1e-6, rtol=0)
 
 
 def test_sizes_are_few_and_end_with_what_a_step_may_have():
-    assert chunk_sizes(16) == (16,)
-    assert chunk_sizes(100) == (16, 32, 64, 100)
-    assert chunk_sizes(8192) == (16, 32, 64, 128, 256, 384, 512, 768, 1024)
+    assert step_sizes(16) == (16,)
+    assert step_sizes(100) == (16, 32, 64, 100)
+    assert step_sizes(8192) == (16, 32, 64, 128, 256, 384, 512, 768, 1024)
 
 
 def test_they_are_recorded_once_the_largest_first_and_what_fails_leaves_none(model):
-    runner, said, rows = PagedRunner(model, PAGES, PAGE), [], []
+    runner, said, sizes = PagedRunner(model, PAGES, PAGE), [], []
 
     class Noting(Graphs):
         fails = True
 
         def record(self, compute):
-            if self.fails and len(rows) == 2:
+            if self.fails and len(sizes) == 2:
                 raise torch.OutOfMemoryError
             with torch.inference_mode(), runner._attention():
-                rows.append(chunks._row.clone())
-                return Recorded(compute, compute().logits.shape[0], 0.0)
+                compute()
+            return compute
+
+    def forward(step):
+        sizes.append(step.tokens.shape[1])
+        assert step.batch.starts.tolist() == [0, *[sizes[-1]] * 3]  # all of them padding
+        return runner._forward(step)
 
     graphs = Noting()
-    chunks = ChunkSteps(runner._forward, WIDTH, PAGE, torch.device("cpu"), graphs)
+    steps = PromptSteps(forward, 2, WIDTH, PAGE, runner._chosen, graphs)
     with pytest.raises(torch.OutOfMemoryError):
-        chunks.prepare(100, lambda *part: said.append(part))
-    assert chunks.size_for(2) is None
+        steps.prepare(100, lambda *part: said.append(part))
+    assert steps.size_for(1, 2) is None
     graphs.fails = False
-    rows.clear()
+    sizes.clear()
     for _ in range(2):
-        chunks.prepare(100, lambda *part: said.append(part))
-    assert [int(row[chunks._width]) for row in rows] == [100, 64, 32, 16]
-    assert [chunks.size_for(count) for count in (1, 2, 16, 17, 101)] == [None, 16, 16, 32, None]
-    assert said[-1] == (pytest.approx(0.975), "Recording prefill steps: size 4 of 4.")
-    assert {recorded.replay_s for recorded in chunks._steps.values()} == {1}
+        steps.prepare(100, lambda *part: said.append(part))
+    assert sizes == [100, 64, 32, 16]
+    assert [steps.size_for(2, count) for count in (1, 2, 16, 17, 101)] == [16, 16, 16, 32, None]
+    assert steps.size_for(3, 16) is None
+    assert said[-1] == (pytest.approx(0.75), "Recording steps of prompts beside others: size 4 of 4.")
+    runner.close()
+
+
+def test_where_more_may_run_they_are_recorded_for_more_and_those_of_one_are_kept(model, monkeypatch):
+    monkeypatch.setattr(runner_file, "Graphs", Unrecorded)
+    runner = PagedRunner(model, PAGES, PAGE)
+    runner._records_prompts, most = True, []
+    for count in (1, 4, 2, 6):
+        runner.prepare("graphs", count, 64, WIDTH, lambda *_: None)
+        most.append((id(runner._alone), runner._beside.sequences if runner._beside else None))
+    assert len({alone for alone, _ in most}) == 1
+    assert [beside for _, beside in most] == [None, 4, 4, 6]
     runner.close()
 
 
 def test_a_cpu_records_none(model):
     runner = PagedRunner(model, PAGES, PAGE)
     runner.prepare("graphs", 2, 64, WIDTH, lambda *_: None)
-    assert runner._chunks is None
-    runner.close()
-
-
-def test_lengths_lie_where_a_kernel_finds_them_in_any_step(model):
-    """At a multiple of 16 bytes, whatever the longest sequence; a tensor of its own lies so, too."""
-    runner, seen = PagedRunner(model, PAGES, PAGE), []
-
-    def forward(step):
-        seen.append(step.batch.lengths.data_ptr() % 16)
-        return torch.zeros(1, 4)
-
-    for width in (5, 6, 7, 8):
-        chunks = ChunkSteps(forward, width, PAGE, torch.device("cpu"), Unrecorded())
-        chunks.prepare(16, lambda *_: None)
-        chunks._steps[16].replay()
-        assert width <= chunks._width - 1024 // PAGE < width + 4
-    assert seen == [0] * 4
+    assert runner._alone is runner._beside is None
     runner.close()

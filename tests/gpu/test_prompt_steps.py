@@ -1,6 +1,8 @@
-"""On an NVIDIA device a recorded prefill step gives what the step itself does; short rests of prompts take one."""
+"""On an NVIDIA device a recorded step with prompts gives what the step itself does, and short ones take one."""
 
 from __future__ import annotations
+
+import importlib.util
 
 import pytest
 import torch
@@ -91,8 +93,8 @@ def test_recorded_steps_give_the_logits_of_unrecorded_ones(runner, kind):
     said, used = [], []
     runner.prepare(kind, 1, 512, WIDTH, lambda _part, text: said.append(text))
     assert "Recording prefill steps: size 7 of 7." in said
-    run = runner._chunks.run
-    runner._chunks.run = lambda part, size: used.append((part.count, size)) or run(part, size)
+    run = runner._alone.run
+    runner._alone.run = lambda parts, size: used.append((parts[0].count, size)) or run(parts, size)
     for (name, first), expected in plain.items():
         recorded = logits_of(runner, CASES[name], first)
         assert_close(recorded, expected)
@@ -105,9 +107,11 @@ def test_forty_tokens_after_a_known_prefix_take_one_recorded_step(mode):
     recorder, used = Recorder(), []
     engine = Engine(loaded, recipe.replace(mode | {"compile": "graphs"}), recorder)
     engine.warm_up()
-    chunks = engine._mode._runner._chunks
-    run = chunks.run
-    chunks.run = lambda part, size: used.append((part.sequence.computed, part.count, size)) or run(part, size)
+    alone = engine._mode._runner._alone
+    run = alone.run
+    alone.run = lambda parts, size: (
+        used.append((parts[0].sequence.computed, parts[0].count, size)) or run(parts, size)
+    )
     engine.start()
     try:
         for name, rest in (("first", 1), ("second", 2)):
@@ -122,20 +126,29 @@ def test_forty_tokens_after_a_known_prefix_take_one_recorded_step(mode):
 @pytest.mark.parametrize(("dtype", "fp8"), [("fp32", False), ("bf16", True)], ids=["fp32", "fp8 pages"])
 def test_steps_that_are_not_recorded_are_left_as_they_are(dtype, fp8):
     runner = PagedRunner(load({"dtype": dtype})[0].model, PAGES, PAGE, fp8=fp8)
-    assert runner._new_steps("graphs", WIDTH)[1] is None
+    runner.prepare("graphs", 2, 64, WIDTH, lambda *_: None)
+    assert runner._decode is not None
+    assert runner._alone is runner._beside is None
     runner.close()
 
 
-def test_prompts_beside_decoding_take_recorded_steps_one_after_the_other(model, monkeypatch):
-    """Each replay overwrites what the one before it gave."""
+def has_flash3():
+    return importlib.util.find_spec("flash_attn_interface") is not None
+
+
+KERNELS = ["sdpa", pytest.param("flash_attention_3", marks=pytest.mark.skipif("not has_flash3()"))]
+
+
+@pytest.mark.parametrize("attention", KERNELS)
+@pytest.mark.parametrize("most", [4, 64])
+def test_prompts_beside_decoding_take_one_recorded_step(model, monkeypatch, attention, most):
     found = []
     for kind in (None, "graphs"):
-        runner = PagedRunner(model, PAGES, PAGE)
+        runner = PagedRunner(model, PAGES, PAGE, attention)
         if kind is not None:
-            runner.prepare(kind, 4, 256, WIDTH, lambda *_: None)
-            monkeypatch.setattr(type(runner._chunks), "eager_s", 10.0)  # any number of replays is faster
+            runner.prepare(kind, most, 256, WIDTH, lambda *_: None)
         monkeypatch.setattr(runner, "_forward", runner._forward if kind is None else not_asked)
-        found.append(mixed_logits(runner))
+        found.append(torch.cat([mixed_logits(runner, prompt) for prompt in (40, 190, 3)]))
         runner.close()
     assert_close(*reversed(found))
 
@@ -146,18 +159,18 @@ def test_closing_gives_the_pool_and_the_recorded_steps_back(model):
     runner = PagedRunner(model, 8000, PAGE)  # 0.4 GB
     runner.prepare("graphs", 4, 256, WIDTH, lambda *_: None)
     assert torch.cuda.memory_reserved() > before + 0.3e9
-    decode = runner._decode  # a function of its own keeps it alive until garbage is collected
+    decode = runner._decode, runner._beside  # functions of their own keep them alive until garbage is collected
     runner.close()
     assert torch.cuda.memory_reserved() < before + 0.1e9
-    assert decode is not None
+    assert None not in decode
 
 
 def not_asked(_step):
     raise AssertionError("a step was computed that is recorded")
 
 
-def mixed_logits(runner):
-    """Two sequences decoding, a whole short prompt and part of a long one, in one step."""
+def mixed_logits(runner, tokens):
+    """Two sequences decoding, a whole short prompt and so many tokens of a long one, in one step."""
     scheduler = Scheduler(PagePool(PAGES, PAGE), 512, 6)
     for name, length in (("a", 3), ("b", 50)):
         scheduler.add(GenerationRequest(name, prompt_of(length), 20))
@@ -168,7 +181,7 @@ def mixed_logits(runner):
         scheduler.read(part.sequence, 7)
     scheduler.add(GenerationRequest("c", prompt_of(17, 300), 20))
     scheduler.add(GenerationRequest("d", prompt_of(200, 700), 20))
-    scheduler.step_tokens = 2 + 17 + 40
+    scheduler.step_tokens = 2 + 17 + tokens
     parts = scheduler.plan()
-    assert [part.count for part in parts] == [1, 1, 17, 40]
+    assert [part.count for part in parts] == [1, 1, 17, tokens]
     return runner.run(parts).logits.float().cpu()
