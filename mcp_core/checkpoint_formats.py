@@ -111,7 +111,8 @@ def _library(recipe: Recipe, device_kind: str) -> tuple[str, str] | None:
     if scheme.bits == 0:
         return "nothing is quantized.", "Set quantization.scheme."
     if scheme.saved_as is None or (scheme.unsaved_because and device_kind == "cpu"):
-        return scheme.unsaved_because, f"Saved are: {', '.join(each for each in SCHEMES if _is_saved(each))}."
+        saved = ", ".join(each for each in SCHEMES if _is_saved(each, device_kind))
+        return scheme.unsaved_because, f"Saved on {device_kind} are: {saved}."
     return None
 
 
@@ -138,8 +139,10 @@ def _gguf(recipe: Recipe, device_kind: str) -> tuple[str, str] | None:
     return None
 
 
-def _is_saved(name: SchemeName) -> bool:
-    return SCHEMES[name].bits > 0 and SCHEMES[name].saved_as is not None
+def _is_saved(name: SchemeName, device_kind: str) -> bool:
+    scheme = SCHEMES[name]
+    here = device_kind in scheme.devices and not (scheme.unsaved_because and device_kind == "cpu")
+    return here and scheme.bits > 0 and scheme.saved_as is not None
 
 
 _REFUSALS: dict[CheckpointFormat, Callable[[Recipe, str], tuple[str, str] | None]] = {

@@ -300,6 +300,24 @@ def test_footprint_of_a_shape_has_its_exact_sizes(answer, cli_run):
     assert found["reason"] in out
 
 
+def test_footprint_says_why_layers_stay_dense_and_what_needs_adds_to_the_peak(cli_run):
+    shape = ("llama-2-7b-shape", "--set", "device=cpu", "--set", "quantization.scheme=torchao-int4-weight-only")
+    code, out, _ = cli_run("footprint", *shape, "--set", "quantization.group_size=256")
+    assert code == 0
+    assert "WHY DENSE" in out
+    assert "11008 inputs" not in out  # 11008 is a multiple of 256: nothing is made up
+    odd = {"layers": 1, "hidden": 192, "intermediate": 256, "heads": 3, "kv_heads": 3, "vocab": 320}
+    custom = json.dumps({"source": "shape", "id": "custom", "shape": odd})
+    code, out, _ = cli_run("footprint", shape[0], "--set", f"model={custom}", *shape[1:])
+    assert code == 0
+    code, out, _ = cli_run(
+        "footprint", shape[0], "--set", f"model={custom}", *shape[1:], "--set", "quantization.group_size=128"
+    )
+    assert "192 inputs are not a multiple of 128 (the group size)" in out
+    assert "The program itself, beside it" in out
+    assert "the program itself included" in out or "to load" in out
+
+
 def test_footprint_answers_for_a_context_and_users_at_once(answer, cli_run):
     preset = ("llama-2-7b-shape", "--set", "device=cpu", "--set", "quantization.scheme=bnb-nf4")
     asked = ("footprint", *preset, "--json", "--context", "1000", "--concurrency")

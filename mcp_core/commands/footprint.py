@@ -103,6 +103,7 @@ def _show(estimate: Footprint) -> None:
     rows += [
         ("Weights in all", size(estimate.weights_bytes)),
         (f"Peak at {held}{estimate.context_tokens:,} tokens", size(estimate.peak_bytes)),
+        *([("The program itself, beside it", size(estimate.imports_bytes))] if estimate.imports_bytes else []),
         ("Peak while loading", size(estimate.load_peak_bytes)),
         ("Keys and values of 1,000 tokens", size(1000 * estimate.kv_bytes_per_token)),
         ("Still to download", size(estimate.download_bytes)),
@@ -126,10 +127,15 @@ def _show_answers(load: ServedLoad, longest_context_tokens: int, users: int) -> 
 
 def _show_modules(predictor: Predictor) -> None:
     groups = group_modules(predictor.modules)
-    rows = [("WEIGHTS BY MODULE", "COUNT", "SIZE", "PACKED")]
-    rows += [(each.name, str(each.count), size(each.bytes), each.packed) for each in groups[:_GROUPS_SHOWN]]
+    rows = [("WEIGHTS BY MODULE", "COUNT", "SIZE", "PACKED", "WHY DENSE")]
+    rows += [
+        (each.name, str(each.count), size(each.bytes), each.packed, each.dense_because)
+        for each in groups[:_GROUPS_SHOWN]
+    ]
     rest = groups[_GROUPS_SHOWN:]
     if rest:
         count, total = sum(each.count for each in rest), sum(each.bytes for each in rest)
-        rows.append((f"{len(rest)} others", str(count), size(total), ""))
-    table(rows)
+        rows.append((f"{len(rest)} others", str(count), size(total), "", ""))
+    table(rows if any(each.dense_because for each in groups) else [row[:-1] for row in rows])
+    if left := [each for each in rest if each.dense_because]:
+        say("Dense too: " + "; ".join(f"{each.name} ({each.dense_because})" for each in left))

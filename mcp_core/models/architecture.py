@@ -134,6 +134,13 @@ class ResolvedModel:
             tensors = tuple(part for each in tensors for part in _taken_apart(each))
         return replace(self.architecture, tensors=tensors)
 
+    def computed_by(self, recipe: Recipe, device: Device, hardware: Hardware) -> Recipe:
+        """``recipe`` with the scheme whose kernels the checkpoint's own packed weights are computed with."""
+        stored = self.quantized
+        if stored is None or stored.computes_as == "none" or stored.why_expanded(device, hardware.libraries):
+            return recipe
+        return recipe.model_copy(update={"quantization": Quantization(scheme=stored.computes_as)})
+
     def comes_as(self, recipe: Recipe, device: Device, hardware: Hardware) -> str:
         """What becomes of the weights' own quantization here, in words; empty where they are not quantized."""
         if self.gguf_type is not None and recipe.engine == "llama.cpp":

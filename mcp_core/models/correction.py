@@ -67,7 +67,7 @@ class Error:
 
 def errors_of(runs: Iterable[Run], recipe: Recipe, host: str) -> tuple[Error, ...]:
     """Errors of Runs of this host on the same kind of device with the same family of schemes, in their order."""
-    alike = (run for run in runs if run.hardware.host == host and _kin(run.recipe) == _kin(recipe))
+    alike = (run for run in runs if run.hardware.host == host and _is_kin(run, recipe))
     return tuple(error for run in alike if run.status == "ok" and (error := error_of(run)) is not None)
 
 
@@ -87,6 +87,17 @@ def correction_of(errors: tuple[Error, ...]) -> Correction:
     most = MOST_SHARE * median(error.measured_bytes for error in newest)
     off = median(error.off_bytes for error in newest)
     return Correction(round(max(-most, min(most, off))), len(newest))
+
+
+def _is_kin(run: Run, recipe: Recipe) -> bool:
+    """A checkpoint that came quantized has scheme none, and says nothing about models that are dense."""
+    if run.effective and run.effective.scheme.startswith("checkpoint:") and not _same_model(run.recipe, recipe):
+        return False
+    return _kin(run.recipe) == _kin(recipe)
+
+
+def _same_model(one: Recipe, other: Recipe) -> bool:
+    return (one.model.source, one.model.id) == (other.model.source, other.model.id)
 
 
 def _kin(recipe: Recipe) -> tuple[str, str]:

@@ -139,6 +139,7 @@ class Predictor:
         self._resolved, self._hardware, self._correction = resolved, hardware, correction
         self._draft = draft
         self._as_loaded = resolved.as_loaded(recipe.quantization, device, hardware)
+        self._computing = resolved.computed_by(recipe, device, hardware)
 
     @functools.cached_property
     def weights(self) -> PackedWeights:
@@ -158,6 +159,7 @@ class Predictor:
         overhead = max(0, overhead + self._correction.bytes)
         parts = (
             ("Linear layers", weights.linear_bytes - self._unwritten_bytes),
+            *((("Experts and routers", weights.expert_bytes),) if weights.expert_bytes else ()),
             ("Embeddings and output layer", weights.embedding_bytes),
             ("Norms and biases", weights.other_bytes),
             ("Keys and values", max(kv.total_bytes, self._pool_bytes)),
@@ -217,7 +219,7 @@ class Predictor:
 
     def _beside_weights(self, load: ServedLoad) -> tuple[KeyValueMemory, int, int]:
         """Keys and values, activations, and the rest."""
-        recipe, kind = self.recipe, self.device.kind
+        recipe, kind = self._computing, self.device.kind
         if self._as_stored:
             return llama_cpp_memory.beside_weights(recipe, self.architecture, load)
         overhead = runtime_bytes(recipe, kind) + scratch_bytes(recipe, self.weights, kind)
@@ -263,7 +265,7 @@ class Predictor:
         if self._draft is not None and (draft := self._draft_weights) is not None:
             loading = max(loading, weights.total_bytes + draft.total_bytes + draft.largest_tensor_bytes)
             preparing = max(preparing, weights.total_bytes + _preparing_bytes(self._draft.resolved))
-        loading += runtime_bytes(self.recipe, kind)
+        loading += runtime_bytes(self._computing, kind)
         return IMPORTS_BYTES + max(loading, preparing) if kind == "cpu" else loading
 
     def _judge(self, peak: int, load_peak: int) -> tuple[bool, str]:
@@ -272,7 +274,9 @@ class Predictor:
         imports = self._imports_bytes
         needs = [
             _Need(device, load_peak, "to load"),
-            _Need(device, peak + (imports if device.kind == "cpu" else 0), "to serve"),
+            _Need(device, peak, "to serve")
+            if device.kind == "cuda"
+            else _Need(device, peak + imports, "to serve, the program itself included"),
         ]
         if device.kind == "cuda" and host is not None:
             needs.append(_Need(host, imports + max(map(_preparing_bytes, self._models)), "to prepare"))

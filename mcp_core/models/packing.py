@@ -20,13 +20,14 @@ from mcp_core.schemes import SCHEMES, DeviceKind, group_size_of, reason_to_keep_
 
 __all__ = ["ModuleSize", "PackedWeights", "classic_bytes", "module_sizes", "pack"]
 
-Part = Literal["linear", "embedding", "other"]
+Part = Literal["linear", "experts", "embedding", "other"]
 
 # Matrices that no scheme packs: token and position embeddings, the output layer, and a mixture's experts, which
 # transformers keep in one three-dimensional parameter. The module's name decides, as it does when loading.
 _DENSE_MATRIX = re.compile(r"(^|\.)(embed\w*|word_embeddings\w*|wte|wpe|lm_head|experts\..+|gate|router)\.weight$")
 # The output layer is a module even where its weight is the embedding's and therefore in no list of tensors.
 _TIED_OUTPUT = "lm_head"
+_OF_MIXTURE = re.compile(r"\.(experts|gate|router)(\.|$)")
 _EXPERT = re.compile(r"\.experts\.\d+\.(gate|up|down)_proj\.weight$")
 
 # bitsandbytes: a code book of 16 fp32 levels a layer; with double quantization the scales become 8-bit numbers
@@ -46,8 +47,8 @@ _CLASSIC_COLUMNS, _CLASSIC_ROWS = 512, 48
 class ModuleSize:
     """The weights of one module, bias included. ``dense_because`` is empty for packed ones and where none is due.
 
-    ``part`` is what it counts as: a linear layer, an embedding (or another matrix that no scheme packs, as the
-    output layer and a mixture's experts), or other (norms).
+    ``part`` is what it counts as: a linear layer (packed experts are some), a mixture's experts and router where no
+    scheme packs them, an embedding or the output layer, or other (norms).
     """
 
     name: str
@@ -67,6 +68,7 @@ class PackedWeights:
     """
 
     linear_bytes: int
+    expert_bytes: int
     embedding_bytes: int
     other_bytes: int
     arriving_bytes: int
@@ -76,7 +78,7 @@ class PackedWeights:
     @property
     def total_bytes(self) -> int:
         """All weights, tied ones once."""
-        return self.linear_bytes + self.embedding_bytes + self.other_bytes
+        return self.linear_bytes + self.expert_bytes + self.embedding_bytes + self.other_bytes
 
 
 def pack(
@@ -94,6 +96,7 @@ def pack(
     item, converted = DTYPE_BYTES[dtype], SCHEMES[quantization.scheme].convert is not None
     return PackedWeights(
         linear_bytes=sum(size.bytes for size in sizes if size.part == "linear"),
+        expert_bytes=sum(size.bytes for size in sizes if size.part == "experts"),
         embedding_bytes=sum(size.bytes for size in sizes if size.part == "embedding"),
         other_bytes=sum(size.bytes for size in sizes if size.part == "other"),
         arriving_bytes=sum(size.parameters * item if converted else size.bytes for size in sizes),
@@ -128,12 +131,11 @@ def _tensor_sizes(
     packed_bytes = _packed_bytes_of(quantization.scheme)
     linear_experts = architecture.model_type in LINEAR_EXPERTS
     for tensor in architecture.tensors:
-        is_linear = _is_linear(tensor, linear_experts)
-        part: Part = "other" if len(tensor.shape) < 2 else "linear" if is_linear else "embedding"
+        part = _part(tensor, linear_experts)
         name = tensor.name.rpartition(".")[0]
         dense = ModuleSize(name, part, tensor.parameters, tensor.parameters * DTYPE_BYTES[dtype])
-        if tensor.stored_bytes is not None:  # the checkpoint came quantized
-            yield replace(dense, part="linear", bytes=tensor.stored_bytes, packed=True)
+        if tensor.stored_bytes is not None:  # the checkpoint came quantized, or is a GGUF
+            yield replace(dense, bytes=tensor.stored_bytes, packed=part != "other")
         elif packed_bytes is None or part == "other":
             yield dense
         elif reason := _dense_because(tensor, part, quantization, device_kind):
@@ -145,6 +147,8 @@ def _tensor_sizes(
 
 
 def _dense_because(tensor: TensorInfo, part: Part, quantization: Quantization, device_kind: DeviceKind) -> str:
+    if part == "experts":
+        return "a mixture's experts in one parameter, or its router"
     if part == "embedding":
         return "no linear layer, or the output layer"
     module = tensor.name.removesuffix(".weight")
@@ -183,6 +187,14 @@ def _joined(known: ModuleSize, more: ModuleSize) -> ModuleSize:
     """A module's weight and its bias as one."""
     weight = known if known.part != "other" else more
     return replace(weight, parameters=known.parameters + more.parameters, bytes=known.bytes + more.bytes)
+
+
+def _part(tensor: TensorInfo, linear_experts: bool) -> Part:
+    if len(tensor.shape) < 2:
+        return "other"
+    if _is_linear(tensor, linear_experts):
+        return "linear"
+    return "experts" if _OF_MIXTURE.search(tensor.name) else "embedding"
 
 
 def _is_linear(tensor: TensorInfo, linear_experts: bool) -> bool:

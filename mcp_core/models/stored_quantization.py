@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from mcp_core.errors import InvalidModel, RecipeError
 from mcp_core.hardware import Device, Hardware
-from mcp_core.recipe import Recipe
+from mcp_core.recipe import Recipe, SchemeName
 
 __all__ = ["StoredQuantization", "read_stored_quantization", "require_loadable_here", "require_quantized_once"]
 
@@ -30,7 +30,9 @@ class StoredQuantization:
 
     ``label`` names it for people ("gptq w4a16"); ``bits`` are stored bits a weight without scales. Without
     ``libraries`` (requirements) it cannot be loaded. Its weights stay packed on ``packed_on`` where ``kernels``
-    (requirements) are installed; elsewhere transformers expands them to the Recipe's dtype.
+    (requirements) are installed; elsewhere transformers expands them to the Recipe's dtype. ``computes_as`` is the
+    scheme whose kernels packed weights are computed with, so that memory follows from what is known of that one;
+    "none" where MCP applies no such scheme.
     """
 
     method: str
@@ -41,6 +43,7 @@ class StoredQuantization:
     kernels: tuple[str, ...] = ()
     min_capability: tuple[int, int] | None = None
     deployable_as: str = _LOADED_AS_IS
+    computes_as: SchemeName = "none"
 
     def why_expanded(self, device: Device, installed: Mapping[str, str]) -> str:
         """Why its weights do not stay packed on this device, as half a sentence; empty where they do."""
@@ -129,15 +132,26 @@ def _awq(document: dict[str, Any]) -> StoredQuantization:
 
 def _bitsandbytes(document: dict[str, Any]) -> StoredQuantization:
     if document.get("load_in_8bit"):
-        return StoredQuantization("bitsandbytes", "bitsandbytes int8", 8, ("bitsandbytes",))
+        return StoredQuantization("bitsandbytes", "bitsandbytes int8", 8, ("bitsandbytes",), computes_as="bnb-int8")
     levels = str(document.get("bnb_4bit_quant_type", "fp4"))
-    return StoredQuantization("bitsandbytes", f"bitsandbytes {levels}", 4, ("bitsandbytes",))
+    stored = StoredQuantization("bitsandbytes", f"bitsandbytes {levels}", 4, ("bitsandbytes",))
+    return replace(stored, computes_as="bnb-nf4" if levels == "nf4" else "bnb-fp4")
 
 
 def _torchao(document: dict[str, Any]) -> StoredQuantization:
     name = str(document["quant_type"]["default"]["_type"]).removesuffix("Config")
     stored = StoredQuantization("torchao", f"torchao {name}", 4 if "Int4" in name else 8, ("torchao",))
-    return replace(stored, deployable_as="vLLM: this checkpoint as it is")
+    deployable_as = "vLLM: this checkpoint as it is"
+    return replace(stored, deployable_as=deployable_as, computes_as=_TORCHAO_SCHEMES.get(name, "none"))
+
+
+_TORCHAO_SCHEMES: dict[str, SchemeName] = {
+    "Int8WeightOnly": "torchao-int8-weight-only",
+    "Int8DynamicActivationInt8Weight": "torchao-int8-dynamic",
+    "Int4WeightOnly": "torchao-int4-weight-only",
+    "Float8WeightOnly": "torchao-fp8-weight-only",
+    "Float8DynamicActivationFloat8Weight": "torchao-fp8-dynamic",
+}
 
 
 def _compressed_tensors(document: dict[str, Any]) -> StoredQuantization:

@@ -84,6 +84,20 @@ def test_tensors_as_loaded_are_dense_where_weights_do_not_stay_packed() -> None:
     assert stored(()) == [None, None]
 
 
+def test_packed_weights_are_computed_by_the_kernels_of_their_scheme() -> None:
+    machine = hardware.detect()
+    cpu = machine.device("cpu")
+
+    def scheme(packed_on: tuple[str, ...], asked: Recipe | None = None) -> str:
+        stored = StoredQuantization("it", "it", 4, (), packed_on=packed_on, computes_as="bnb-nf4")  # type: ignore[arg-type]
+        return resolved(stored).computed_by(asked or Recipe(), cpu, machine).quantization.scheme
+
+    assert scheme(("cpu", "cuda")) == "bnb-nf4"
+    assert scheme(()) == "none"  # expanded: computed with dense
+    dense = Recipe(quantization=Quantization(scheme="bnb-int8"))
+    assert resolved().computed_by(dense, cpu, machine) == dense
+
+
 def test_fused_experts_are_taken_apart_for_a_scheme_only() -> None:
     machine = hardware.detect()
     fused = (

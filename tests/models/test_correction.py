@@ -6,7 +6,7 @@ from mcp_core.models.catalog import resolve
 from mcp_core.models.correction import NONE, Correction, Error, correction_of, error_of, errors_of
 from mcp_core.models.footprint import estimate
 from mcp_core.recipe import Recipe
-from mcp_core.results import Memory, Prediction, Run, new_run_id, now
+from mcp_core.results import Effective, Memory, Prediction, Run, new_run_id, now
 from mcp_core.workload import Workload
 from tests.models.test_footprint import machine, recipe
 
@@ -99,3 +99,24 @@ def test_a_correction_never_makes_the_runtime_less_than_nothing() -> None:
     resolved = resolve(recipe().model)
     corrected = estimate(recipe(), resolved, machine(), None, Correction(-(10**12), 9))
     assert corrected.overhead_bytes == 0
+
+
+def effective(scheme: str) -> Effective:
+    return Effective(
+        device="cpu",
+        dtype="bf16",
+        scheme=scheme,
+        attention="sdpa",
+        kv_kind="dynamic",
+        max_context=64,
+        threads=1,
+        batching_mode="off",
+    )
+
+
+def test_a_checkpoint_that_came_quantized_teaches_of_itself_only() -> None:
+    packed = recipe(model__source="folder", model__id="/models/nf4")
+    came = run(recipe=packed, effective=effective("checkpoint:bitsandbytes nf4"))
+    dense = run(effective=effective("none"))
+    assert [error.run_id for error in errors_of([came, dense], recipe(), "h")] == [dense.id]
+    assert came.id in [error.run_id for error in errors_of([came, dense], packed, "h")]

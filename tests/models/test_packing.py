@@ -163,3 +163,24 @@ def test_a_scheme_that_needs_the_dense_model_says_what_arrives(smollm):
     assert pack(smollm, "fp32", Quantization(scheme="classic-dynamic")).arriving_bytes == dense
     on_arrival = pack(smollm, "fp32", Quantization(scheme="bnb-nf4"))
     assert on_arrival.arriving_bytes == on_arrival.total_bytes
+
+
+def test_a_ggufs_own_tensors_count_as_what_they_are():
+    stored = read_gguf(bundled_file())
+    as_stored = replace(stored.architecture, tensors=stored.stored)
+    packed = pack(as_stored, "bf16", Quantization())
+    embedding = next(each for each in stored.stored if each.name == "model.embed_tokens.weight")
+    norms = [each for each in stored.stored if len(each.shape) < 2]
+    assert packed.embedding_bytes == embedding.stored_bytes
+    assert packed.other_bytes == sum(each.stored_bytes for each in norms)
+    assert packed.total_bytes == sum(each.stored_bytes for each in stored.stored)
+    assert not any(size.packed for size in module_sizes(as_stored, "bf16", Quantization()) if size.part == "other")
+
+
+def test_a_mixtures_experts_are_no_embeddings():
+    architecture = architecture_of(ModelRef(source="shape", id="gpt-oss-20b"))
+    packed = pack(architecture, "bf16", Quantization())
+    assert packed.expert_bytes > 0.9 * packed.total_bytes
+    assert packed.embedding_bytes == 2 * architecture.vocab * architecture.hidden * 2
+    routers = [size for size in module_sizes(architecture, "bf16", Quantization()) if "router" in size.name]
+    assert {size.part for size in routers} == {"experts"}

@@ -76,6 +76,19 @@ def test_methods_are_named(label: str) -> None:
     assert "as it is" in stored.deployable_as
 
 
+@pytest.mark.parametrize(
+    ("label", "scheme"),
+    [
+        ("bitsandbytes nf4", "bnb-nf4"),
+        ("bitsandbytes int8", "bnb-int8"),
+        ("torchao Int8WeightOnly", "torchao-int8-weight-only"),
+        ("gptq w4a16", "none"),
+    ],
+)
+def test_memory_beside_the_weights_follows_from_the_scheme_that_packs_alike(label: str, scheme: str) -> None:
+    assert read(label).computes_as == scheme
+
+
 @pytest.mark.parametrize("config", [{}, {"quantization_config": None}, {"quantization_config": {}}])
 def test_a_dense_checkpoint_has_none(config: dict[str, Any]) -> None:
     assert read_stored_quantization(config, "it") is None
