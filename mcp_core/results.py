@@ -345,11 +345,28 @@ class DeviceConditions(_Value):
     power_w: float | None = Field(default=None, description="Mean.")
     power_limit_w: float | None = Field(default=None, description="The cap that was enforced, at its lowest.")
     temperature_c: float | None = Field(default=None, description="Highest.")
+    power_limit_default_w: float | None = Field(default=None, description="The limit that the card came with.")
     throttled: float | None = Field(default=None, description="Share of time for power or heat, 0..1.")
+    power_capped: float | None = Field(
+        default=None, description="Share of time at the enforced power limit (software power cap), 0..1."
+    )
+    slowed: float | None = Field(
+        default=None, description="Share of time for heat, or by the board or its supply, 0..1."
+    )
+    uncapped_clock_mhz: float | None = Field(
+        default=None,
+        description="Mean SM clock away from any moment of a software power cap; null where there was none such.",
+    )
     throttle_reasons: tuple[str, ...] = Field(default=(), description="Every reason that NVML gave.")
     others_memory_bytes: int | None = Field(
         default=None, description="Highest of processes that are not ours; null where a container hides them."
     )
+
+    @property
+    def power_limit_lowered(self) -> bool | None:
+        """Whether the enforced limit was below the one that the card came with; None where that is not known."""
+        limit, default = self.power_limit_w, self.power_limit_default_w
+        return None if limit is None or default is None else limit < default
 
 
 class Conditions(_Value):

@@ -9,6 +9,7 @@ from mcp_core.commands.fidelity_table import headline
 from mcp_core.commands.output import say, size, table
 from mcp_core.decision.facts import configuration_name
 from mcp_core.decision.remarks import Remarks
+from mcp_core.evaluation.conditions import remarks
 from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
 from mcp_core.models.correction import error_of
 from mcp_core.recipe import Recipe
@@ -92,6 +93,8 @@ def show(run: Run) -> None:
         say(f"peak memory: {figures} ({error.share:+.1%})")
     if run.energy_j_per_token is not None:
         say(f"energy: {run.energy_j_per_token:.3f} J per output token")
+    for line in remarks(run.conditions):
+        say(line)
     if run.fidelity is not None:
         say(headline(run.fidelity))
     for line in run.effective.not_carried if run.effective else ():

@@ -165,7 +165,8 @@ def obstacles(a: Sequence[RunFacts], b: Sequence[RunFacts]) -> Iterator[str]:
 
 
 def _clocks(a: Sequence[RunFacts], b: Sequence[RunFacts]) -> Iterator[str]:
-    """A device that ran slower for one side than for the other makes that side look worse than it is."""
+    """A device that ran slower for one side than for the other makes that side look worse than it is. What a card's
+    own power cap takes is apart (``RunFacts.clock_mhz``): one configuration needs more power than another."""
     sides = [[each.clock_mhz for each in side if each.clock_mhz] for side in (a, b)]
     if not all(sides):
         return
@@ -215,6 +216,7 @@ def _circumstances(runs: Sequence[RunFacts]) -> Iterator[tuple[str, set[str]]]:
         "other workload",
         {f"{facts.workload} ({facts.traffic[:8]})" for facts in runs if len(_traffics(runs)) > 1},
     )
+    yield "power limit", {f"{facts.power_limit_w:,.0f} W" for facts in runs if facts.power_limit_w is not None}
     yield "other load", {f"{facts.load:g} {_LOADS[facts.load_kind]}" for facts in runs if facts.load is not None}
 
 

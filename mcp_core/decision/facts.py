@@ -18,10 +18,11 @@ from pydantic_core import from_json
 from mcp_core.conflicts import resolve
 from mcp_core.decision.counterparts import key_of
 from mcp_core.decision.traffic import traffic_key
+from mcp_core.evaluation.conditions import own_clock_mhz, remarks
 from mcp_core.goal import METRICS, Metric
 from mcp_core.hardware import Device, Hardware
 from mcp_core.recipe import Recipe
-from mcp_core.results import Fidelity, Measurement, Quantiles, Run
+from mcp_core.results import Conditions, Fidelity, Measurement, Quantiles, Run
 from mcp_core.sweep_plan import RACED
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 # Raised whenever the facts of an old Run would come out otherwise.
-VERSION = 9
+VERSION = 10
 
 # What a server elsewhere runs is not known, so that all of them may answer one Goal.
 _ELSEWHERE = "servers elsewhere"
@@ -65,6 +66,7 @@ class RunFacts:
     """One Run in a line. Times ms, sizes bytes; None was not measured, and is never NaN.
 
     ``card`` is the device's own identifier, empty where it has none: host names repeat, a host has several cards.
+    ``clock_mhz`` is the SM clock apart from what the card's own power cap took, which ``power_cap`` puts in words.
     """
 
     id: str
@@ -112,6 +114,8 @@ class RunFacts:
     kv_tokens: int | None = None
     energy_j_per_token: float | None = None
     clock_mhz: float | None = None
+    power_limit_w: float | None = None
+    power_cap: str = ""
     numerics: str = ""
     fidelity: dict[str, float | str | None] | None = None
 
@@ -154,7 +158,7 @@ class RunFacts:
             numerics=numerics_of(run.recipe, run.hardware),
             load_s=_finite(run.load_s),
             energy_j_per_token=_finite(run.energy_j_per_token),
-            clock_mhz=_clock(run),
+            **_device_conditions(run.conditions),
             fidelity=fidelity_facts(run.fidelity),
             **_speed(run.measurement),
             **_memory(run),
@@ -300,9 +304,13 @@ def _start(run: Run, card: str) -> str:
     return f"{run.load_s!r} {card}".rstrip() if run.load_s is not None else run.id
 
 
-def _clock(run: Run) -> float | None:
-    device = run.conditions.device if run.conditions else None
-    return _finite(device.sm_clock_mhz) if device else None
+def _device_conditions(found: Conditions | None) -> dict[str, Any]:
+    device = found.device if found else None
+    return {
+        "clock_mhz": _finite(own_clock_mhz(found)),
+        "power_limit_w": _finite(device.power_limit_w) if device else None,
+        "power_cap": "; ".join(remarks(found)),
+    }
 
 
 def _speed(measured: Measurement | None) -> dict[str, Any]:

@@ -155,6 +155,7 @@ def _run_row(run: RunFacts) -> dict[str, Any]:
         "energy_j_per_token": run.energy_j_per_token,
         "kl": run.fidelity.get("kl") if run.fidelity else None,
         "not_comparable": "; ".join(run.reasons),
+        "power_cap": run.power_cap,
     }
 
 
@@ -180,6 +181,7 @@ _RUN_HEADING = (
     "J/token",
     "Failed",
     "Not comparable",
+    "Power cap",
     "Tags",
     "Note",
 )
@@ -195,6 +197,7 @@ def _shown_run(run: RunFacts) -> tuple[str, ...]:
         *(run.id, f"{run.model} · {run.name}", run.evidence, load),
         *map(_number, figures),
         *(f"{run.failed} of {run.failed + run.completed}", "; ".join(run.reasons) or "–"),
+        run.power_cap.removeprefix("power cap: ") or "–",
     )
 
 

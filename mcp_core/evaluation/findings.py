@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from mcp_core.errors import DoesNotFit, OutOfMemory
 from mcp_core.evaluation.case_view import PhaseView, View, view_of
+from mcp_core.evaluation.conditions import caps_itself, device_conditions
 from mcp_core.evaluation.time_shares import (
     RequestShares,
     StepShares,
@@ -20,6 +21,7 @@ from mcp_core.evaluation.time_shares import (
 )
 from mcp_core.evaluation.verdict_values import Case, Confidence, Finding, Line
 from mcp_core.evaluation.verdict_words import ms, number, of, percent, size
+from mcp_core.monitoring.run_telemetry import RunTelemetry
 from mcp_core.schemes import DeviceKind
 
 __all__ = ["DECIDING", "findings_of"]
@@ -50,8 +52,7 @@ def _throttled(view: View) -> Iterator[Finding]:
     if telemetry is None:
         return
     for scope in telemetry.devices:
-        for name, words in (("thermal", "heat"), ("power", "power")):
-            share = telemetry.mean(f"{scope}.{name}_throttled") or 0.0
+        for words, share in _held_down(telemetry, scope):
             if share >= _THROTTLED:
                 low, high = telemetry.lowest(f"{scope}.sm_clock_mhz"), telemetry.highest(f"{scope}.sm_clock_mhz")
                 reasons = ", ".join(telemetry.throttle_reasons.get(scope, ()))
@@ -62,6 +63,15 @@ def _throttled(view: View) -> Iterator[Finding]:
                 ]
                 sentence = f"Because of {words} the device ran with lowered clocks {percent(share)} of the time."
                 yield Finding("throttled", share, sentence, tuple(evidence), "high", urgent=True)
+
+
+def _held_down(telemetry: RunTelemetry, scope: str) -> Iterator[tuple[str, float]]:
+    """What holds clocks down, and how much of the time. A card's own power cap is how the card runs: no fault."""
+    heat, slowed = (telemetry.mean(f"{scope}.{name}") or 0.0 for name in ("thermal_throttled", "slowed"))
+    power = telemetry.mean(f"{scope}.power_throttled") or 0.0
+    itself = caps_itself(device_conditions(telemetry, scope))
+    yield "heat", heat
+    yield "power", max(0.0 if itself else power, slowed - heat)
 
 
 def _capacity(view: View) -> Iterator[Finding]:

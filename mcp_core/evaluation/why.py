@@ -14,6 +14,7 @@ from mcp_core import conflicts
 from mcp_core.ceilings import Ceilings
 from mcp_core.decision.counterparts import is_of_device
 from mcp_core.errors import McpError
+from mcp_core.evaluation.conditions import remarks
 from mcp_core.evaluation.roofline import Point, Roofline, roofline_of
 from mcp_core.evaluation.verdict_values import Case, Finding, Verdict
 from mcp_core.evaluation.verdicts import decide
@@ -63,7 +64,8 @@ def explain(
         runs=tuple(runs),
     )
     notes = [later] if later else []
-    notes += [f"{reason[:1].upper()}{reason[1:]}." for reason in run.comparable.reasons if _disturbs(reason)]
+    told = [*filter(_disturbs, run.comparable.reasons), *remarks(run.conditions)]
+    notes += [f"{each[:1].upper()}{each[1:]}." for each in told]
     if trace is not None and trace.run_id != run.id:
         notes.append("The profile is of the same Recipe, not of this very Run.")
     return Explanation(case, decide(case), tuple(notes))

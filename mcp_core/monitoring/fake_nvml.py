@@ -49,6 +49,7 @@ class FakeDevice:
     memory_utilization_percent: Series[int] = (0,)
     power_mw: Series[int] = (70_000,)
     power_limit_mw: Series[int] = (700_000,)
+    power_limit_default_mw: Series[int] = (700_000,)
     temperature_c: Series[int] = (30,)
     sm_clock_mhz: Series[int] = (1_980,)
     memory_clock_mhz: Series[int] = (2_619,)
@@ -159,6 +160,9 @@ class FakeNvml:
 
     def nvmlDeviceGetEnforcedPowerLimit(self, handle: _Handle) -> int:
         return handle.value(handle.device.power_limit_mw)
+
+    def nvmlDeviceGetPowerManagementDefaultLimit(self, handle: _Handle) -> int:
+        return handle.value(handle.device.power_limit_default_mw)
 
     def nvmlDeviceGetTemperature(self, handle: _Handle, sensor: int) -> int:
         return handle.value(handle.device.temperature_c)

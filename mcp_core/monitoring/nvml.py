@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 import pynvml
 
 __all__ = [
+    "POWER_CAP",
     "POWER_REASONS",
+    "SLOWDOWN_REASONS",
     "THERMAL_REASONS",
     "MigInstance",
     "NvmlDevice",
@@ -39,8 +41,12 @@ _REASONS = {
     0x200: "board limit",
     0x400: "reliability",
 }
-POWER_REASONS = 0x4 | 0x80 | 0x200
+# The driver's own clock control at the enforced power limit.
+POWER_CAP = 0x4
+POWER_REASONS = POWER_CAP | 0x80 | 0x200
 THERMAL_REASONS = 0x20 | 0x40
+# Heat, and what the board or its supply forces: none of these belongs to how a card runs by itself.
+SLOWDOWN_REASONS = 0x8 | 0x80 | 0x200 | THERMAL_REASONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,10 @@ class MigInstance:
 
 @dataclass(frozen=True, slots=True)
 class NvmlDevice:
-    """One reading of one device. Bytes, watts, degrees Celsius, MHz, percent, millijoules."""
+    """One reading of one device. Bytes, watts, degrees Celsius, MHz, percent, millijoules.
+
+    ``power_limit_w`` is the limit that is enforced, ``power_limit_default_w`` the one that the card came with.
+    """
 
     index: int
     uuid: str
@@ -76,6 +85,7 @@ class NvmlDevice:
     energy_mj: int | None
     process_memory_bytes: dict[int, int]
     instances: tuple[MigInstance, ...] = ()
+    power_limit_default_w: float | None = None
 
 
 def throttle_names(reasons: int | None) -> tuple[str, ...]:
@@ -161,6 +171,7 @@ def _read(nvml: Any, index: int) -> NvmlDevice:
     rates = maybe(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
     power_mw = maybe(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
     limit_mw = maybe(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
+    default_mw = maybe(lambda: nvml.nvmlDeviceGetPowerManagementDefaultLimit(handle))
     return NvmlDevice(
         index=index,
         uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
@@ -172,6 +183,7 @@ def _read(nvml: Any, index: int) -> NvmlDevice:
         memory_utilization_percent=float(rates.memory) if rates else None,
         power_w=power_mw / 1000 if power_mw is not None else None,
         power_limit_w=limit_mw / 1000 if limit_mw is not None else None,
+        power_limit_default_w=default_mw / 1000 if default_mw is not None else None,
         temperature_c=maybe(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
         sm_clock_mhz=maybe(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
         memory_clock_mhz=maybe(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mcp_core.monitoring.nvml import POWER_REASONS, THERMAL_REASONS, NvmlDevice
+from mcp_core.monitoring.nvml import POWER_CAP, POWER_REASONS, SLOWDOWN_REASONS, THERMAL_REASONS, NvmlDevice
 from mcp_core.monitoring.sample import Sample, WorkerSample
 
 __all__ = ["Readings", "device_scope", "is_worker", "readings_of"]
@@ -69,7 +69,8 @@ def _host(sample: Sample) -> Figures:
 def _device(device: NvmlDevice, own: frozenset[int]) -> Figures:
     """``others_memory_bytes`` is of processes that are not this app's, None where a container hides processes.
 
-    A throttled figure is 1 while clocks are held down for that reason, so its mean is a share of time.
+    A throttled figure is 1 while clocks are held down for that reason, so its mean is a share of time; so are
+    ``power_capped`` (the software power cap alone) and ``slowed`` (heat, or the board or its supply).
     """
     held = device.process_memory_bytes
     figures: Figures = {
@@ -79,11 +80,14 @@ def _device(device: NvmlDevice, own: frozenset[int]) -> Figures:
         "memory_utilization_percent": device.memory_utilization_percent,
         "power_w": device.power_w,
         "power_limit_w": device.power_limit_w,
+        "power_limit_default_w": device.power_limit_default_w,
         "temperature_c": device.temperature_c,
         "sm_clock_mhz": device.sm_clock_mhz,
         "memory_clock_mhz": device.memory_clock_mhz,
         "power_throttled": _given(device, POWER_REASONS),
         "thermal_throttled": _given(device, THERMAL_REASONS),
+        "power_capped": _given(device, POWER_CAP),
+        "slowed": _given(device, SLOWDOWN_REASONS),
     }
     return figures | {f"mig{each.index}.memory_used_bytes": each.memory_used_bytes for each in device.instances}
 

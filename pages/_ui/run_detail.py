@@ -8,6 +8,7 @@ from __future__ import annotations
 import streamlit as st
 
 from mcp_core.errors import McpError
+from mcp_core.evaluation.conditions import remarks
 from mcp_core.results import Effective, Fidelity, Measurement, Memory, Quantiles, Run
 from pages._ui import charts, frame, run_machine, run_remarks, workbench
 from pages._ui import format as fmt
@@ -19,6 +20,11 @@ from pages._ui.run_table import STATUS_WORDS
 __all__ = ["draw", "draw_counts", "draw_headline", "draw_latencies", "draw_worth"]
 
 _LATENCIES = {"TTFT": "ttft_ms", "TPOT": "tpot_ms", "ITL": "itl_ms", "E2E": "e2e_ms"}
+_POWER_CAP = (
+    "The driver lowered the SM clock to keep the board within its power limit, which is not below the one that the "
+    "card came with: this configuration runs like that on every such card, so the Run stays comparable. With a "
+    "lowered limit, heat, or a slowdown by the board it would not."
+)
 _COLOURS = {"ok": "green", "failed": "red", "refused": "red"}
 
 
@@ -32,6 +38,8 @@ def draw(run: Run, stale: str = "") -> None:
         frame.show_error(run.failure)
     if not run.comparable.ok:
         draw_worth(run)
+    else:
+        _draw_remarks(run)
     if run.measurement is not None:
         draw_headline(run)
         draw_counts(run.measurement)
@@ -124,6 +132,12 @@ def draw_worth(run: Run) -> None:
         st.caption(f":material/info: {notes[:1].upper() + notes[1:]}.")
     for note in run.imported.notes if run.imported else ():
         st.caption(f":material/info: {frame.plain(note)}")
+    _draw_remarks(run)
+
+
+def _draw_remarks(run: Run) -> None:
+    for remark in remarks(run.conditions):
+        st.caption(f":material/info: {frame.plain(remark[:1].upper() + remark[1:])}.", help=_POWER_CAP)
 
 
 def draw_latencies(speed: Measurement) -> None:

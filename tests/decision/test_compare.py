@@ -121,6 +121,48 @@ def test_what_keeps_two_sides_apart_is_named(rest, users, cause):
     assert any(each.startswith(cause) for each in obstacles(usual.facts, other.facts))
 
 
+FP16 = Law(tpot_ms=18, changes={"dtype": "fp16"})
+
+
+def _device(**figures: object) -> dict[str, Conditions]:
+    known = {"power_limit_w": 700.0, "power_limit_default_w": 700.0, "slowed": 0.0} | figures
+    return {"conditions": Conditions(device=DeviceConditions(**known))}
+
+
+CAPPED = {"power_capped": 0.67, "throttled": 0.67, "throttle_reasons": ("software power cap",)}
+
+
+@pytest.mark.parametrize("uncapped", [1980.0, None])
+def test_a_clock_that_the_cards_own_power_cap_took_down_sets_nobody_apart(uncapped):
+    usual = _planted(Law(), 3, **_device(sm_clock_mhz=1980.0, power_capped=0.0))
+    thirsty = _device(sm_clock_mhz=1650.0, uncapped_clock_mhz=uncapped, **CAPPED)
+    found = _compare(usual, _planted(FP16, 3, **thirsty))
+    assert (found.verdict, found.why) == ("better", "")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"sm_clock_mhz": 1350.0, "uncapped_clock_mhz": 1410.0},  # a lock besides
+        {"sm_clock_mhz": 1410.0, "power_limit_default_w": 800.0, "uncapped_clock_mhz": 1980.0},  # a lowered limit
+        {"sm_clock_mhz": 1410.0, "power_limit_default_w": None, "uncapped_clock_mhz": 1980.0},
+        {"sm_clock_mhz": 1410.0, "throttle_reasons": ("clocks set by an application", "software power cap")},
+    ],
+)
+def test_any_other_difference_of_clocks_still_sets_two_sides_apart(other):
+    usual = _planted(Law(), 3, **_device(sm_clock_mhz=1980.0, power_capped=0.0))
+    found = _compare(usual, _planted(FP16, 3, **_device(**CAPPED | other)))
+    assert (found.verdict, found.why) == ("undecided", "clocks: 1,980 and 1,410 MHz")
+
+
+def test_two_power_limits_set_two_sides_apart_capped_or_not():
+    usual = _planted(Law(), 3, **_device(sm_clock_mhz=1980.0))
+    found = _compare(usual, _planted(FP16, 3, **_device(sm_clock_mhz=1980.0, power_limit_w=500.0)))
+    assert (found.verdict, found.why) == ("undecided", "power limit: 500 W and 700 W")
+    unknown = _planted(FP16, 3, **_device(sm_clock_mhz=1980.0, power_limit_w=None))
+    assert _compare(usual, unknown).verdict == "better"
+
+
 def test_what_was_not_measured_is_said():
     other = _planted(Law(changes={"dtype": "fp16"}), 2)
     found = _compare(_planted(Law(), 2), other, QUANTITIES["energy_j_per_token"])
@@ -138,9 +180,6 @@ def _on_cards(law: Law, cards: str, drifts: dict[str, float] | None = None, **re
             for start, card in enumerate(cards)
         ]
     )
-
-
-FP16 = Law(tpot_ms=18, changes={"dtype": "fp16"})
 
 
 def test_another_card_of_the_same_kind_is_compared_and_named_whatever_its_host_is_called():

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from mcp_core.cli import main
+from mcp_core.commands.run_table import show
 from mcp_core.decision.decision import Decision
 from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.remarks import Remarks
 from mcp_core.decision.report import Report, as_csv, as_html, as_json
 from mcp_core.decision.store import Store
+from mcp_core.results import Conditions, DeviceConditions
 from tests.decision.planted import Law, planted_run
 from tests.decision.test_confirmation import FAST, SLOW, decision
 
@@ -156,6 +158,23 @@ def test_what_people_said_of_runs_is_in_every_form() -> None:
     assert "&lt;b&gt;1" in page
     assert list(found := json.loads(as_json(report))["remarks"]) == [run.id]
     assert Remarks.model_validate(found[run.id]) == remarks
+
+
+def test_a_cards_own_power_cap_is_told_with_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    device = DeviceConditions(
+        sm_clock_mhz=1917.0, power_limit_w=700.0, power_limit_default_w=700.0, power_capped=0.67, slowed=0.0
+    )
+    run, _ = planted_run(Law(), 4, requests=4, conditions=Conditions(device=device))
+    words = "at the limit of 700 W, the card's own, 67% of the time, mean SM clock 1,917 MHz"
+    one = Report(runs=(RunFacts.of(run),))
+    text = parsed(as_html(one)).text
+    assert "Power cap" in text
+    assert words in text
+    assert next(csv.DictReader(io.StringIO(as_csv(one))))["power_cap"] == f"power cap: {words}"
+    plain = Report(runs=(RunFacts.of(planted_run(Law(), 4, requests=4)[0]),))
+    assert "Power cap" not in as_html(plain)
+    show(run)
+    assert f"power cap: {words}\n" in capsys.readouterr().out
 
 
 def test_json_of_a_decision_is_the_decision() -> None:

@@ -238,6 +238,20 @@ def test_lowered_clocks_come_before_any_other_cause(reason, word):
     assert "measure again" in found.advice
 
 
+@pytest.mark.parametrize(
+    ("default_w", "slowed", "cause"), [(700, 0, "launch"), (800, 0, "throttled"), (700, 0.5, "throttled")]
+)
+def test_a_cards_own_power_cap_is_no_fault(default_w, slowed, cause):
+    """A lowered limit is one, and so is a slowdown by the board meanwhile."""
+    held = telemetry(power=0.6)
+    limits = {"power_limit_w": 700.0, "power_limit_default_w": float(default_w)}
+    gauges = {f"gpu0.{name}": (value,) * 10 for name, value in limits.items()}
+    gauges["gpu0.power_capped"] = held.gauges["gpu0.power_throttled"]
+    gauges["gpu0.slowed"] = tuple(float(second < slowed * 10) for second in range(10))
+    held = held.model_copy(update={"gauges": held.gauges | gauges})
+    assert decide(case(run(step_ms=38.1), trace=trace(EAGER), telemetry=held)).cause == cause
+
+
 def test_a_moment_of_lowered_clocks_is_none():
     assert decide(case(run(step_ms=38.1), trace=trace(EAGER), telemetry=telemetry(power=0.1))).cause == "launch"
 

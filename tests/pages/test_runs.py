@@ -14,7 +14,7 @@ from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.overview import groups, points_of
 from mcp_core.decision.remarks import Remarks
 from mcp_core.errors import StoreError
-from mcp_core.results import Comparable, Imported
+from mcp_core.results import Comparable, Conditions, DeviceConditions, Imported
 from pages._ui import run_table, telemetry_csv
 from pages._ui.decision_charts import crossover_figure, frontier_figure
 from pages._ui.fidelity_result import headline
@@ -94,6 +94,22 @@ def test_a_run_that_cannot_be_compared_says_each_reason_in_full(page: OpenPage, 
     assert at.dataframe[0].value["caveats"][0] == "smoke test · too few requests · noisy"
     assert "Smoke test: too small" in at.warning[0].value
     assert "Noisy: other processes used 1.2 cores" in at.warning[0].value
+
+
+def test_a_comparable_run_says_that_its_card_was_at_its_own_power_limit(
+    page: OpenPage, wb: fakes.FakeWorkbench
+) -> None:
+    device = DeviceConditions(
+        sm_clock_mhz=1917.0, power_limit_w=700.0, power_limit_default_w=700.0, power_capped=0.67, slowed=0.0
+    )
+    wb.add(fakes.ok_run(conditions=Conditions(device=device)))
+    at = _open(page, OK.id)
+    assert not at.exception
+    assert not at.warning
+    (said,) = [each for each in at.caption if "Power cap" in each.value]
+    assert "At the limit of 700 W".lower() in said.value.lower()
+    assert "67% of the time, mean SM clock 1,917 MHz." in said.value
+    assert "stays comparable" in said.help
 
 
 def test_a_failed_run_shows_why_and_no_figures(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
