@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -69,7 +71,9 @@ def test_an_exported_server_that_this_process_started_is_no_strangers(tmp_path: 
         child = await ChildProcess.spawn(command, json.dumps(order))
         try:
             core = await asyncio.to_thread(_core, tmp_path / "core")
-            return await recorded(None, None, {core: 77_000, other: 3_000})
+            found = await recorded(None, None, {core: 77_000, other: 3_000})
+            os.kill(core, signal.SIGKILL)
+            return found
         finally:
             child.let_go()
             await child.ends_within(10)
