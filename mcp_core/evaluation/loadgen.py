@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +21,8 @@ from mcp_core.evaluation.loop_lag import loop_lag
 from mcp_core.evaluation.prompts import Prompt, Prompts
 from mcp_core.evaluation.reply_record import ReplyRecord, request_body, route_of, too_slow
 from mcp_core.results import Failure, RequestRecord
-from mcp_core.serving.client import ServerClient
+from mcp_core.serving.client import Chunk, ServerClient
+from mcp_core.serving.event_stream import EventStream
 from mcp_core.views import Progress
 from mcp_core.workload import Workload
 
@@ -203,8 +204,7 @@ class _Load:
         reply = ReplyRecord(prompt, self._begun_s, due_s)
         try:
             async with asyncio.timeout(self._workload.timeout_s):
-                async for chunk in target.client.stream(route_of(prompt), body):
-                    reply.take(chunk)
+                await _noted(target.client.stream(route_of(prompt), body), reply)
         except TimeoutError:
             return reply.failed(too_slow(self._workload.timeout_s)), reply
         except McpError as error:
@@ -263,6 +263,15 @@ class _Load:
             elapsed_s=elapsed_s,
             remaining_s=max(0.0, whole_s - elapsed_s),
         )
+
+
+async def _noted(stream: AsyncIterator[Chunk], reply: ReplyRecord) -> None:
+    """Note every chunk; without waking this task for each where the stream can do so."""
+    if isinstance(stream, EventStream):
+        await stream.into(reply.take)
+        return
+    async for chunk in stream:
+        reply.take(chunk)
 
 
 @dataclass(frozen=True, slots=True)

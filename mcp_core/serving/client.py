@@ -21,6 +21,9 @@ from mcp_core.memory_readings import MemoryAnalysis
 from mcp_core.monitoring.latency import RecentLatency
 from mcp_core.recipe import Recipe
 from mcp_core.results import Failure, Memory, Prediction
+from mcp_core.serving.chunk import Chunk
+from mcp_core.serving.event_stream import EventStream
+from mcp_core.serving.stamped_connection import StampedConnector
 from mcp_core.workload import Workload
 
 __all__ = ["Chunk", "Look", "ServerClient", "open_session"]
@@ -32,28 +35,6 @@ DRAIN_TIMEOUT_S = 30.0
 _STALE_WITHIN_S = 1.0
 
 _STATS_FIELDS = frozenset(each.name for each in fields(EngineStats))
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """One server-sent event of a stream. ``received_s`` is time.perf_counter() when its bytes arrived.
-
-    ``error`` is set on the last chunk of a stream that did not end well: the server said so, or the
-    connection ended without ``[DONE]``. ``reasoning`` is text that the server marks as thought, not answer.
-    """
-
-    received_s: float
-    text: str = ""
-    token_ids: tuple[int, ...] = ()
-    finish_reason: str | None = None
-    usage: dict[str, Any] | None = None
-    error: Failure | None = None
-    reasoning: str = ""
-
-    @property
-    def has_token(self) -> bool:
-        """Whether it carries a token; its text may be empty while a stop string is held back."""
-        return bool(self.token_ids or self.text or self.reasoning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +65,7 @@ def open_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         trace_configs=[trace],
         # Below uvicorn's 5 s, so that no request goes out on a connection that the server is closing.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3.0),
+        connector=StampedConnector(limit=0, keepalive_timeout=3.0),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
     )
 
@@ -123,16 +104,15 @@ class ServerClient:
             await self._session.close()
             self._session = None
 
-    async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Chunk]:
+    def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Chunk]:
         """Post to ``/v1/completions`` or ``/v1/chat/completions`` and yield every event as it arrives.
 
         Raises before the first chunk: RequestRejected, ContextTooLong, QueueFull, Busy, WorkerDied, McpError.
-        After it, what goes wrong is the ``error`` of the last chunk. A stream that yields no error is whole.
+        After it, what goes wrong is the ``error`` of the last chunk. A stream that yields no error is whole. Unless
+        a subclass made something else of it, it is an EventStream.
         """
         asked = {"stream": True, "stream_options": {"include_usage": True}} | body
-        async with await self._post(path, asked) as response:
-            async for chunk in self._chunks(response):
-                yield chunk
+        return EventStream(lambda: self._post(path, asked), lambda: Failure.of(self._cut_off()))
 
     async def whole(self, path: str, body: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
         """Post to one of the two routes and wait for the whole answer. Raises as ``stream``, McpError in time."""
@@ -247,26 +227,6 @@ class ServerClient:
             self._raise_unreachable(error)
         return response
 
-    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[Chunk]:
-        rest = b""
-        try:
-            async for data in response.content.iter_any():
-                received_s = time.perf_counter()
-                *lines, rest = (rest + data).split(b"\n")
-                for line in lines:
-                    if not line.startswith(b"data:"):
-                        continue
-                    payload = line[5:].strip()
-                    if payload == b"[DONE]":
-                        return
-                    chunk = _chunk(received_s, payload)
-                    yield chunk
-                    if chunk.error:
-                        return
-        except (aiohttp.ClientError, TimeoutError):
-            pass
-        yield Chunk(time.perf_counter(), error=Failure.of(self._cut_off()))
-
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = open_session()
@@ -292,55 +252,6 @@ class ServerClient:
             f"The server at {self.url} gave an answer that is not understood: {_reason(error)}.",
             "Is it an OpenAI-compatible server?",
         ) from error
-
-
-def _chunk(received_s: float, payload: bytes) -> Chunk:
-    try:
-        document = json.loads(payload)
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        failure = Failure(kind="error", message="The server sent an event that is not a JSON object.")
-        return Chunk(received_s, error=failure)
-    if document.get("error"):
-        return Chunk(received_s, error=_failure(document["error"]))
-    try:
-        return _event(received_s, document)
-    except (AttributeError, IndexError, KeyError, TypeError):
-        failure = Failure(kind="error", message="The server sent an event in a form that is not understood.")
-        return Chunk(received_s, error=failure)
-
-
-def _event(received_s: float, document: dict[str, Any]) -> Chunk:
-    """Raises what reading another form raises."""
-    choices = document.get("choices")
-    choice = choices[0] if choices else {}
-    delta = choice.get("delta") or {}
-    text = (choice.get("text") if "text" in choice else delta.get("content")) or ""
-    usage = document.get("usage") or {}
-    counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-    counts.append((usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
-    if not isinstance(text, str) or not all(count is None or type(count) is int for count in counts):
-        raise TypeError
-    return Chunk(
-        received_s,
-        text,
-        tuple(choice.get("token_ids") or ()),
-        choice.get("finish_reason"),
-        usage or None,
-        reasoning=delta.get("reasoning_content") or delta.get("reasoning") or "",  # vLLM's older name, its newer
-    )
-
-
-def _failure(error: Any) -> Failure:
-    """The failure in a stream's error event: ours has kind and hint, a foreign one a message only."""
-    if not isinstance(error, dict):
-        return Failure(kind="error", message=str(error))
-    return Failure(
-        kind=str(error.get("kind") or "error"),
-        message=str(error.get("message") or "The server reported an error."),
-        hint=str(error.get("hint") or ""),
-    )
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> McpError:
