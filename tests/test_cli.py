@@ -275,6 +275,8 @@ def test_doctor_tells_which_engines_there_are(answer, cli_run, tmp_path, monkeyp
     code, out, _ = cli_run("doctor")
     assert code == 0
     assert "no interpreter that has vllm" in out
+    assert "MCP_VLLM_PYTHON" in engines["vllm"]["fix"]
+    assert "MCP_VLLM_PYTHON" in out
 
 
 def test_doctor_says_what_is_broken(answer, home):

@@ -68,7 +68,10 @@ def test_what_is_not_confirmed_exits_with_1_and_the_reason(
     assert main(["export", str(file), "--target", "worker", "--out", str(out)]) == 0
     with FakeServer(LatencyLaw(ttft_ms=20, tpot_ms=30)) as server:
         assert main(["confirm", str(out), "--url", server.url]) == 1
-    assert "Not confirmed: " in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "Not confirmed: " in said.err
+    assert "p50 TTFT" in said.out
+    assert "Not confirmed" not in said.out  # once is enough
     assert not Decision.from_json((out / "decision.json").read_text()).is_recommendation
 
 

@@ -107,8 +107,8 @@ def _show(found: Confirmation) -> None:
     table([("FIGURE", "PREDICTED", "MEASURED", "ERROR"), *map(_row, found.figures)])
     for limit in found.limits:
         say(limit)
-    say("")
-    say(found.why)
+    if found.holds:  # else it is the error that the command ends with
+        say(f"\n{found.why}")
     note(f"measured as {found.run}")
 
 

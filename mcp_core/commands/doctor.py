@@ -100,14 +100,15 @@ _SERVED: dict[str, dict[str, Any]] = {
 
 
 def _engines(machine: Hardware) -> list[dict[str, Any]]:
-    """Each engine, why it cannot run here, and the version that its interpreter has."""
+    """Each engine, why it cannot run here and what helps, and the version that its interpreter has."""
     rows = []
     for name, changes in _SERVED.items():
         conflicts = Recipe().replace(changes | {"engine": name}).conflicts(machine)
-        reason = next((conflict.reason for conflict in conflicts if conflict.field == "engine"), None)
+        against = next((conflict for conflict in conflicts if conflict.field == "engine"), None)
+        reason, fix = (against.reason, against.fix) if against else (None, None)
         python = interpreter(name, None) if name in FOREIGN else None
         version = _version(name, python) if python else None
-        rows.append({"name": name, "available": reason is None, "reason": reason, "version": version})
+        rows.append({"name": name, "available": not against, "reason": reason, "fix": fix, "version": version})
     return rows
 
 
@@ -183,7 +184,8 @@ def _cells(choice: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _engine_cells(engine: dict[str, Any]) -> tuple[str, str, str, str]:
-    return (*_cells(engine), engine["version"] or "")
+    name, can_run, reason = _cells(engine)
+    return name, can_run, f"{reason} {engine['fix'] or ''}".strip(), engine["version"] or ""
 
 
 def _state(part: dict[str, Any]) -> tuple[str, str]:

@@ -103,7 +103,9 @@ def _notes(scene: Scene, found: Sequence[Candidate], hardware: Hardware) -> Iter
     yield from _uncounted(found)
     if judged and not any(not each.broken for each in judged):
         yield from _excluding(judged)
-    if scene.device not in {device.name for device in hardware.devices}:
+    if not scene.device:
+        yield "The Runs do not name their device: the answer holds for where they were made."
+    elif scene.device not in {device.name for device in hardware.devices}:
         yield f"This machine has no {scene.device}: the answer holds for where the Runs were made."
     elif since := _since(scene, hardware):
         yield f"This machine has changed since the Runs: {since}. Measure again, or mcp-core verify the decision."

@@ -196,6 +196,11 @@ def _other_traffic(facts: RunFacts, scene: Scene) -> str:
     return f"measured under another {facts.workload} only: of other prompts, lengths or arrivals"
 
 
+def _elsewhere(facts: RunFacts, scene: Scene) -> Broken:
+    there, here = (name or "a device that is not named" for name in (facts.device, scene.device))
+    return Broken("other hardware", f"measured on {there}, not on {here}")
+
+
 def _ended_how(facts: RunFacts, _scene: Scene) -> Broken:
     if facts.status in ("failed", "refused"):
         return Broken("failed", f"{facts.status}: {facts.failure or facts.failure_kind}".rstrip("."))
@@ -210,7 +215,7 @@ _SIEVES = (
             "other model", f"another model: {facts.model}, not {' or '.join(sorted(scene.models))}"
         ),
     ),
-    (_here, lambda facts, scene: Broken("other hardware", f"measured on {facts.device}, not on {scene.device}")),
+    (_here, _elsewhere),
     (_same_traffic, lambda facts, scene: Broken("other workload", _other_traffic(facts, scene))),
     (_fresh, lambda facts, scene: Broken("stale", f"stale: {broken_versions(facts, scene.versions)}")),
     (_measured, _ended_how),

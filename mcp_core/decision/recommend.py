@@ -113,7 +113,7 @@ def _scene(
     device = goal.device or _device(under, goal, hardware)
     newest_first = [each for each in under if each.device == device]
     asked = _at_load(newest_first, goal)
-    models = frozenset(goal.models or ([_commonest(asked, lambda each: each.model)] if asked else []))
+    models = frozenset(goal.models or [_commonest(asked or under, lambda each: each.model)])
     versions: dict[str, str] = {}
     for each in newest_first:
         versions = dict(each.versions) | versions

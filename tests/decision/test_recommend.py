@@ -422,6 +422,27 @@ def test_runs_of_other_hardware_other_traffic_and_old_versions_are_refused_by_ca
     )
 
 
+def test_a_device_without_runs_is_named_as_the_reason():
+    found = decide({"users": 8, "device": "H100"}, runs(law(1), (8,), 1))
+    assert found.winner is None
+    assert refusal(found, law(1)).reason == f"measured on {machine().devices[1].name}, not on H100"
+
+
+def test_runs_that_do_not_name_their_device_decide_and_nothing_is_said_of_a_device_without_a_name():
+    """A store that was merged from a host where the device could not be read."""
+    pairs = [*runs(law(1, tpot_ms=15), (8,), 1), *runs(law(2, tpot_ms=25), (8,), 1)]
+    nameless = machine().model_copy(update={"devices": ()})
+    found = decide({"users": 8}, [(run.model_copy(update={"hardware": nameless}), it) for run, it in pairs])
+    assert found.winner is not None
+    assert found.winner.recipe == law(1).recipe
+    assert found.device == ""
+    assert found.notes == ("The Runs do not name their device: the answer holds for where they were made.",)
+    named = decide(
+        {"users": 8, "device": "H100"}, [(run.model_copy(update={"hardware": nameless}), it) for run, it in pairs]
+    )
+    assert refusal(named, law(1)).reason == "measured on a device that is not named, not on H100"
+
+
 def test_without_a_workload_the_one_with_the_asked_load_is_decided_for():
     def under(number: int, tokens: int, users: int) -> list:
         return [
