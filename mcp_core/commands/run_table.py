@@ -5,6 +5,8 @@ This file does not know where the Run comes from.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from mcp_core.commands.fidelity_table import headline
 from mcp_core.commands.output import say, size, table
 from mcp_core.decision.facts import configuration_name
@@ -93,16 +95,19 @@ def show(run: Run) -> None:
         say(f"peak memory: {figures} ({error.share:+.1%})")
     if run.energy_j_per_token is not None:
         say(f"energy: {run.energy_j_per_token:.3f} J per output token")
-    for line in remarks(run.conditions):
-        say(line)
     if run.fidelity is not None:
         say(headline(run.fidelity))
-    for line in run.effective.not_carried if run.effective else ():
-        say(f"not carried over: {line}")
-    for line in run.imported.notes if run.imported else ():
+    for line in _caveats(run):
         say(line)
     if not run.comparable.ok:
         say(f"not comparable: {'; '.join(run.comparable.reasons)}")
+
+
+def _caveats(run: Run) -> Iterator[str]:
+    """What to bear in mind of a Run that may be compared all the same."""
+    yield from remarks(run.conditions)
+    yield from (f"not carried over: {line}" for line in (run.effective.not_carried if run.effective else ()))
+    yield from (run.imported.notes if run.imported else ())
 
 
 def _show_measurement(measured: Measurement) -> None:
