@@ -19,7 +19,7 @@ from mcp_core.evaluation.endpoint_recipe import require_url
 from mcp_core.evaluation.experiment_values import ExperimentResult
 from mcp_core.evaluation.experiments import experiment
 from mcp_core.evaluation.sensitivity_values import Grouping, require_separable
-from mcp_core.recipe import Recipe
+from mcp_core.recipe import ModelRef, Recipe
 from mcp_core.results import StoredFidelity
 from mcp_core.texts import StoredText, TextSet, add, list_texts
 from mcp_core.token_map import TokenMap
@@ -70,14 +70,23 @@ class Studies:
         return tuple(job for job in self._jobs() if job.verb == verb)
 
     def start_fidelity(
-        self, recipe: Recipe, text_sha256: str | None = None, hub_token: str | None = None, *, fresh: bool = False
+        self,
+        recipe: Recipe,
+        text_sha256: str | None = None,
+        hub_token: str | None = None,
+        *,
+        original: ModelRef | None = None,
+        fresh: bool = False,
     ) -> str:
-        """Judge the Recipe against its checkpoint's native dtype and return the job's id.
+        """Judge the Recipe against its checkpoint's native dtype, or against ``original``; the job's id.
 
-        ``text_sha256`` is a text of mcp_core/texts.py, None the built-in set; ``fresh`` measures again what is
-        known. The answer is {fidelity, cached}. Raises RecipeError, Busy.
+        ``text_sha256`` is a text of mcp_core/texts.py, None the built-in set; ``original`` is the model that a
+        checkpoint was made of which came quantized; ``fresh`` measures again what is known. The answer is
+        {fidelity, cached}. Raises RecipeError, Busy.
         """
-        request = {"recipe": recipe.model_dump(mode="json"), "text_sha256": text_sha256, "fresh": fresh}
+        request = _about(recipe) | {"text_sha256": text_sha256, "fresh": fresh}
+        if original is not None:
+            request["original"] = original.model_dump(mode="json")
         title = f"fidelity of {recipe.model.id}, {recipe.quantization.scheme}"
         return self._submit("fidelity", title, request, recipe, hub_token)
 

@@ -257,3 +257,9 @@ def test_a_job_measures_and_the_second_call_is_known(run, tmp_path):
     code, out, err = run("fidelity", str(document), "--text", str(text), "--json")
     assert (code, json.loads(out)) == (0, first)
     assert "known since" in err
+
+
+def test_an_original_belongs_to_what_is_loaded_here(run):
+    code, _, err = run("fidelity", "bundled", "--original", "bundled", "--url", "http://127.0.0.1:1")
+    assert code == 2
+    assert "--original goes without --url" in err

@@ -25,18 +25,18 @@ from mcp_core.commands.job_run import run_job
 from mcp_core.commands.output import emit, note, write_file
 from mcp_core.decision.store import Store
 from mcp_core.errors import InputError
-from mcp_core.evaluation.fidelity_plan import make_plan
+from mcp_core.evaluation.fidelity_plan import make_plan, original_named
 from mcp_core.evaluation.fidelity_time import judging_seconds
 from mcp_core.evaluation.known_fidelity import known_fidelity
 from mcp_core.hardware import Hardware
-from mcp_core.recipe import Recipe
+from mcp_core.recipe import ModelRef, Recipe
 from mcp_core.results import Fidelity
 
 __all__ = ["add_arguments", "measure_fidelity", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, --text, --reference-dtype, --fresh, --url, --reference-url, --out, --progress, --set, --json."""
+    """RECIPE, --text, --reference-dtype, --original, --url, --reference-url, --fresh, --out, and the usual."""
     add_recipe(parser)
     add_set(parser)
     add_json(parser)
@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--reference-dtype", choices=("fp32",), help="to check the instrument; default: the checkpoint's own"
+    )
+    parser.add_argument(
+        "--original",
+        metavar="MODEL",
+        help="the model that the Recipe's checkpoint was made of, to compare it with: bundled, a folder, a .gguf "
+        "file or a Hub id; for checkpoints that come quantized",
     )
     add_urls(parser)
     parser.add_argument("--fresh", action="store_true", help="measure again what is known already")
@@ -69,6 +75,8 @@ def run(options: argparse.Namespace) -> int:
 def _measure(options: argparse.Namespace, recipe: Recipe, text_sha256: str | None) -> Fidelity:
     as_json = options.progress == "json"
     if options.url is not None:
+        if options.original is not None:
+            raise InputError("--original goes without --url.", "With --url name a server of it: --reference-url.")
         return measure_endpoint(recipe, options.url, options.reference_url, text_sha256, progress_as_json=as_json)
     if options.reference_url is not None:
         raise InputError("--reference-url goes with --url only.", "Without --url the reference is loaded here.")
@@ -77,6 +85,7 @@ def _measure(options: argparse.Namespace, recipe: Recipe, text_sha256: str | Non
         hardware.detect(),
         text_sha256=text_sha256,
         reference_dtype=options.reference_dtype,
+        original=None if options.original is None else original_named(options.original),
         fresh=options.fresh,
         progress_as_json=as_json,
     )
@@ -88,6 +97,7 @@ def measure_fidelity(
     *,
     text_sha256: str | None = None,
     reference_dtype: Any = None,
+    original: ModelRef | None = None,
     fresh: bool = False,
     progress_as_json: bool = False,
 ) -> Fidelity:
@@ -96,7 +106,12 @@ def measure_fidelity(
     Raises RecipeError, InputError, Busy, Cancelled, and the job's own error.
     """
     plan = make_plan(
-        recipe, machine, text_sha256=text_sha256, reference_dtype=reference_dtype, hub_token=hub_token()
+        recipe,
+        machine,
+        text_sha256=text_sha256,
+        reference_dtype=reference_dtype,
+        original=original,
+        hub_token=hub_token(),
     )
     with Store() as store:
         known = known_fidelity(plan, store, fresh=fresh)
@@ -113,6 +128,7 @@ def measure_fidelity(
             "recipe": recipe.model_dump(mode="json"),
             "text_sha256": text_sha256,
             "reference_dtype": reference_dtype,
+            "original": None if original is None else original.model_dump(mode="json"),
             "fresh": fresh,
         },
         device=conflicts.resolve(recipe, machine).device,

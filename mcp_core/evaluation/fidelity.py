@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ from mcp_core.errors import Cancelled, OutOfMemory
 from mcp_core.evaluation.fidelity_map import token_map
 from mcp_core.evaluation.fidelity_memory import memory_watched, release, reuse_freed_blocks
 from mcp_core.evaluation.fidelity_metrics import figures, over_floor, strata_of, stratum
-from mcp_core.evaluation.fidelity_passages import fresh_cache, make_passages
+from mcp_core.evaluation.fidelity_passages import fresh_cache, make_passages, require_same_tokens
 from mcp_core.evaluation.fidelity_plan import Plan
 from mcp_core.evaluation.fidelity_scoring import (
     Feed,
@@ -35,7 +36,7 @@ from mcp_core.evaluation.fidelity_scoring import (
 from mcp_core.evaluation.fidelity_text import Passage
 from mcp_core.generation import PREFILL_CHUNK_TOKENS
 from mcp_core.models import footprint, loader
-from mcp_core.models.architecture import DTYPE_BYTES
+from mcp_core.models.architecture import DTYPE_BYTES, ResolvedModel
 from mcp_core.models.loaded import LoadedModel, Report
 from mcp_core.recipe import Recipe
 from mcp_core.results import Fidelity, Mean
@@ -147,6 +148,7 @@ class _Judge:
         self._kept: list[_Kept] | None = None
         self._passages: tuple[Passage, ...] = ()
         self._text_of: Callable[[int], str] = str
+        self._tokenizer: Any = None
 
     def run(self) -> Judged:
         for turn in self._first_load():
@@ -160,6 +162,7 @@ class _Judge:
         with self._in_memory(self._plan.reference, "the reference") as reference:
             self._passages, notes = make_passages(self._plan, reference, self._work.report, self._work.check)
             self._notes += notes
+            self._tokenizer = reference.tokenizer
             self._text_of = TokenTexts(reference.tokenizer).text
             self._count_work()
             if beside and self._beside(reference):
@@ -174,6 +177,7 @@ class _Judge:
         """Score with both in memory; False where it ran out, and nothing has been found."""
         try:
             with self._in_memory(self._plan.candidate, "the candidate") as candidate:
+                require_same_tokens(self._plan, reference.tokenizer, candidate.tokenizer)
                 for passage in self._passages:
                     self._score_beside(passage, reference, candidate)
         except OutOfMemory:
@@ -206,6 +210,7 @@ class _Judge:
 
     def _candidate_turn(self, turn: Sequence[Passage], kept: Sequence[_Kept]) -> None:
         with self._in_memory(self._plan.candidate, "the candidate") as candidate:
+            require_same_tokens(self._plan, self._tokenizer, candidate.tokenizer)
             for passage, each in zip(turn, kept, strict=True):
                 self._add(*score(passage, each.logits, [self._read(candidate, self._plan.candidate, passage)]))
                 if each.chunked:
@@ -309,7 +314,7 @@ class _Judge:
         device = machine.device(self._plan.recipe.device)
         assert device is not None, "the Recipe was found runnable"
         reference, candidate = (
-            footprint.estimate(recipe, self._plan.resolved, machine)
+            footprint.estimate(recipe, self._model_of(recipe), machine)
             for recipe in (self._plan.reference, self._plan.candidate)
         )
         needed = reference.peak_bytes + max(candidate.peak_bytes, candidate.load_peak_bytes)
@@ -325,10 +330,13 @@ class _Judge:
         self._work.check()
         release()
         with memory_watched(f"loading {role}" if recipe.quantization.scheme == "none" else f"quantizing {role}"):
-            loaded = loader.load(self._plan.resolved, recipe, self._work.report, self._hub_token)
+            loaded = loader.load(self._model_of(recipe), recipe, self._work.report, self._hub_token)
         with memory_watched(f"scoring with {role}"):
             reuse_freed_blocks()
             yield loaded
+
+    def _model_of(self, recipe: Recipe) -> ResolvedModel:
+        return self._plan.reference_model if recipe is self._plan.reference else self._plan.resolved
 
     def _count_work(self) -> None:
         """Tokens that will go through a model."""

@@ -18,14 +18,14 @@ from mcp_core.evaluation.known_fidelity import known_fidelity
 from mcp_core.evaluation.served_fidelity import judge_servers
 from mcp_core.evaluation.sides import Sides
 from mcp_core.jobs import Job, Outcome
-from mcp_core.recipe import Recipe
+from mcp_core.recipe import ModelRef, Recipe
 from mcp_core.results import Fidelity
 
 __all__ = ["run"]
 
 
 async def run(job: Job) -> Outcome:
-    """Request: recipe, text_sha256, reference_dtype, fresh (the last three may be missing).
+    """Request: recipe; text_sha256, reference_dtype, original (a ModelRef) and fresh may be missing.
 
     Secrets: store_url, hub_token. The result is {fidelity, cached}.
     """
@@ -42,11 +42,13 @@ async def run(job: Job) -> Outcome:
 
 
 def _plan(job: Job) -> Plan:
+    original = job.request.get("original")
     return make_plan(
         Recipe.from_dict(job.request["recipe"]),
         hardware.detect(),
         text_sha256=job.request.get("text_sha256"),
         reference_dtype=job.request.get("reference_dtype"),
+        original=ModelRef.model_validate(original) if original else None,
         hub_token=job.secrets.get("hub_token"),
     )
 
@@ -66,7 +68,7 @@ async def _through_servers(job: Job, plan: Plan) -> Outcome:
             floor=store.noise_floor(floor_key) if floor_key and not fresh else None,
             keep_floor=lambda floor: store.keep_noise_floor(floor_key, floor) if floor_key else None,
         )
-        key = plan.key or (await asyncio.to_thread(_after_download, job, plan)).key
+        key = plan.key or (await asyncio.to_thread(_plan, job)).key  # downloaded meanwhile
         fidelity = fidelity.model_copy(update={"key": key, "reference": plan.reference_title})
         store.add_fidelity(plan.recipe, fidelity)
     return _done(fidelity, cached=False)
@@ -93,18 +95,9 @@ def _judge_and_keep(job: Job, plan: Plan, store: Store, stopped: threading.Event
     )
     fidelity = judged.fidelity
     if fidelity.key is None:  # a model from the Hub has no content hash before it is here
-        fidelity = fidelity.model_copy(update={"key": _after_download(job, plan).key})
+        fidelity = fidelity.model_copy(update={"key": _plan(job).key})
     store.add_fidelity(plan.recipe, fidelity, judged.token_map)
     return fidelity
-
-
-def _after_download(job: Job, plan: Plan) -> Plan:
-    return make_plan(
-        Recipe.from_dict(job.request["recipe"]),
-        hardware.detect(),
-        text_sha256=job.request.get("text_sha256"),
-        reference_dtype=plan.reference.dtype,
-    )
 
 
 def _done(fidelity: Fidelity, *, cached: bool) -> Outcome:

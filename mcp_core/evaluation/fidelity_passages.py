@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mcp_core.documents import Document
-from mcp_core.errors import ContextTooLong
+from mcp_core.errors import ContextTooLong, InputError
 from mcp_core.evaluation.fidelity_plan import Plan
 from mcp_core.evaluation.fidelity_text import (
     Passage,
@@ -27,7 +27,7 @@ from mcp_core.recipe import Recipe
 from mcp_core.serving.chat_template import ChatTemplate
 from mcp_core.serving.text import encode
 
-__all__ = ["REPLY_TOKENS", "fresh_cache", "make_passages"]
+__all__ = ["REPLY_TOKENS", "fresh_cache", "make_passages", "require_same_tokens"]
 
 # The longest greedy reply of the reference that is scored.
 REPLY_TOKENS = 128
@@ -50,6 +50,21 @@ def make_passages(
     if plan.path == "decode":
         scored = decoded_passages(scored, plan.prefill_tokens)
     return scored, (note,) if note else ()
+
+
+def require_same_tokens(plan: Plan, reference: Any, candidate: Any) -> None:
+    """Raise InputError unless both tokenizers read the plan's texts alike; one model's own two need no look."""
+    if plan.original is None:
+        return
+    for document in plan.text.documents:
+        text = document.text or document.messages[-1].content
+        one, other = (encode(each, text, add_special_tokens=True) for each in (reference, candidate))
+        if one != other:
+            raise InputError(
+                f'{plan.original.title} cannot be the original of {plan.resolved.title}: "{document.opening} ..." '
+                f"is {len(one)} tokens to the one and {len(other)} other tokens to the other.",
+                "Name the checkpoint that it was made of.",
+            )
 
 
 def fresh_cache(loaded: LoadedModel, recipe: Recipe, passages: Sequence[Passage]) -> Any:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from mcp_core.recipe import Recipe
+from mcp_core.evaluation.fidelity_plan import original_named
+from mcp_core.recipe import ModelRef, Recipe
 from mcp_core.views import JobView
 from pages._ui import format as fmt
 from pages._ui import frame, session, workbench
@@ -28,6 +29,7 @@ def fidelity_form(recipe: Recipe, jobs: tuple[JobView, ...]) -> None:
             st.markdown(f"**{fmt.model_name(recipe)}** · {fmt.recipe_line(recipe)}")
             frame.link("recipe", "Change the Recipe", icon=":material/tune:")
         text_sha256 = text_choice("fidelity")
+        original = _original(recipe)
         reason = _not_startable(recipe, jobs)
         if st.button(
             "Measure fidelity",
@@ -39,11 +41,27 @@ def fidelity_form(recipe: Recipe, jobs: tuple[JobView, ...]) -> None:
             "token. Another engine is judged through its server. What was measured before is shown at once.",
         ):
             with frame.errors_shown():
-                workbench.get_workbench().studies.start_fidelity(recipe, text_sha256, current_token())
+                against = {} if original is None else {"original": original}
+                workbench.get_workbench().studies.start_fidelity(recipe, text_sha256, current_token(), **against)
                 st.query_params.pop("fidelity", None)
                 st.rerun()
         if reason is not None:
             st.caption(f":material/info: {reason}")
+
+
+def _original(recipe: Recipe) -> ModelRef | None:
+    """What a checkpoint is compared with that does not hold its own dense weights."""
+    if recipe.model.source not in ("folder", "hub", "gguf"):
+        return None
+    name = st.text_input(
+        "Original checkpoint (optional)",
+        placeholder="bundled, a folder, a .gguf file or a Hub id",
+        max_chars=1000,
+        key="fidelity-original",
+        help="For a checkpoint that comes quantized (GPTQ, AWQ, compressed-tensors, GGUF, one saved here): the "
+        "model that it was made of. Empty compares with the checkpoint's own dense weights.",
+    )
+    return original_named(name.strip()) if name and name.strip() else None
 
 
 def text_choice(key: str) -> str | None:

@@ -220,3 +220,39 @@ def test_memory_that_runs_out_while_quantizing_is_said(recipe, plain, monkeypatc
     failing_load(monkeypatch, times=2)
     with pytest.raises(OutOfMemory, match="while quantizing the candidate"):
         judged(quantized(recipe), plain)
+
+
+@pytest.fixture
+def packed(recipe, tmp_path, monkeypatch):
+    """The tiny model as a checkpoint of int8 weights, written as ``mcp-core quantize`` does."""
+    from mcp_core.memory.quantization.saving import write_library
+    from mcp_core.models import catalog, loader
+
+    folder = tmp_path / "int8"
+    folder.mkdir()
+    write_library(loader.load(catalog.resolve(recipe.model), quantized(recipe), lambda *_: None), folder)
+    monkeypatch.setenv("MCP_MODEL_ROOTS", f"{Path(recipe.model.id).parent}:{tmp_path}")
+    return recipe.replace({"model": {"source": "folder", "id": str(folder)}})
+
+
+def test_a_packed_checkpoint_is_as_far_from_its_original_as_the_scheme_is(recipe, packed, plain, monkeypatch):
+    expected = judged(quantized(recipe), plain).fidelity
+    plan = make_plan(packed, MACHINE, text_sha256=plain, original=recipe.model, reference_dtype="fp32")
+    found = judge(plan, lambda *_: None, threading.Event()).fidelity
+    assert (found.kl, found.top1, found.perplexity) == (expected.kl, expected.top1, expected.perplexity)
+    monkeypatch.setattr(module._Judge, "_both_fit", lambda _: False)
+    assert judge(plan, lambda *_: None, threading.Event()).fidelity == found
+
+
+def test_an_original_with_other_tokens_is_refused(recipe, packed, plain, monkeypatch):
+    plan = make_plan(packed, MACHINE, text_sha256=plain, original=recipe.model)
+    encode = fidelity_passages.encode
+    seen = []
+
+    def other(tokenizer, text, **options):
+        seen.append(tokenizer)
+        return [*encode(tokenizer, text, **options), *([7] if tokenizer is not seen[0] else [])]
+
+    monkeypatch.setattr(fidelity_passages, "encode", other)
+    with pytest.raises(InputError, match=r"cannot be the original of .*: .* is \d+ tokens"):
+        judge(plan, lambda *_: None, threading.Event())

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mcp_core import hardware, texts
 from mcp_core.errors import InputError
-from mcp_core.evaluation.fidelity_plan import make_plan
+from mcp_core.evaluation.fidelity_plan import _compared_with, make_plan, original_named
 from mcp_core.evaluation.fidelity_text import builtin_evaluation
+from mcp_core.models.stored_quantization import StoredQuantization
 from mcp_core.presets import bundled, recipe_preset
+from mcp_core.recipe import ModelRef
 
 MACHINE = hardware.detect()
+NF4 = StoredQuantization("bitsandbytes", "bitsandbytes nf4", 4, ("bitsandbytes",))
 PROSE = "It was a quiet evening, and nobody in the village expected anything to happen. " * 20
 
 
@@ -118,3 +123,42 @@ def test_what_llama_cpp_serves_is_judged_by_its_server_against_the_reference_of_
     assert "what the file lost against the model that it was made of is not in these figures" in notes
     assert "Q4_1" in notes
     assert "pages of continuous batching" not in notes
+
+
+def test_a_checkpoint_that_came_quantized_is_judged_against_its_original():
+    dense = plan()
+    packed = replace(dense, resolved=replace(dense.resolved, title="nf4", quantized=NF4))
+    told = packed.without_measuring()
+    assert told.status == "not-measurable"
+    assert "Name the checkpoint that it was made of" in told.reason
+    against = _compared_with(dense.resolved, packed, None)
+    assert against.without_measuring() is None
+    assert against.reference_title == dense.reference_title
+    assert "compared with SmolLM2-135M-Instruct, named as the model that nf4 was made of" in against.notes(25)
+    assert against.floor_key == dense.floor_key  # the reference is the same
+
+
+def test_the_original_is_a_part_of_the_key():
+    dense = plan()
+    other = replace(dense.resolved, ref=dense.resolved.ref.model_copy(update={"sha256": "c" * 64}))
+    against = _compared_with(other, dense, None)
+    assert len({dense.key, against.key}) == 2
+    assert against.floor_key != dense.floor_key
+    unknown = replace(dense.resolved, ref=dense.resolved.ref.model_copy(update={"sha256": None}))
+    assert _compared_with(unknown, dense, None).key is None
+
+
+def test_what_cannot_be_an_original_is_refused():
+    dense = plan()
+    with pytest.raises(InputError, match=r"cannot be the original of .*: it comes quantized itself"):
+        _compared_with(replace(dense.resolved, title="nf4", quantized=NF4), dense, None)
+    other = replace(dense.resolved, title="other", architecture=replace(dense.resolved.architecture, vocab=7))
+    with pytest.raises(InputError, match=r"cannot be the original of .*: it has 7 tokens, the other 49,152"):
+        _compared_with(other, dense, None)
+
+
+def test_an_original_is_named_as_people_name_models(tmp_path):
+    assert original_named("bundled") == ModelRef()
+    assert original_named(str(tmp_path)) == ModelRef(source="folder", id=str(tmp_path))
+    assert original_named("/models/it.gguf") == ModelRef(source="gguf", id="/models/it.gguf")
+    assert original_named("Qwen/Qwen3-0.6B") == ModelRef(source="hub", id="Qwen/Qwen3-0.6B")

@@ -14,7 +14,7 @@ from mcp_core.evaluation import length_drift, task_check
 from mcp_core.evaluation.length_drift import Reply
 from mcp_core.evaluation.task_check import TaskItem
 from mcp_core.presets import bundled
-from mcp_core.recipe import Recipe
+from mcp_core.recipe import ModelRef, Recipe
 from mcp_core.results import Failure, Fidelity, Mean, StoredFidelity, StratumFidelity, TopKTruncation
 from pages._ui.charts import colour_of
 from pages._ui.fidelity_result import as_csv
@@ -268,3 +268,13 @@ def test_random_weights_say_nothing(wb: fakes.FakeWorkbench, page: Page) -> None
 def test_the_page_is_in_the_frame_after_measure() -> None:
     names = [page.name for page in PAGES]
     assert names.index("quality") == names.index("measure") + 1
+
+
+def test_a_checkpoint_that_comes_quantized_is_compared_with_its_original(page, wb):
+    stored = bundled().replace({"model": {"source": "folder", "id": "/models/nf4"}})
+    at = page("quality")
+    at.session_state["mcp_recipe"] = stored
+    at = at.run()
+    at.text_input(key="fidelity-original").set_value("bundled").run()
+    at.button(key="start-fidelity").click().run()
+    assert calls(wb, "start_fidelity") == [(stored, None, None, ("original", ModelRef()))]
