@@ -47,7 +47,7 @@ def activation_bytes(recipe: Recipe, architecture: Architecture, load: ServedLoa
 
 
 def _recorded_bytes(recipe: Recipe, architecture: Architecture, kind: str) -> int:
-    """Logits that each recorded decode step leaves in a place of its own, and those with prompts in two together."""
+    """Logits that each recorded decode step leaves in a place of its own, and those with prompts in two of all."""
     if recipe.compile == "off" or kind != "cuda":
         return 0
     most = 1 if recipe.batching.mode == "off" else recipe.batching.max_requests
