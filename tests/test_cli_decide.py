@@ -8,8 +8,8 @@ import re
 import pytest
 
 from mcp_core import cli
-from mcp_core.commands.output import figure
 from mcp_core.decision.decision import Decision
+from mcp_core.decision.figures import figure
 from mcp_core.decision.store import Store
 from mcp_core.results import Comparable, Failure
 from tests.decision.planted import TRAFFIC, Law, machine, planted_run

@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Sequence
 
 from mcp_core.commands.arguments import add_json
-from mcp_core.commands.output import emit, figure, note, say, size, table
+from mcp_core.commands.output import emit, note, say, size, table
 from mcp_core.commands.run_argument import RUN_HELP, find_run, is_file_name
 from mcp_core.decision.compare import QUANTITIES, Comparison, Quantity
 from mcp_core.decision.facts import configuration_name
+from mcp_core.decision.figures import figure
 from mcp_core.decision.store import Store
 from mcp_core.decisions import Decisions
 from mcp_core.errors import McpError

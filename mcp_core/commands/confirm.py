@@ -10,10 +10,11 @@ from typing import Any
 from mcp_core import conflicts, hardware
 from mcp_core.commands.arguments import add_json, add_progress
 from mcp_core.commands.job_run import run_job
-from mcp_core.commands.output import emit, figure, note, say, table, write_file
+from mcp_core.commands.output import emit, note, say, table, write_file
 from mcp_core.decision.confirmation import Beside, Confirmation
 from mcp_core.decision.decision import Decision
 from mcp_core.decision.export import BUNDLE_FILE, export, recipe_served
+from mcp_core.decision.figures import figure
 from mcp_core.decision.shipment import of_decision, of_run, read_shipment
 from mcp_core.errors import InputError, McpError, ModelNotFound
 from mcp_core.evaluation.endpoint_recipe import require_url

@@ -16,10 +16,7 @@ from typing import Any
 from mcp_core.errors import McpError
 from mcp_core.views import Progress
 
-__all__ = ["ProgressReport", "complain", "emit", "figure", "note", "one_line", "say", "size", "table", "write_file"]
-
-# From here on four digits would cut a whole number short.
-_WHOLE = 999.95
+__all__ = ["ProgressReport", "complain", "emit", "note", "one_line", "say", "size", "table", "write_file"]
 
 QUIET_S = 5.0
 STEP = 0.1
@@ -75,13 +72,6 @@ def table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def figure(value: float | None) -> str:
-    """A measured number: four digits, from 1,000 on whole with its thousands set apart, never as a power of ten."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= _WHOLE else f"{value:.4g}"
 
 
 def size(count: int | None) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from mcp_core.commands.arguments import add_json, require_place
-from mcp_core.commands.output import emit, figure, note, say, table, write_file
+from mcp_core.commands.output import emit, note, say, table, write_file
 from mcp_core.decision.decision import Choice, Decision
+from mcp_core.decision.figures import figure, known_columns
 from mcp_core.decision.store import Store
 from mcp_core.decisions import Decisions
 from mcp_core.errors import GoalError, McpError
@@ -70,7 +70,8 @@ def read_goal(text: str) -> Goal:
 def _show(decision: Decision) -> None:
     if decision.winner is not None:
         say(f"{decision.answer}\n")
-        table(_known([_HEADING, *(_row(each, decision) for each in (decision.winner, *decision.runners_up))]))
+        rows = (_row(each, decision) for each in (decision.winner, *decision.runners_up))
+        table(known_columns([_HEADING, *rows], "-"))
         say("")
     if decision.refused:
         shown = decision.refused[:_MOST_REFUSED]
@@ -119,10 +120,3 @@ def _row(each: Choice, decision: Decision) -> tuple[str, ...]:
         figures.cost_per_million_tokens,
     )
     return each.name, each.run, *map(figure, numbers), against
-
-
-def _known(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Without columns of which nothing is known, as a cost without a price."""
-    heading, *others = rows
-    kept = [column for column in range(len(heading)) if any(row[column] != "-" for row in others)]
-    return [tuple(row[column] for column in kept) for row in rows]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from mcp_core.decision.candidates import UNITS, Candidate, Scene
 from mcp_core.decision.decision import Choice, Decision
+from mcp_core.decision.figures import figure
 from mcp_core.decision.limits import Broken
 from mcp_core.evaluation.comparability import OTHERS_USED
 from mcp_core.hardware import Hardware
@@ -58,7 +59,7 @@ def _serves(decision: Decision, winner: Choice) -> str:
 
 def _cost(winner: Choice) -> str:
     cost = winner.figures.cost_per_million_tokens
-    return "" if cost is None else f", {cost:,.3g} per million output tokens"
+    return "" if cost is None else f", {figure(cost, digits=3)} per million output tokens"
 
 
 def _not_told(decision: Decision) -> str:
@@ -141,7 +142,7 @@ def _excluding(judged: Sequence[Candidate]) -> Iterator[str]:
             continue
         alone = True
         best = min((one for one in broken if one), key=lambda one: one.ratio or float("inf"))
-        times = f", {best.ratio:.3g} times off" if best.ratio else ""
+        times = f", {figure(best.ratio, digits=3)} times off" if best.ratio else ""
         yield f"{limit} alone excludes every configuration; the best: {best.text}{times}."
     if not alone and len(limits) > 1:
         yield f"No single limit excludes everything; together {' and '.join(sorted(limits))} do."

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from mcp_core.decision.imported import aiperf, guidellm, local, serving
 from mcp_core.decision.imported.row import ImportedRow
 from mcp_core.errors import InputError, ModelNotFound
+from mcp_core.goal import METRICS
 from mcp_core.hardware import Device, Hardware
 from mcp_core.recipe import ModelRef, Recipe, validation_message
 from mcp_core.results import Comparable, Imported, Measurement, RequestRecord, Run, now
@@ -30,6 +31,10 @@ ImportedRun = tuple[Run, Sequence[RequestRecord]]
 # More is no result file.
 _MOST_BYTES = 512_000_000
 _SHOWN_KEYS = 8
+_FIGURES = (
+    *("duration_s", "prompt_tokens", "output_tokens", "output_tok_s", "total_tok_s", "requests_s"),
+    *("prompt_length", "output_length", "engine_tpot_ms", "load_s"),
+)
 _MOST_USERS, _MOST_REQUESTS, _MOST_TOKENS = 4096, 1_000_000, 1_000_000
 
 
@@ -101,6 +106,8 @@ def _runs(known: Format, document: Any, path: Path, digest: str, first: int) -> 
     """One document's; ``first`` is the number of the first in its file."""
     try:
         rows = list(known.read(document))
+        for row in rows:
+            _require_no_negative(row)
         if not all(map(_has_figures, rows)):
             raise InputError("it holds no completed request with a duration, as after a failed benchmark.")
         return [(_run(row, known.tool, path, digest, first + n), row.records) for n, row in enumerate(rows)]
@@ -111,6 +118,15 @@ def _runs(known: Format, document: Any, path: Path, digest: str, first: int) -> 
 
 def _has_figures(row: ImportedRow) -> bool:
     return row.completed > 0 and row.duration_s > 0 and math.isfinite(row.duration_s)
+
+
+def _require_no_negative(row: ImportedRow) -> None:
+    """Raises InputError naming the figure: times, rates and counts below nothing are a damaged file's."""
+    figures: dict[str, Any] = {name: getattr(row, name) for name in _FIGURES}
+    figures |= {f"{name} {each}": value for name in METRICS for each, value in getattr(row, name)}
+    for name, value in figures.items():
+        if value is not None and value < 0:
+            raise InputError(f"{name} is {value:g}: it is not negative.", "The file is damaged; make it again.")
 
 
 def _cause(error: Exception) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from mcp_core.decision.compare import QUANTITIES, Comparison
 from mcp_core.decision.decision import Choice, Decision, Refused
 from mcp_core.decision.facts import RunFacts
+from mcp_core.decision.figures import figure, known_columns
 from mcp_core.decision.remarks import Remarks
 from mcp_core.decision.report_page import Chart, Section, page
 from mcp_core.decision.spreadsheet import csv_text
@@ -23,8 +24,7 @@ __all__ = ["Report", "as_csv", "as_html", "as_json"]
 _UNITS = {"concurrency": "users", "rate_s": "requests/s"}
 _CAUSES = {"slo": "latency"}
 _GB = 1e9
-# From here on four digits would leave some out.
-_WHOLE = 1000
+_LACKING = "–"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +192,17 @@ def _shown_run(run: RunFacts) -> tuple[str, ...]:
     unit = _UNITS.get(run.load_kind, "")
     latencies = (run.figure("ttft_ms", "p50"), run.figure("tpot_ms", "p50"))
     figures = (run.output_tok_s, *latencies, _gb(run.peak_bytes), run.energy_j_per_token)
-    load = "–" if run.load is None else f"{run.load:g} {unit}"
+    load = _LACKING if run.load is None else f"{run.load:g} {unit}"
     return (
         *(run.id, f"{run.model} · {run.name}", run.evidence, load),
         *map(_number, figures),
-        *(f"{run.failed} of {run.failed + run.completed}", "; ".join(run.reasons) or "–"),
-        run.power_cap.removeprefix("power cap: ") or "–",
+        *(f"{run.failed} of {run.failed + run.completed}", "; ".join(run.reasons) or _LACKING),
+        run.power_cap.removeprefix("power cap: ") or _LACKING,
     )
 
 
 def _shown_remarks(remarks: Remarks) -> tuple[str, str]:
-    return ", ".join(remarks.tags) or "–", remarks.note or "–"
+    return ", ".join(remarks.tags) or _LACKING, remarks.note or _LACKING
 
 
 def _compared(each: Comparison) -> tuple[str, ...]:
@@ -210,11 +210,11 @@ def _compared(each: Comparison) -> tuple[str, ...]:
     in_bytes = quantity.unit == "bytes"
     a, b = (_gb(each.a), _gb(each.b)) if in_bytes else (each.a, each.b)
     low = ratio.low if ratio else None
-    between = f"{low:.3f} to {ratio.high:.3f}" if ratio and low is not None and ratio.high is not None else "–"
+    between = f"{low:.3f} to {ratio.high:.3f}" if ratio and low is not None and ratio.high is not None else _LACKING
     return (
         f"{quantity.label}, {'GB' if in_bytes else quantity.unit}",
-        *(_number(a), _number(b), f"{ratio.value:.3f}" if ratio else "–"),
-        *(between, str(each.pairs), each.verdict, " ".join(filter(None, (each.why, each.caveat))) or "–"),
+        *(_number(a), _number(b), f"{ratio.value:.3f}" if ratio else _LACKING),
+        *(between, str(each.pairs), each.verdict, " ".join(filter(None, (each.why, each.caveat))) or _LACKING),
     )
 
 
@@ -289,13 +289,12 @@ def _shown_choice(choice: Choice, decision: Decision) -> tuple[str, ...]:
 
 
 def _shown(each: Refused) -> tuple[str, ...]:
-    return each.name, _CAUSES.get(each.cause, each.cause), each.reason, each.run or "–"
+    return each.name, _CAUSES.get(each.cause, each.cause), each.reason, each.run or _LACKING
 
 
 def _known(title: str, heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Section:
-    """Without columns of which nothing is known, as a cost without a price."""
-    kept = [column for column in range(len(heading)) if any(row[column] != "–" for row in rows)]
-    return Section(title, [heading[column] for column in kept], [[row[column] for column in kept] for row in rows])
+    kept, *others = known_columns([heading, *rows], _LACKING)
+    return Section(title, kept, others)
 
 
 def _gb(size: float | None) -> float | None:
@@ -303,9 +302,7 @@ def _gb(size: float | None) -> float | None:
 
 
 def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= _WHOLE else f"{value:.4g}"
+    return figure(value, lacking=_LACKING)
 
 
 def _charts(report: Report) -> Iterator[Chart]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,37 @@ def test_aiperf_inter_token_latency_is_tpot_and_units_are_read(tmp_path: Path) -
 def test_a_figure_out_of_range_is_refused_by_its_name(tmp_path: Path, field: str, value: float) -> None:
     with pytest.raises(InputError, match=r"looks like vLLM bench serve, but cannot be read: .*(rate_s|burstiness)"):
         imported(tmp_path, VLLM | {field: value})
+
+
+def _spoiled(document: Any, path: tuple[Any, ...], value: float) -> Any:
+    whole = copy.deepcopy(document)
+    part = whole
+    for name in path[:-1]:
+        part = part[name]
+    assert path[-1] in part if isinstance(part, dict) else part
+    part[path[-1]] = value
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "named"),
+    [
+        (VLLM, ("mean_ttft_ms",), "ttft_ms mean"),
+        (VLLM, ("median_tpot_ms",), "tpot_ms p50"),
+        (VLLM, ("output_throughput",), "output_tok_s"),
+        (SGLANG, ("mean_e2e_latency_ms",), "e2e_ms mean"),
+        (AIPERF, ("time_to_first_token", "p90"), "ttft_ms p90"),
+        (AIPERF, ("output_sequence_length", "avg"), "output_tokens"),
+        (GUIDELLM, ("benchmarks", 1, "metrics", "request_latency", "successful", "mean"), "e2e_ms mean"),
+        (GUIDELLM, ("benchmarks", 0, "metrics", "prompt_token_count", "successful", "total_sum"), "prompt_tokens"),
+        (LLAMA_BENCH, (1, "avg_ts"), "output_tok_s"),
+    ],
+)
+def test_no_figure_of_any_format_is_below_nothing(
+    tmp_path: Path, document: Any, path: tuple[Any, ...], named: str
+) -> None:
+    with pytest.raises(InputError, match=rf"cannot be read: {named} is -\d+: it is not negative"):
+        imported(tmp_path, _spoiled(document, path, -5))
 
 
 def test_arrivals_more_even_than_poisson_are_imported_and_their_figure_kept(tmp_path: Path) -> None:
