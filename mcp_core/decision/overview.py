@@ -76,8 +76,12 @@ def _model(recipe: str) -> str:
     return "" if model.source == "endpoint" else model.model_copy(update={"sha256": None}).model_dump_json()
 
 
-def _words(run: RunFacts) -> str:
-    return f"{_model_name(run)} · {run.workload} · {run.device or 'no device'}{_RATE[run.load_kind]}"
+def _words(run: RunFacts, workloads: Mapping[str, set[str]]) -> str:
+    """One traffic may have been measured under several names: the one of most configurations comes first."""
+    first, *others = sorted(workloads, key=lambda name: (-len(workloads[name]), name))
+    more = f" (also named {', '.join(others[:_MOST_NAMES])}{', ...' if len(others) > _MOST_NAMES else ''})"
+    named = first + (more if others else "")
+    return f"{_model_name(run)} · {named} · {run.device or 'no device'}{_RATE[run.load_kind]}"
 
 
 def _model_name(run: RunFacts) -> str:
@@ -89,17 +93,19 @@ def _model_name(run: RunFacts) -> str:
 def groups(runs: Sequence[RunFacts]) -> dict[Group, str]:
     """Models, traffics, devices and kinds of load that there are good Runs of -> in words, the most configurations
     first."""
-    found: dict[Group, set[str]] = {}
-    names: dict[Group, str] = {}
+    newest: dict[Group, RunFacts] = {}
+    workloads: dict[Group, dict[str, set[str]]] = {}
     for run in runs:
         if run.measured and run.load is not None:
-            key = Group.of(run)
-            found.setdefault(key, set()).add(run.configuration)
-            names[key] = names.get(key) or _words(run)
-    return {key: names[key] for key in sorted(found, key=lambda each: -len(found[each]))}
+            newest.setdefault(Group.of(run), run)
+            names = workloads.setdefault(Group.of(run), {})
+            names.setdefault(run.workload, set()).add(run.configuration)
+    found = {key: len(set().union(*workloads[key].values())) for key in newest}
+    return {key: _words(newest[key], workloads[key]) for key in sorted(found, key=lambda each: -found[each])}
 
 
 _RATE = {"concurrency": "", "rate_s": " · by rate"}
+_MOST_NAMES = 2
 
 
 def points_of(runs: Sequence[RunFacts], group: Group) -> tuple[OverviewPoint, ...]:

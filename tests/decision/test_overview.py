@@ -71,3 +71,17 @@ def test_each_model_has_a_picture_of_its_own_whatever_its_speed():
     fronts = [[point.facts.dtype for point in pareto(points_of(facts, group))] for group in found]
     assert fronts == [["bf16"], ["fp32"]]
     assert [len(points_of(facts, group)) for group in found] == [3, 1]
+
+
+def _named(name: str, number: int):
+    run, records = planted_run(Law(changes={"batching.max_requests": number}), 4, requests=60)
+    return run.model_copy(update={"workload": run.workload.replace({"name": name})}), records
+
+
+def test_one_traffic_is_named_by_what_most_were_measured_under_not_by_the_newest():
+    facts = Planted([_named("newest", 5), _named("chat", 6), _named("chat", 7)]).facts
+    assert list(groups(facts).values()) == [
+        f"{facts[0].model.rsplit('/', 1)[-1]} · chat (also named newest) · {GPU}"
+    ]
+    many = Planted([_named(name, 8 + at) for at, name in enumerate("dcba")]).facts
+    assert " · a (also named b, c, ...) · " in next(iter(groups(many).values()))
