@@ -13,6 +13,7 @@ import streamlit as st
 from mcp_core import conflicts, paths
 from mcp_core.checkpoint_formats import FORMATS, CheckpointFormat, SavedCheckpoint, why_not_saved
 from mcp_core.hardware import Hardware
+from mcp_core.llama_cpp import with_engine
 from mcp_core.recipe import Recipe
 from mcp_core.schemes import SCHEMES
 from mcp_core.views import JobView
@@ -34,7 +35,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 def save_panel(recipe: Recipe, hardware: Hardware) -> None:
     """The formats that this Recipe can be written in and why not the others; then a name, Save and the result."""
     st.caption(
-        "Writes the quantized model to a folder of this machine, loads it again and compares its predictions."
+        "Writes the quantized model to a folder of this machine; all but a GGUF are loaded again and their "
+        "predictions compared."
     )
     job = workbench.get_workbench().studies.latest("quantize", recipe)
     if job is not None and job.state in ACTIVE:
@@ -95,10 +97,17 @@ def _ended(recipe: Recipe, job: JobView) -> None:
     if saved.deployable_as:
         st.caption(f"Served by: {frame.plain(saved.deployable_as)}.")
     _left_dense(saved.skip_reasons)
-    if saved.format != "gguf" and st.button("Use this checkpoint", icon=":material/folder_open:", key="save-use"):
-        stored = {"model": {"source": "folder", "id": saved.folder}, "quantization": {}}
-        session.use_recipe(recipe.replace(stored))
+    if st.button("Use this checkpoint", icon=":material/folder_open:", key="save-use"):
+        session.use_recipe(_of_saved(recipe, saved))
         st.rerun()
+
+
+def _of_saved(recipe: Recipe, saved: SavedCheckpoint) -> Recipe:
+    """The same Recipe of what was written; a GGUF is served by llama.cpp."""
+    if saved.format == "gguf":
+        model = {"source": "gguf", "id": str(Path(saved.folder) / saved.files[0])}
+        return with_engine(recipe.replace({"model": model}), "llama.cpp")
+    return recipe.replace({"model": {"source": "folder", "id": saved.folder}, "quantization": {}})
 
 
 def _left_dense(reasons: dict[str, str]) -> None:

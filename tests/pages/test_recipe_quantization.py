@@ -300,6 +300,16 @@ def test_a_saved_checkpoint_says_where_it_is_and_is_used(wb: fakes.FakeWorkbench
     assert (chosen.model.source, chosen.model.id, chosen.quantization.scheme) == ("folder", "/x/own", "none")
 
 
+def test_a_saved_gguf_is_used_by_llama_cpp(wb: fakes.FakeWorkbench, page: Page) -> None:
+    saved = {"folder": "/x/own", "format": "gguf", "bytes": 145 * fakes.MB, "files": ["own-Q8_0.gguf"]}
+    wb.studies.newest["quantize"] = fakes.study_job("quantize", state="done", progress=None, result=saved)
+    at = with_recipe(page("recipe"), bundled()).run()
+    at.button(key="save-use").click().run()
+    chosen = chosen_recipe(at)
+    assert (chosen.model.source, chosen.model.id) == ("gguf", "/x/own/own-Q8_0.gguf")
+    assert (chosen.engine, chosen.quantization.scheme) == ("llama.cpp", "gguf")
+
+
 def test_what_cannot_be_saved_says_why(wb: fakes.FakeWorkbench, page: Page) -> None:
     at = with_recipe(page("recipe"), bundled().replace({"quantization.scheme": "classic-dynamic"})).run()
     assert "only pickle can write" in texts(at)

@@ -104,7 +104,7 @@ def _write_gguf(
     assert fetched.folder is not None, "a model with weights has been fetched"
     with saving.staged(out, fetched.architecture.parameters * DTYPE_BYTES["bf16"]) as folder:
         job.tell("save", None, f"Converting {fetched.title} with llama.cpp.")
-        saving.write_gguf(fetched.folder, folder, out.name)
+        saving.write_gguf(fetched.folder, folder, out.name, fetched.title)
         return _described(folder, out, fmt, None, recipe)
 
 

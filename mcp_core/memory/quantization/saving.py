@@ -79,11 +79,15 @@ def write_compressed(loaded: LoadedModel, scheme: SchemeName, folder: Path) -> N
     _copy_texts(loaded.resolved.folder, folder)
 
 
-def write_gguf(source: Path, folder: Path, title: str) -> None:
-    """By llama.cpp's converter, as Q8_0. Raises InvalidModel with its last words when it fails."""
+def write_gguf(source: Path, folder: Path, stem: str, title: str) -> None:
+    """By llama.cpp's converter, as Q8_0, in a file named by ``stem``; the model is called ``title`` in it.
+
+    Left alone it takes the name of ``source``, which of a prepared model is a hash. Raises InvalidModel with the
+    converter's last words when it fails.
+    """
     converter = next(filter(None, map(which, GGUF_CONVERTERS)))
-    target = folder / f"{title}-Q8_0.gguf"
-    command = [converter, str(source), "--outtype", "q8_0", "--outfile", str(target)]
+    target = folder / f"{stem}-Q8_0.gguf"
+    command = [converter, str(source), "--outtype", "q8_0", "--outfile", str(target), "--model-name", title]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not target.is_file():
         said = (done.stderr or done.stdout).strip().splitlines()

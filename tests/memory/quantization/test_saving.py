@@ -246,7 +246,7 @@ def test_gguf_is_made_by_the_converter_on_the_path(model: ModelRef, tmp_path: Pa
     converter.chmod(0o755)
     saved = write(recipe_for(model, "none"), tmp_path / "out", "gguf")
     assert saved.files == ("out-Q8_0.gguf",)
-    assert (tmp_path / "out" / "out-Q8_0.gguf").read_text() == f"{model.id} q8_0"
+    assert (tmp_path / "out" / "out-Q8_0.gguf").read_text() == f"{model.id} q8_0 {Path(model.id).name}"
     converter.write_text(f"#!{sys.executable}\nraise SystemExit('no such architecture')")
     with pytest.raises(InvalidModel, match="no such architecture"):
         write(recipe_for(model, "none"), tmp_path / "again", "gguf")
@@ -255,6 +255,6 @@ def test_gguf_is_made_by_the_converter_on_the_path(model: ModelRef, tmp_path: Pa
 
 STAND_IN = """
 import sys
-folder, _, outtype, _, outfile = sys.argv[1:]
-open(outfile, "w").write(f"{folder} {outtype}")
+folder, _, outtype, _, outfile, _, name = sys.argv[1:]
+open(outfile, "w").write(f"{folder} {outtype} {name}")
 """
