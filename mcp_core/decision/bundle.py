@@ -35,7 +35,7 @@ class Bundle:
     """``files``: text by its name; ``copies``: what is copied as it is; ``executable``: names to be run.
 
     ``command`` starts the server, None where none is started. ``not_carried`` says what of the Recipe is done
-    otherwise. ``steps``: what has to be done before, in order.
+    otherwise. ``steps``: what has to be done before, in order. ``serves``: whether a server is what is started.
     """
 
     target: str
@@ -48,6 +48,7 @@ class Bundle:
     executable: frozenset[str] = frozenset()
     not_carried: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
+    serves: bool = True
 
 
 def shell_script(about: str, command: str, environment: Mapping[str, str], before: str = "") -> str:

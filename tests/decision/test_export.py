@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -210,6 +211,25 @@ def test_a_container_refuses_a_draft_that_it_does_not_see(target: str) -> None:
     fetched = export(shipment(main | {"draft": {"source": "hub", "id": "o/small"}}), "vllm").files["serve.sh"]
     assert "o/small" in fetched
     assert "OFFLINE" not in fetched
+
+
+@pytest.mark.parametrize("target", ["llama.cpp", "worker", "transformers"])
+def test_the_command_that_starts_it_is_one_that_a_shell_can_read(target: str) -> None:
+    made = export(shipment(), target)
+    started = shlex.split(made.run)
+    named = [word.removeprefix("./") for word in started if word.endswith((".sh", ".py"))]
+    assert named
+    assert set(named) <= made.files.keys()
+    assert " or " not in made.run
+
+
+def test_what_is_no_server_is_verified_by_measuring_its_recipe() -> None:
+    made = export(shipment(), "transformers")
+    assert confirm_command(made, "my dir") == "mcp-core bench 'my dir/recipe.json' 'my dir/workload.json'"
+    assert {"recipe.json", "workload.json"} <= made.files.keys()
+    text = made.files["README.md"]
+    assert "    mcp-core bench recipe.json workload.json\n" in text
+    assert f"mcp-core compare {shipment().run_id} RUN" in text
 
 
 def test_the_command_that_verifies_quotes_its_folder() -> None:

@@ -91,14 +91,14 @@ def bundle(shipment: Shipment) -> Bundle:
             "serve.sh": shell_script(f"llama.cpp's own server, from Run {shipment.run_id}.", command, {}, before),
             "serve.py": python_script(sizes),
         },
-        run="./serve.sh, or python serve.py --port 8080",
+        run="./serve.sh",
         command=Command("python", ("serve.py", "--port", str(PORT))),
         copies={MODEL_FILE: gguf_file(recipe)},
         executable=frozenset({"serve.sh"}),
         not_carried=tuple(_not_carried(recipe)),
         steps=(
-            f"either install llama.cpp (llama-server; flags as of {_RELEASE})",
-            "or pip install xllamacpp (serve.py)",
+            f"install llama.cpp (llama-server; flags as of {_RELEASE}). Or pip install xllamacpp, and start "
+            f"python serve.py --port {PORT} in place of serve.sh",
         ),
     )
 

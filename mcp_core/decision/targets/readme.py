@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 from mcp_core.decision.bundle import Bundle
 from mcp_core.decision.decision import Choice
@@ -19,6 +20,8 @@ _CARRIES = (
     "Bytes of weights and of keys and values carry from one engine to another, and so does the fidelity of the "
     "same quantized tensors."
 )
+# What of a bundle bench reads.
+_MEASURED_BY = ("recipe.json", "workload.json")
 _NEVER = "Latency, throughput, capacity and energy never do"
 
 
@@ -30,7 +33,9 @@ def standing(shipment: Shipment, engine: str) -> str:
 
 
 def confirm_command(bundle: Bundle, folder: str = ".") -> str:
-    """What measures the deployment itself."""
+    """What measures the deployment itself; of what is no server, the same configuration in MCP's worker."""
+    if not bundle.serves:
+        return shlex.join(("mcp-core", "bench", *(str(Path(folder, name)) for name in _MEASURED_BY)))
     return f"mcp-core confirm {shlex.quote(folder)}" + ("" if bundle.command else " --url http://HOST:PORT")
 
 
@@ -127,9 +132,15 @@ def _shown(name: str, value: float | None, form: str) -> Iterator[tuple[str, str
 
 
 def _verify(bundle: Bundle, shipment: Shipment) -> Iterator[str]:
-    yield "Measure this deployment with the same workload, beside what was predicted (run it in this folder):"
+    if bundle.serves:
+        yield "Measure this deployment with the same workload, beside what was predicted (run it in this folder):"
+    else:
+        yield "It is no server that could be asked. Measure the same configuration in MCP's worker, and compare:"
     yield ""
     yield f"    {confirm_command(bundle)}"
+    if not bundle.serves:
+        yield f"    mcp-core compare {shipment.run_id} RUN    # RUN: the id that bench says"
+        yield "    mcp-core confirm . --url http://HOST:PORT    # a server that you put around it"
     if bundle.command is not None:
         yield "    mcp-core confirm . --url http://HOST:PORT    # a server that runs already"
     if shipment.decision is not None:

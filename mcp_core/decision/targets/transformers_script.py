@@ -34,6 +34,7 @@ def bundle(shipment: Shipment) -> Bundle:
         copies={"model.gguf": gguf_file(recipe)} if _gguf_name(recipe) else {},
         not_carried=_not_carried(recipe),
         steps=(f"pip install {_packages(recipe)}",),
+        serves=False,
     )
 
 
