@@ -113,8 +113,25 @@ def _notes(scene: Scene, found: Sequence[Candidate], hardware: Hardware) -> Iter
     cards = {run.card for each in judged if each.point for run in each.point.runs if run.card}
     if len(cards) > 1:
         yield f"The Runs are of {len(cards)} cards of one kind: what differs between cards is in their figures."
+    yield from _costs(scene, judged)
     if any(each.runs[0].random_weights for each in judged):
         yield "Random weights: speed and memory are those of the shape; quality is not measurable."
+
+
+def _costs(scene: Scene, judged: Sequence[Candidate]) -> Iterator[str]:
+    """What a price that was given did not come into."""
+    goal = scene.goal
+    if goal.energy_price is None:
+        return
+    if goal.price_per_hour is None:
+        yield "A price of energy alone makes no cost: price_per_hour is lacking."
+        return
+    points = [each.point for each in judged if each.point is not None and not each.broken]
+    lacking = sum(all(run.energy_j_per_token is None for run in point.runs) for point in points)
+    if lacking and lacking == len(points):
+        yield "Energy was not measured: costs are of time alone."
+    elif lacking:
+        yield f"Energy of {lacking} of {len(points)} was not measured: their cost is of time alone."
 
 
 def _uncounted(found: Sequence[Candidate]) -> Iterator[str]:

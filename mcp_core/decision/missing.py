@@ -17,8 +17,8 @@ from mcp_core.decision.compare import Comparison
 from mcp_core.decision.decision import Missing
 from mcp_core.decision.facts import RunFacts
 from mcp_core.decision.limits import Broken, judged_fidelity
-from mcp_core.evaluation.metrics import MIN_REQUESTS_P95, MIN_REQUESTS_P99
-from mcp_core.goal import Goal
+from mcp_core.evaluation.attainment import least_requests
+from mcp_core.evaluation.metrics import MIN_REQUESTS_P95
 from mcp_core.recipe import Recipe
 from mcp_core.sweep_plan import SweepPlan
 from mcp_core.workload import Workload
@@ -110,18 +110,11 @@ def needed_workload(candidate: Candidate, scene: Scene) -> Workload:
         base = base.replace({"arrivals": {"kind": "poisson", "rate_s": scene.goal.rate_s}})
     repeat = candidate.workload.repeat + 1 if own else 0
     # A smoke test is too small to decide by: the percentiles that are shown with every Run want more requests.
-    least = max(_least_requests(scene.goal), MIN_REQUESTS_P95 if base.smoke_test else 1)
+    least = max(least_requests(scene.goal.slo), MIN_REQUESTS_P95 if base.smoke_test else 1)
     changes: dict[str, float] = {"requests": max(base.requests, least), "repeat": repeat, "smoke_test": False}
     if base.duration_s is not None:  # that alone ends it, whatever number of requests is asked for
         changes["duration_s"] = max(base.duration_s, math.ceil((_pace(candidate.runs) or 0) * least * _MARGIN))
     return base.replace(changes)
-
-
-def _least_requests(goal: Goal) -> int:
-    statistics = {limit.statistic for limit in goal.slo.limits()}
-    if "p99" in statistics:
-        return MIN_REQUESTS_P99
-    return MIN_REQUESTS_P95 if "p95" in statistics else 1
 
 
 def _repeats(

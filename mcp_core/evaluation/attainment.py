@@ -100,6 +100,11 @@ def limit_name(limit: Limit) -> str:
     return f"{limit.statistic} {_WORDS[limit.metric]}"
 
 
+def least_requests(slo: Slo) -> int:
+    """Requests that a Run takes for every percentile that is limited."""
+    return max((_LEAST_REQUESTS.get(limit.statistic, 1) for limit in slo.limits()), default=1)
+
+
 def limit_words(limit: Limit) -> str:
     """As "p95 TTFT ≤ 500 ms"."""
     return f"{limit_name(limit)} ≤ {limit.limit_ms:,.6g} ms"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import mean, median
 
+from mcp_core.evaluation.attainment import least_requests
 from mcp_core.evaluation.sweep_ceilings import CEILINGS_S
 from mcp_core.evaluation.sweep_cells import CheckedCell
 from mcp_core.results import Run
@@ -43,6 +44,7 @@ class Budget:
     """Device time in seconds by stage. ``loads`` workers are started, ``known_loads`` of them of a known time.
 
     ``judged`` answers on fidelity are sought at most; ``ceilings_s`` is for devices whose ceilings are not known.
+    ``too_few`` says which configurations the plan's stages are too short for, as a sentence; empty where none is.
     """
 
     cells: int
@@ -56,6 +58,7 @@ class Budget:
     measure_s: float
     confirm_s: float
     ceilings_s: float = 0.0
+    too_few: str = ""
 
     @property
     def seconds(self) -> float:
@@ -77,7 +80,8 @@ class Budget:
         what = f"{self.cells} configuration{'' if self.cells == 1 else 's'}{refused}"
         if not self.cells:
             return f"{what}: nothing to measure."
-        return f"{what}: about {_time(self.seconds)} of device time ({split}). {self._certainty()} {_ON_TOP}"
+        sentences = (f"({split}).", self._certainty(), _ON_TOP, self.too_few)
+        return f"{what}: about {_time(self.seconds)} of device time {' '.join(filter(None, sentences))}"
 
     def _certainty(self) -> str:
         if self.known_loads == self.loads:
@@ -147,6 +151,19 @@ def budget_of(
         measure_s=measured * _with_ends(plan.capacity_s),
         confirm_s=confirmed * _with_ends(plan.confirm_s),
         ceilings_s=ceilings * CEILINGS_S,
+        too_few=_too_few(plan),
+    )
+
+
+def _too_few(plan: SweepPlan) -> str:
+    """Whom the stage that decides leaves without a percentile that the Goal limits: better known before."""
+    least = least_requests(plan.goal.slo) if plan.goal else 1
+    name, seconds = ("confirm_s", plan.confirm_s) if plan.confirm else ("capacity_s", plan.capacity_s)
+    if least == 1 or (plan.seeks_capacity and not plan.confirm):  # each point of a search takes as many as it needs
+        return ""
+    return (
+        f"A percentile that the Goal limits takes {least:,} requests a Run: what answers fewer than "
+        f"{least / seconds:.3g} a second for {seconds:g} s ends as not measured; a longer {name} helps."
     )
 
 

@@ -443,6 +443,41 @@ def test_runs_that_do_not_name_their_device_decide_and_nothing_is_said_of_a_devi
     assert refusal(named, law(1)).reason == "measured on a device that is not named, not on H100"
 
 
+@pytest.mark.parametrize(
+    ("prices", "joules", "note"),
+    [
+        ({"price_per_hour": 2.0, "energy_price": 0.3}, (None, None), "Energy was not measured: costs are of time"),
+        (
+            {"price_per_hour": 2.0, "energy_price": 0.3},
+            (1.5, None),
+            "Energy of 1 of 2 was not measured: their cost",
+        ),
+        ({"price_per_hour": 2.0, "energy_price": 0.3}, (1.5, 1.5), ""),
+        ({"energy_price": 0.3}, (1.5, 1.5), "A price of energy alone makes no cost: price_per_hour is lacking."),
+        ({"price_per_hour": 2.0}, (None, None), ""),
+    ],
+)
+def test_a_price_that_came_into_no_cost_is_told(prices, joules, note):
+    pairs = [
+        (run.model_copy(update={"energy_j_per_token": each}), records)
+        for number, each in enumerate(joules, 1)
+        for run, records in runs(law(number, tpot_ms=10 * number), (8,), 1)
+    ]
+    found = decide({"users": 8, **prices}, pairs)
+    assert found.winner is not None
+    assert any(each.startswith(note) for each in found.notes) if note else found.notes == ()
+
+
+def test_energy_is_in_the_cost_as_its_price_says():
+    """1.5 J a token at 0.30 a kWh are 0.125 for a million, whatever the time costs."""
+    pairs = runs(law(1), (8,), 1)
+    with_energy = [(run.model_copy(update={"energy_j_per_token": 1.5}), records) for run, records in pairs]
+    goal = {"users": 8, "price_per_hour": 2.0}
+    time_alone = decide(goal, with_energy).winner.figures.cost_per_million_tokens
+    both = decide(goal | {"energy_price": 0.3}, with_energy).winner.figures.cost_per_million_tokens
+    assert both - time_alone == pytest.approx(0.125, rel=1e-6)
+
+
 def test_without_a_workload_the_one_with_the_asked_load_is_decided_for():
     def under(number: int, tokens: int, users: int) -> list:
         return [

@@ -132,3 +132,31 @@ def test_random_weights_are_ready_sooner_on_a_gpu_than_any_that_are_read(machine
     drawn = replace(read, footprint=replace(read.footprint, device="cuda:0"))
     assert load_time(read, ()).seconds == pytest.approx(98, abs=1)
     assert 38 < load_time(drawn, ()).seconds < 60  # LLM.int8 of the 13B shape: 37.5 s on an H100
+
+
+@pytest.mark.parametrize(
+    ("slo", "fields", "said"),
+    [
+        ({"ttft_ms": {"p95": 500}}, {}, "takes 200 requests a Run: what answers fewer than 3.33 a second for 60 s"),
+        (
+            {"ttft_ms": {"p95": 500, "p99": 900}},
+            {"confirm_s": 100},
+            "takes 1,000 requests a Run: what answers fewer",
+        ),
+        ({"ttft_ms": {"p95": 500}}, {"confirm": 0}, "fewer than 1.67 a second for 120 s"),
+        ({"ttft_ms": {"p50": 500}}, {}, ""),
+        ({}, {}, ""),
+    ],
+)
+def test_stages_too_short_for_a_limited_percentile_are_told_before_the_start(
+    slo: dict[str, Any], fields: dict[str, Any], said: str, machine: Hardware
+) -> None:
+    asked = plan(goal={"users": 4, "slo": slo}, **fields)
+    words = budget_of(asked, check_cells(asked, machine, catalog.resolve), ()).in_words()
+    assert said in words
+    assert ("ends as not measured" in words) == bool(said)
+
+
+def test_a_search_that_is_not_confirmed_takes_as_many_requests_as_it_needs(machine: Hardware) -> None:
+    asked = plan(goal={"slo": {"ttft_ms": {"p95": 500}}}, confirm=0)
+    assert budget_of(asked, check_cells(asked, machine, catalog.resolve), ()).too_few == ""
