@@ -35,7 +35,7 @@ from mcp_core.evaluation.conditions import conditions, incomparable
 from mcp_core.evaluation.cores import OthersLoad, pinned, usable_cores
 from mcp_core.evaluation.loadgen import LoadResult, OnProgress, run_load, run_warmup
 from mcp_core.evaluation.metrics import output_tokens, summarize
-from mcp_core.evaluation.prompts import Prompts, prompts_of
+from mcp_core.evaluation.prompts import Prompts, Vocabulary, prompts_of
 from mcp_core.evaluation.run_recorder import RunRecorder
 from mcp_core.evaluation.saturation import over_saturation
 from mcp_core.generation import EngineStats
@@ -84,9 +84,11 @@ async def measure(
     keep: Keep | None = None,
     lease: AbstractContextManager[object] | None = None,
     control_url: str | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Run:
     """Measure a running server. A Recipe whose model is an endpoint means one of someone else's, without control
-    routes; ``control_url`` is where those are answered, if not at ``worker_url``.
+    routes; ``vocabulary`` is what is known of its model's. ``control_url`` is where those are answered, if not at
+    ``worker_url``.
 
     Never raises for a failed measurement: the Run says so. Cancelling the task gives a Run of status cancelled
     with what was measured until then. ``lease`` is held meanwhile; ``keep`` is called once, at the end, and
@@ -94,7 +96,7 @@ async def measure(
     """
     async with open_session() as session:
         client = ServerClient(worker_url, token, session, control_url)
-        bench = _Benchmark(client, recipe, workload, hardware, on_progress)
+        bench = _Benchmark(client, recipe, workload, hardware, on_progress, vocabulary)
         with lease or nullcontext():
             run = await bench.run()
     if keep is not None:
@@ -148,8 +150,10 @@ class _Benchmark:
         workload: Workload,
         hardware: Hardware,
         on_progress: OnProgress | None,
+        vocabulary: Vocabulary | None,
     ) -> None:
         self._client = client
+        self._vocabulary = vocabulary
         self._workload = workload
         self._hardware = hardware
         self._on_progress = on_progress
@@ -195,11 +199,12 @@ class _Benchmark:
         if not models:
             raise McpError(f"{self._client.url} serves no model.", "Load one, or check the URL.")
         if not self._ours:
-            return _Server(models[0], prompts_of(self._workload), None, exact=False)
+            return _Server(models[0], prompts_of(self._workload, self._vocabulary), None, exact=False)
         state = await self._client.state()
         self._read_state(state)
         self._require_context(int(state["max_context"]))
-        prompts, pid = prompts_of(self._workload, int(state["vocab_size"]), state["special_ids"]), int(state["pid"])
+        vocabulary = Vocabulary(int(state["vocab_size"]), state["special_ids"])
+        prompts, pid = prompts_of(self._workload, vocabulary), int(state["pid"])
         if self._found.recipe.engine in FOREIGN:
             # It sends ids only when asked, and its processes are not pinned: the device does the work.
             return _Server(models[0], prompts, pid, pinned=False, extra={"return_token_ids": True})

@@ -19,8 +19,11 @@ from mcp_core.errors import error_from
 from mcp_core.evaluation.benchmark import measure
 from mcp_core.evaluation.endpoint_recipe import endpoint_recipe
 from mcp_core.evaluation.exported_server import started
+from mcp_core.evaluation.prompts import Vocabulary
 from mcp_core.hardware import detect
 from mcp_core.jobs import Job, Outcome
+from mcp_core.models.catalog import resolve
+from mcp_core.models.synthetic_tokenizer import BOS_ID, EOS_ID
 from mcp_core.recipe import Recipe
 from mcp_core.results import Comparable, RequestRecord, Run
 
@@ -82,8 +85,16 @@ async def _measure(job: Job, store: Store, shipment: Shipment, engine: str, url:
 
     workload = shipment.workload.replace({"repeat": shipment.workload.repeat + 1})
     recipe = endpoint_recipe(Recipe.from_dict({"engine": engine if engine != "transformers" else "endpoint"}), url)
-    await measure(url, None, recipe, workload, detect(), on_progress=job.report, keep=keep)
+    vocabulary = _vocabulary(shipment.recipe)
+    await measure(url, None, recipe, workload, detect(), on_progress=job.report, keep=keep, vocabulary=vocabulary)
     return marked[0]
+
+
+def _vocabulary(recipe: Recipe) -> Vocabulary | None:
+    """Of a random-weight shape: words would make prompts several times as long, for its tokenizer knows none."""
+    if recipe.model.source != "shape":
+        return None
+    return Vocabulary(resolve(recipe.model).architecture.vocab, frozenset({BOS_ID, EOS_ID}))
 
 
 def _answer(found: Any, decided: Decision | None, measured: Run) -> dict[str, Any]:

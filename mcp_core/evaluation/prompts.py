@@ -12,14 +12,14 @@ import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mcp_core import recordings, texts
 from mcp_core.documents import Document, Message
 from mcp_core.errors import InputError, WorkloadError
 from mcp_core.workload import Workload
 
-__all__ = ["Content", "Prompt", "PromptAt", "Prompts", "prompts_of", "text_prompts", "token_prompts"]
+__all__ = ["Content", "Prompt", "PromptAt", "Prompts", "Vocabulary", "prompts_of", "text_prompts", "token_prompts"]
 
 # Short common words: for most vocabularies one token each, so a text is about as long as was asked.
 _COMMON_WORDS = """
@@ -74,7 +74,14 @@ class Prompts(Protocol):
         """The prompt of a later turn: all that was said, and something new."""
 
 
-def prompts_of(workload: Workload, vocab_size: int | None = None, special_ids: Collection[int] = ()) -> Prompts:
+class Vocabulary(NamedTuple):
+    """A model's token ids: from 0 to below ``size``."""
+
+    size: int
+    special_ids: Collection[int] = ()
+
+
+def prompts_of(workload: Workload, vocabulary: Vocabulary | None = None) -> Prompts:
     """As the workload says: of token ids where the vocabulary is known and lengths are to be exact, else of text.
 
     Raises InputError when a text or recording is not kept here, WorkloadError for one without a user's message.
@@ -82,9 +89,9 @@ def prompts_of(workload: Workload, vocab_size: int | None = None, special_ids: C
     source = workload.prompts
     if source.kind == "file":
         return _FilePrompts(workload)
-    if vocab_size is None or source.kind == "sample" or source.as_chat:
+    if vocabulary is None or source.kind == "sample" or source.as_chat:
         return text_prompts(workload)
-    return token_prompts(workload, vocab_size, special_ids)
+    return token_prompts(workload, *vocabulary)
 
 
 def token_prompts(workload: Workload, vocab_size: int, special_ids: Collection[int]) -> Prompts:

@@ -15,13 +15,13 @@ from mcp_core.decision.recommend import recommend
 from mcp_core.decision.shipment import of_run
 from mcp_core.decision.store import Store
 from mcp_core.errors import InputError, LoadFailed, RecipeError, WorkerDied
-from mcp_core.evaluation import exported_server
+from mcp_core.evaluation import exported_server, fake_server
 from mcp_core.evaluation.confirm_job import run
 from mcp_core.evaluation.exported_server import command_of, started
 from mcp_core.evaluation.fake_server import FakeServer, LatencyLaw
 from mcp_core.goal import Goal
 from mcp_core.jobs import Job, Outcome
-from mcp_core.presets import bundled
+from mcp_core.presets import bundled, llama_2_7b_shape
 from mcp_core.results import Run
 from tests.decision.planted import Law, machine, planted_run
 
@@ -66,6 +66,26 @@ def test_a_running_server_is_measured_with_new_prompts_and_both_runs_are_raised(
         made = recommend(Goal(), store.facts(), store.samples, machine())
     assert [each.run for each in (made.winner, *made.runners_up) if each] == [predicted.id]
     assert not made.refused
+
+
+@pytest.mark.parametrize(("shape", "kind"), [(True, list), (False, str)], ids=["shape", "others"])
+def test_a_shape_s_prompts_are_token_ids_of_exact_lengths(
+    home: Path, monkeypatch: pytest.MonkeyPatch, shape: bool, kind: type
+) -> None:
+    """Its tokenizer knows no words: each would be several tokens."""
+    sent = []
+    look = fake_server._prompt_tokens
+    monkeypatch.setattr(fake_server, "_prompt_tokens", lambda body: sent.append(body["prompt"]) or look(body))
+    predicted = small(2.0)
+    if shape:
+        model = llama_2_7b_shape().model
+        predicted = predicted.model_copy(update={"recipe": predicted.recipe.model_copy(update={"model": model})})
+    with FakeServer(LatencyLaw(ttft_ms=5, tpot_ms=2)) as server:
+        confirmed(home, predicted, url=server.url)
+    assert {type(prompt) for prompt in sent} == {kind}
+    if shape:
+        assert {len(prompt) for prompt in sent} == {8}
+        assert all(0 <= token < 32_000 and token not in (256, 257) for prompt in sent for token in prompt)
 
 
 def test_a_slower_server_leaves_the_answer_a_candidate(home: Path) -> None:

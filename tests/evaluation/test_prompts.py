@@ -7,7 +7,7 @@ import pytest
 
 from mcp_core import recordings, texts
 from mcp_core.errors import WorkloadError
-from mcp_core.evaluation.prompts import prompts_of, text_prompts, token_prompts
+from mcp_core.evaluation.prompts import Vocabulary, prompts_of, text_prompts, token_prompts
 from mcp_core.workload import Lengths, SharedPrefix, Workload
 
 WORKLOAD = Workload(requests=200, prompt_tokens=Lengths(min=5, max=60), output_tokens=Lengths(min=2, max=9), seed=7)
@@ -94,7 +94,7 @@ def test_a_later_turn_sends_all_that_was_said():
 
 
 def test_passages_of_the_book_differ_and_are_about_as_long_as_asked():
-    at = prompts_of(WORKLOAD.replace({"prompts.kind": "sample"}), 100, SPECIAL)
+    at = prompts_of(WORKLOAD.replace({"prompts.kind": "sample"}), Vocabulary(100, SPECIAL))
     made = [at(index) for index in range(200)]
     assert len({prompt.content for prompt in made}) == 200
     words = sum(len(prompt.content.split()) for prompt in made)
@@ -119,6 +119,6 @@ def test_a_recording_gives_lengths():
     rows = b"\n".join(b'{"at_s": 0, "prompt_tokens": %d, "output_tokens": %d}' % (n, n + 1) for n in (5, 9))
     sha256 = recordings.add("r.jsonl", rows).sha256
     workload = Workload(prompts={"kind": "recording", "sha256": sha256}, arrivals={"kind": "replay"})
-    at = prompts_of(workload, 100, SPECIAL)
+    at = prompts_of(workload, Vocabulary(100, SPECIAL))
     assert at.count == 2
     assert [(len(at(index).content), at(index).output_tokens) for index in range(3)] == [(5, 6), (9, 10), (5, 6)]
