@@ -5,6 +5,7 @@ This file does not know how one is written (``memory/quantization/saving.py``).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from shutil import which
@@ -19,22 +20,35 @@ from mcp_core.schemes import SCHEMES
 __all__ = [
     "FORMATS",
     "GGUF_CONVERTERS",
+    "LLMCOMPRESSOR",
+    "LLMCOMPRESSOR_VARIABLE",
     "CheckpointFormat",
     "SavedCheckpoint",
+    "llmcompressor_python",
     "require_new_folder",
     "require_savable",
     "why_not_saved",
 ]
 
-CheckpointFormat = Literal["library", "compressed-tensors", "gguf"]
+CheckpointFormat = Literal["library", "compressed-tensors", "llmcompressor", "gguf"]
 
 FORMATS: dict[CheckpointFormat, str] = {
     "library": "as the scheme's own library writes it (bitsandbytes, torchao): transformers and vLLM load it",
     "compressed-tensors": "the same int8 or fp8 weights in vLLM's and SGLang's own format",
+    "llmcompressor": "quantized anew by GPTQ, for vLLM and SGLang (compressed-tensors: W4A16, W8A16, SmoothQuant "
+    "W8A8)",
     "gguf": "Q8_0 for llama.cpp, by llama.cpp's converter",
 }
 # llama.cpp's converter, as a checkout names it and as packages of it do.
 GGUF_CONVERTERS = ("convert_hf_to_gguf.py", "convert-hf-to-gguf")
+# Names the Python interpreter that has llmcompressor: no release of it works beside MCP's transformers.
+LLMCOMPRESSOR_VARIABLE = "MCP_LLMCOMPRESSOR_PYTHON"
+# What llmcompressor makes for the schemes that it has a counterpart of.
+LLMCOMPRESSOR: dict[SchemeName, str] = {
+    "torchao-int4-weight-only": "W4A16 by GPTQ, with the Recipe's group size",
+    "torchao-int8-weight-only": "W8A16 by GPTQ",
+    "torchao-int8-static-smoothquant": "W8A8 by SmoothQuant and GPTQ, activation scales static",
+}
 # Schemes whose packed weights are, number for number, what compressed-tensors stores.
 _COMPRESSED: frozenset[SchemeName] = frozenset(
     {"torchao-int8-dynamic", "torchao-int8-static", "torchao-fp8-dynamic"}
@@ -56,7 +70,8 @@ class SavedCheckpoint(BaseModel):
     logit_difference: float | None = Field(
         default=None,
         description="Loaded again by transformers, against the model that was written: norm of the difference over "
-        "norm of the logits. compressed-tensors rounds activations its own way; null: not compared.",
+        "norm of the logits. compressed-tensors rounds activations its own way; null: not compared, as with what "
+        "llmcompressor quantized anew.",
     )
     logit_rounding: float | None = Field(
         default=None,
@@ -121,11 +136,30 @@ def _compressed(recipe: Recipe, device_kind: str) -> tuple[str, str] | None:
         return "vLLM reads symmetric activations.", "Set quantization.activations to symmetric."
     if recipe.quantization.scheme in _COMPRESSED:
         return None
+    others = "format llmcompressor" if recipe.quantization.scheme in LLMCOMPRESSOR else "a scheme that it has"
     return (
-        "MCP rewrites the weights of some schemes only. llmcompressor would make others, but no release of it "
-        "works beside transformers 5.23 (0.14 needs 5.17 or older).",
-        f"Choose {' or '.join(sorted(_COMPRESSED))}, or run llmcompressor in an environment of its own.",
+        "MCP rewrites the weights of some schemes only.",
+        f"Choose {' or '.join(sorted(_COMPRESSED))}, or let llmcompressor quantize anew: {others}.",
     )
+
+
+def llmcompressor_python() -> Path | None:
+    """The interpreter that the user named for llmcompressor; None where none is, or it is no program."""
+    named = os.environ.get("MCP_LLMCOMPRESSOR_PYTHON")
+    return Path(named) if named and os.access(named, os.X_OK) and Path(named).is_file() else None
+
+
+def _llmcompressor(recipe: Recipe, device_kind: str) -> tuple[str, str] | None:
+    if recipe.quantization.scheme not in LLMCOMPRESSOR:
+        return "llmcompressor makes other formats.", f"It has counterparts of {', '.join(LLMCOMPRESSOR)}."
+    if llmcompressor_python() is None:
+        return (
+            "no interpreter that has llmcompressor is named; it needs an older transformers than MCP, so an "
+            "environment of its own.",
+            "python -m venv E; E/bin/pip install llmcompressor; then set "
+            f"{LLMCOMPRESSOR_VARIABLE} to E/bin/python and start MCP again.",
+        )
+    return None
 
 
 def _gguf(recipe: Recipe, device_kind: str) -> tuple[str, str] | None:
@@ -148,5 +182,6 @@ def _is_saved(name: SchemeName, device_kind: str) -> bool:
 _REFUSALS: dict[CheckpointFormat, Callable[[Recipe, str], tuple[str, str] | None]] = {
     "library": _library,
     "compressed-tensors": _compressed,
+    "llmcompressor": _llmcompressor,
     "gguf": _gguf,
 }

@@ -27,6 +27,7 @@ __all__ = ["save_panel"]
 _TITLES: dict[CheckpointFormat, str] = {
     "library": "The scheme's own format",
     "compressed-tensors": "compressed-tensors",
+    "llmcompressor": "compressed-tensors, by llmcompressor",
     "gguf": "GGUF Q8_0",
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -35,8 +36,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 def save_panel(recipe: Recipe, hardware: Hardware) -> None:
     """The formats that this Recipe can be written in and why not the others; then a name, Save and the result."""
     st.caption(
-        "Writes the quantized model to a folder of this machine; all but a GGUF are loaded again and their "
-        "predictions compared."
+        "Writes the quantized model to a folder of this machine, loads it again and compares its predictions; what "
+        "llama.cpp or llmcompressor quantize anew is judged on the Quality page, against its original."
     )
     job = workbench.get_workbench().studies.latest("quantize", recipe)
     if job is not None and job.state in ACTIVE:

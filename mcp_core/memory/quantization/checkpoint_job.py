@@ -14,10 +14,16 @@ import torch
 from transformers import PreTrainedModel
 
 from mcp_core import conflicts, hardware
-from mcp_core.checkpoint_formats import CheckpointFormat, SavedCheckpoint, require_new_folder, require_savable
+from mcp_core.checkpoint_formats import (
+    LLMCOMPRESSOR,
+    CheckpointFormat,
+    SavedCheckpoint,
+    require_new_folder,
+    require_savable,
+)
 from mcp_core.errors import InvalidModel, RecipeError
 from mcp_core.jobs import Job, Outcome
-from mcp_core.memory.quantization import saving
+from mcp_core.memory.quantization import llmcompressor, saving
 from mcp_core.memory.quantization.checkpoint_check import (
     Probe,
     difference,
@@ -48,7 +54,7 @@ def _answer(job: Job) -> Outcome:
     token = job.secrets.get("hub_token")
     resolved = catalog.resolve(recipe.model, hub_token=token)
     _require_writable(resolved, fmt)
-    write = _write_gguf if fmt == "gguf" else _write_quantized
+    write = _WRITERS.get(fmt, _write_quantized)
     return Outcome("done", result=write(job, recipe, resolved, fmt, out).model_dump(mode="json"))
 
 
@@ -108,6 +114,25 @@ def _write_gguf(
         return _described(folder, out, fmt, None, recipe)
 
 
+def _write_llmcompressor(
+    job: Job, recipe: Recipe, resolved: ResolvedModel, fmt: CheckpointFormat, out: Path
+) -> SavedCheckpoint:
+    fetched = loader.fetch(resolved, job.tell, job.secrets.get("hub_token"))
+    assert fetched.folder is not None, "a model with weights has been fetched"
+    with saving.staged(out, fetched.architecture.parameters * DTYPE_BYTES[recipe.dtype]) as folder:
+        job.tell("quantize", None, f"llmcompressor: {LLMCOMPRESSOR[recipe.quantization.scheme]}. Minutes.")
+        packed, left_dense = llmcompressor.write(recipe, fetched.folder, folder)
+        saving.copy_texts(fetched.folder, folder)
+        job.tell("check", None, "Loading it again.")
+        if find_spec("compressed_tensors") is not None:
+            llmcompressor.require_loadable(saving.reload(folder, torch.bfloat16, recipe.device, recipe.attention))
+        saved = _described(folder, out, fmt, None, recipe)
+    return saved.model_copy(update={"quantized_modules": packed, "skip_reasons": left_dense})
+
+
+_WRITERS = {"gguf": _write_gguf, "llmcompressor": _write_llmcompressor}
+
+
 def _described(
     folder: Path, out: Path, fmt: CheckpointFormat, loaded: LoadedModel | None, recipe: Recipe
 ) -> SavedCheckpoint:
@@ -131,5 +156,6 @@ def _described(
 
 _DEPLOYABLE: dict[CheckpointFormat, str] = {
     "compressed-tensors": "vLLM, SGLang: the folder as it is",
+    "llmcompressor": "vLLM, SGLang: the folder as it is",
     "gguf": "llama.cpp: llama-server -m FILE",
 }

@@ -28,7 +28,7 @@ from mcp_core.models.prepared import disk_full, require_space
 from mcp_core.models.rope_fields import with_top_level_rope
 from mcp_core.recipe import SchemeName
 
-__all__ = ["reload", "staged", "write_compressed", "write_gguf", "write_library"]
+__all__ = ["copy_texts", "reload", "staged", "write_compressed", "write_gguf", "write_library"]
 
 # What a checkpoint carries beside weights and config.json.
 _TEXT_FILES = ("tokenizer*", "*.jinja", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt")
@@ -64,7 +64,7 @@ def write_library(loaded: LoadedModel, folder: Path) -> None:
     """As transformers writes it, with the library's own quantization_config."""
     loaded.model.save_pretrained(folder)
     _write_config(json.loads((folder / "config.json").read_text()), folder)
-    _copy_texts(loaded.resolved.folder, folder)
+    copy_texts(loaded.resolved.folder, folder)
 
 
 def write_compressed(loaded: LoadedModel, scheme: SchemeName, folder: Path) -> None:
@@ -76,7 +76,7 @@ def write_compressed(loaded: LoadedModel, scheme: SchemeName, folder: Path) -> N
     config["quantization_config"] = compressed_config(loaded.model, scheme, loaded.effective.skipped_modules)
     _write_config(config, folder)
     loaded.model.generation_config.save_pretrained(folder)
-    _copy_texts(loaded.resolved.folder, folder)
+    copy_texts(loaded.resolved.folder, folder)
 
 
 def write_gguf(source: Path, folder: Path, stem: str, title: str) -> None:
@@ -112,7 +112,8 @@ def _write_config(config: dict[str, Any], folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(with_top_level_rope(config), indent=2) + "\n")
 
 
-def _copy_texts(source: Path | None, folder: Path) -> None:
+def copy_texts(source: Path | None, folder: Path) -> None:
+    """Tokenizer and chat template, where the library did not write them."""
     assert source is not None, "a model with weights has a folder"
     for pattern in _TEXT_FILES:
         for path in source.glob(pattern):
