@@ -47,7 +47,7 @@ LLMCOMPRESSOR_VARIABLE = "MCP_LLMCOMPRESSOR_PYTHON"
 LLMCOMPRESSOR: dict[SchemeName, str] = {
     "torchao-int4-weight-only": "W4A16 by GPTQ, with the Recipe's group size",
     "torchao-int8-weight-only": "W8A16 by GPTQ",
-    "torchao-int8-static-smoothquant": "W8A8 by SmoothQuant and GPTQ, activation scales static",
+    "torchao-int8-static-smoothquant": "W8A8 by SmoothQuant and GPTQ, activations scaled token by token",
 }
 # Schemes whose packed weights are, number for number, what compressed-tensors stores.
 _COMPRESSED: frozenset[SchemeName] = frozenset(

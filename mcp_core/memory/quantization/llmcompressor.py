@@ -46,7 +46,8 @@ def write(recipe: Recipe, source: Path, folder: Path) -> tuple[int, dict[str, st
         order = Path(place, "order.json")
         order.write_text(json.dumps(_order(recipe, source, folder)))
         done = subprocess.run(
-            [str(llmcompressor_python()), llmcompressor_child.__file__, str(order)],
+            # Isolated: else the child's folder, where this very file has the library's name, would come first.
+            [str(llmcompressor_python()), "-I", llmcompressor_child.__file__, str(order)],
             cwd=place,
             env=outside_environment(common_environment(recipe)),
             capture_output=True,

@@ -65,13 +65,8 @@ def _recipe(order: Mapping[str, Any], ignore: list[str]) -> list[Any]:
     }
     if order["alpha"] is None:
         return [quantization.GPTQModifier(config_groups={"group_0": group}, ignore=ignore)]
-    group["input_activations"] = {
-        "num_bits": 8,
-        "type": "int",
-        "symmetric": True,
-        "dynamic": False,
-        "strategy": "tensor",
-    }
+    by_token = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": True, "strategy": "token"}
+    group["input_activations"] = by_token  # a scale a layer, which it does not smooth everywhere, loses far more
     transform = importlib.import_module("llmcompressor.modifiers.transform.smoothquant")
     smooth = transform.SmoothQuantModifier(smoothing_strength=order["alpha"], ignore=ignore)
     return [smooth, quantization.GPTQModifier(config_groups={"group_0": group}, ignore=ignore)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,10 +26,10 @@ from tiny_llama import build_tiny_llama
 # Writes the model as it is and what it was asked beside it: whatever it makes has to load again.
 STAND_IN = """
 import json, os, shutil, sys
-order = json.load(open(sys.argv[2]))
+order = json.load(open(sys.argv[3]))
 for name in ("model.safetensors", "config.json"):
     shutil.copy(os.path.join(order["source"], name), order["out"])
-order["child"], order["secret"] = sys.argv[1], os.environ.get("HF_TOKEN")
+order["child"], order["secret"] = sys.argv[2], os.environ.get("HF_TOKEN")
 json.dump(order, open(os.path.join(order["out"], "order.json"), "w"))
 print("noise")
 print(json.dumps({"packed": 14, "left_dense": {"lm_head": "output layer"}}))
@@ -104,6 +105,14 @@ def test_what_goes_wrong_there_is_said_and_nothing_is_kept(model, tmp_path, inte
     assert not any(path.name.lstrip(".").startswith("out") for path in tmp_path.iterdir())
 
 
+@pytest.mark.skipif(find_spec("llmcompressor") is not None, reason="it is installed beside MCP")
+def test_an_interpreter_without_it_says_so(model, tmp_path, interpreter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For real: nothing of MCP passes for the library there."""
+    monkeypatch.setenv("MCP_LLMCOMPRESSOR_PYTHON", sys.executable)
+    with pytest.raises(InvalidModel, match="No module named 'llmcompressor'"):
+        write(model, tmp_path / "out", scheme=INT4, group_size=32, calibration={"samples": 2, "tokens": 32})
+
+
 def test_without_an_interpreter_it_is_said_how_to_make_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MCP_LLMCOMPRESSOR_PYTHON", raising=False)
     recipe = bundled().replace({"dtype": "bf16", "quantization.scheme": INT4})
@@ -177,7 +186,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             {"bits": 8, "group_size": None, "alpha": 0.5},
             ["Smooth", "GPTQ"],
             {"num_bits": 8, "strategy": "channel"},
-            {"num_bits": 8, "strategy": "tensor", "dynamic": False},
+            {"num_bits": 8, "strategy": "token", "dynamic": True},
         ),
     ],
 )
