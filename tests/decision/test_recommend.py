@@ -366,6 +366,19 @@ def test_fidelity_breaks_ties_but_never_near_ties_of_its_own(difference, truncat
         }
 
 
+@pytest.mark.parametrize(("difference", "closer_wins"), [(0.00005, False), (0.01, True)], ids=["near", "closer"])
+def test_of_two_equals_the_faster_one_stays_unless_the_other_is_closer_beyond_its_error(difference, closer_wins):
+    """One in a hundred faster, so that chance has no part in who leads."""
+    first, closer = law(1, tpot_ms=19.8), law(2, tpot_ms=20)
+    pairs = [
+        *runs(first, (8,), 5, fidelity=_judged(0.02)),
+        *runs(closer, (8,), 5, seed=3, fidelity=_judged(0.02 - difference)),
+    ]
+    found = decide({"users": 8}, pairs)
+    assert [each.run for each in found.runners_up] == list(found.equivalent)
+    assert found.winner.recipe == (closer if closer_wins else first).recipe
+
+
 def test_an_impossible_limit_is_named_with_how_far_off_the_best_is(six):
     found = decide({**GOAL, "slo": {"ttft_ms": {"p50": 1}}}, six)
     assert found.winner is None
@@ -476,6 +489,15 @@ def test_energy_is_in_the_cost_as_its_price_says():
     time_alone = decide(goal, with_energy).winner.figures.cost_per_million_tokens
     both = decide(goal | {"energy_price": 0.3}, with_energy).winner.figures.cost_per_million_tokens
     assert both - time_alone == pytest.approx(0.125, rel=1e-6)
+
+
+def test_a_request_costs_the_energy_of_its_tokens():
+    """Of 50 tokens each, 1.5 J a token at 0.30 a kWh."""
+    with_energy = [(run.model_copy(update={"energy_j_per_token": 1.5}), it) for run, it in runs(law(1), (8,), 1)]
+    goal = {"users": 8, "price_per_hour": 2.0}
+    time_alone = decide(goal, with_energy).winner.figures.cost_per_request
+    both = decide(goal | {"energy_price": 0.3}, with_energy).winner.figures.cost_per_request
+    assert both - time_alone == pytest.approx(50 * 0.125e-6, rel=1e-4)
 
 
 def test_without_a_workload_the_one_with_the_asked_load_is_decided_for():
