@@ -48,7 +48,7 @@ def _start(shipment: Shipment, bundle: Bundle, engine: str | None, *, busy: bool
     ).strip()
     can_start = bundle.command is not None
     if not can_start and not url:
-        st.caption(f":material/info: {frame.plain(bundle.title)} is not started from here: give its URL.")
+        st.caption(f":material/info: {frame.plain(_why_not_started(bundle))}")
     label = "Measure this server" if url else "Start it and confirm"
     pressed = st.button(
         label, icon=":material/verified:", disabled=busy or not (url or can_start), key="confirm-start"
@@ -58,6 +58,12 @@ def _start(shipment: Shipment, bundle: Bundle, engine: str | None, *, busy: bool
             studies = workbench.get_workbench().studies
             studies.start_confirmation(shipment, bundle.target, engine, url or None, current_token())
             st.rerun()
+
+
+def _why_not_started(bundle: Bundle) -> str:
+    if bundle.serves:
+        return f"{bundle.title} is not started from here: give its URL."
+    return f"A {bundle.title} is no server: measure its Recipe by the command above, or give one's URL."
 
 
 def _answer(job: JobView, shipment: Shipment, bundle: Bundle) -> Confirmation | None:

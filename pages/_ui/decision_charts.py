@@ -140,9 +140,15 @@ def _frontier_line(front: Sequence[OverviewPoint]) -> go.Scatter:
         # A ring, so that a single one that beats all others is seen too.
         marker={"color": PALETTE[0], "symbol": "circle-open", "size": _LARGEST_PX + 4, "line": {"width": 2}},
         text=[point.facts.name if len(front) <= _MOST_NAMED else "" for point in front],
-        textposition="top left",
+        textposition=_inwards([point.per_user or 0.0 for point in front]),
         hoverinfo="skip",
     )
+
+
+def _inwards(xs: Sequence[float]) -> list[str]:
+    """Where a name goes so that the picture's edge does not cut it: of what is on the left, to the right."""
+    middle = max(xs, default=0.0) / 2
+    return ["top right" if x < middle else "top left" for x in xs]
 
 
 def _bubbles(name: str, points: Sequence[OverviewPoint], most: int, colours: Mapping[str, object]) -> go.Scatter:

@@ -442,6 +442,16 @@ def test_one_load_says_nothing_of_a_crossover_and_long_names_have_room(
     assert "markers" in front.mode
 
 
+def test_names_on_the_frontier_are_not_cut_by_the_edge_of_the_picture(wb: fakes.FakeWorkbench) -> None:
+    fast, slow = Law(tpot_ms=5, users_tpot=2), Law(tpot_ms=40, users_tpot=900, changes={"attention": "eager"})
+    wb.add(*(planted_run(law, users, requests=40)[0] for law, users in ((fast, 1), (slow, 64))))
+    points = points_of(wb.decisions.facts(), next(iter(groups(wb.decisions.facts()))))
+    line = frontier_figure(points).data[0]
+    assert list(line.x) == sorted(line.x)
+    assert line.x[0] < line.x[-1] / 2
+    assert list(line.textposition) == ["top right", "top left"]
+
+
 def test_pictures_are_of_one_model_that_is_named(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
     for model in ("llama-2-7b", "llama-2-13b"):
         for attention in ("sdpa", "eager"):

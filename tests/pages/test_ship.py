@@ -170,6 +170,8 @@ def test_one_that_measured_nothing_says_so_and_shows_no_figures(page: OpenPage, 
 def test_a_url_is_measured_where_nothing_is_started(page: OpenPage, wb: fakes.FakeWorkbench) -> None:
     at = opened(page, planted(wb), "transformers")
     assert at.button(key="confirm-start").disabled
+    assert "A transformers script is no server: measure its Recipe by the command above" in texts(at)
+    assert "mcp-core bench DIR/recipe.json DIR/workload.json" in "".join(each.value for each in at.code)
     at.text_input(key="confirm-url-transformers").set_value("http://127.0.0.1:9").run()
     at.button(key="confirm-start").click().run()
     ((_, *arguments),) = [call for call in wb.calls if call[0] == "start_confirm"]
