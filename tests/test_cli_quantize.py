@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,14 @@ def test_what_cannot_be_written_is_a_wrong_argument_with_its_cause(
     assert run(*arguments, "--out", str(tmp_path / "out")) == 2
     assert cause in capsys.readouterr().err
     assert not asked
+
+
+def test_what_was_quantized_anew_lists_its_dense_layers_and_is_to_be_judged(tmp_path, capsys, monkeypatch) -> None:
+    anew = SAVED | {"format": "llmcompressor", "weights_bytes": None, "logit_difference": None}
+    monkeypatch.setattr(quantize, "run_job", lambda *_, **__: anew)
+    monkeypatch.setenv("MCP_LLMCOMPRESSOR_PYTHON", sys.executable)
+    int4 = ("--set", "quantization.scheme=torchao-int4-weight-only", "--set", "dtype=bf16")
+    assert run(*int4, "--format", "llmcompressor", "--out", str(tmp_path / "out")) == 0
+    said = capsys.readouterr().out
+    assert "lm_head (output layer)" in said
+    assert "mcp-core fidelity RECIPE --original MODEL" in said

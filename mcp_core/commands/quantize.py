@@ -57,8 +57,9 @@ def run(options: argparse.Namespace) -> int:
 def _show(saved: SavedCheckpoint) -> None:
     rows = [("Folder", saved.folder), ("Format", saved.format), ("On disk", size(saved.bytes))]
     if saved.weights_bytes is not None:
+        rows.append(("Weights in memory", size(saved.weights_bytes)))
+    if saved.quantized_modules:
         rows += [
-            ("Weights in memory", size(saved.weights_bytes)),
             ("Layers packed", str(saved.quantized_modules)),
             (
                 "Layers left dense",
@@ -69,3 +70,5 @@ def _show(saved: SavedCheckpoint) -> None:
         rows.append(("Loaded again", saved.loaded_again))
     table(rows)
     say(f"\nServed by: {saved.deployable_as}")
+    if saved.format == "llmcompressor":
+        say("Quantized anew, so judge what was written: mcp-core fidelity RECIPE --original MODEL")
