@@ -68,7 +68,7 @@ def comparison_figure(stored: Sequence[StoredFidelity]) -> go.Figure:
     errors = [(each.fidelity.kl.mean_se or 0.0) if each.fidelity.kl else 0.0 for each in ordered]
     bars = go.Bar(
         orientation="h",
-        y=[fmt.recipe_line(each.recipe) for each in ordered],
+        y=_names(ordered),
         x=means,
         error_x={"type": "data", "array": errors},
         marker={"color": [charts.colour_of(each.recipe.fingerprint) for each in ordered]},
@@ -100,22 +100,36 @@ def _compare(stored: Sequence[StoredFidelity]) -> None:
         comparison_figure(alike),
         config={"displayModeBar": False},
         key="fidelity-comparison",
-        alt="Mean KL of each Recipe of one model on one text.",
+        alt="Mean KL of each Recipe against one reference on one text.",
     )
-    st.caption(f"{fmt.model_name(alike[0].recipe)} on {alike[0].fidelity.text_name}.")
+    fidelity = alike[0].fidelity
+    st.caption(frame.plain(f"Against {fidelity.reference or 'the reference'}, on {fidelity.text_name}."))
 
 
 def _alike(stored: Sequence[StoredFidelity]) -> list[StoredFidelity]:
     if not stored:
         return []
     newest = stored[0]
-    same = [each for each in stored if _question(each) == _question(newest)]
+    same = [each for each in stored if _is_same_question(each, newest)]
     return list({each.recipe.fingerprint: each for each in reversed(same)}.values())
 
 
-def _question(stored: StoredFidelity) -> tuple[object, ...]:
-    model, fidelity = stored.recipe.model, stored.fidelity
-    return (model.source, model.id, fidelity.text_sha256, fidelity.reference, fidelity.path)
+def _is_same_question(one: StoredFidelity, other: StoredFidelity) -> bool:
+    """The same text against the same reference: of one model, or of checkpoints that were made of it. Those have
+    names of their own, and their reference is known to be the same by what it made of the text."""
+    questions = [(each.fidelity.text_sha256, each.fidelity.reference, each.fidelity.path) for each in (one, other)]
+    models = [(each.recipe.model.source, each.recipe.model.id) for each in (one, other)]
+    said = [each.fidelity.reference_perplexity for each in (one, other)]
+    return questions[0] == questions[1] and (models[0] == models[1] or (said[0] is not None and said[0] == said[1]))
+
+
+def _names(stored: Sequence[StoredFidelity]) -> list[str]:
+    """The Recipe in a line, with its model where not all have one."""
+    is_one = len({(each.recipe.model.source, each.recipe.model.id) for each in stored}) == 1
+    lines = [fmt.recipe_line(each.recipe) for each in stored]
+    if is_one:
+        return lines
+    return [f"{fmt.model_name(each.recipe)}, {line}" for each, line in zip(stored, lines, strict=True)]
 
 
 def _row(stored: StoredFidelity) -> dict[str, object]:

@@ -18,7 +18,7 @@ from mcp_core.recipe import ModelRef, Recipe
 from mcp_core.results import Failure, Fidelity, Mean, StoredFidelity, StratumFidelity, TopKTruncation
 from pages._ui.charts import colour_of
 from pages._ui.fidelity_result import as_csv
-from pages._ui.fidelity_table import comparison_figure
+from pages._ui.fidelity_table import _alike, comparison_figure
 from pages._ui.frame import PAGES
 from pages._ui.token_map import _readable, level_of, worst_token
 
@@ -278,3 +278,13 @@ def test_a_checkpoint_that_comes_quantized_is_compared_with_its_original(page, w
     at.text_input(key="fidelity-original").set_value("bundled").run()
     at.button(key="start-fidelity").click().run()
     assert calls(wb, "start_fidelity") == [(stored, None, None, ("original", ModelRef()))]
+
+
+def test_a_checkpoint_stands_beside_the_schemes_of_the_model_that_it_was_made_of(page, wb):
+    own = judged(bundled().replace({"model": {"source": "folder", "id": "/models/gptq"}}))
+    other = judged(own.recipe.replace({"model.id": "/models/unlike"}), reference_perplexity=Mean(mean=99.0))
+    alike = _alike([own, other, judged()])
+    assert {each.recipe.model.id for each in alike} == {"/models/gptq", bundled().model.id}
+    names = comparison_figure(alike).data[0].y
+    assert {name.partition(",")[0] for name in names} == {"gptq", "SmolLM2-135M-Instruct"}
+    assert not any(name.startswith("SmolLM2") for name in comparison_figure([judged()]).data[0].y)
