@@ -28,7 +28,7 @@ _FIGURES = {
     "Perplexity": (80, "perplexity"),
     "RMS Δp, %": (76, "rms_dp"),
 }
-_WIDTHS = {"When": 84, "Recipe": 228, "Status": 108}
+_WIDTHS = {"When": 84, "Model": 150, "Recipe": 228, "Status": 108}
 # Said once above the table where all rows agree.
 _OFTEN_ONE = ("Model", "Text", "Engine")
 
@@ -136,6 +136,7 @@ def _row(stored: StoredFidelity) -> dict[str, object]:
     fidelity = stored.fidelity
     return {
         "When": fmt.ago(stored.created),
+        "Model": fmt.model_name(stored.recipe),
         "Recipe": fmt.recipe_line(stored.recipe),
         "Status": fidelity.status.replace("-", " "),
         "KL, nats": fidelity.kl.mean if fidelity.kl else None,
@@ -143,7 +144,6 @@ def _row(stored: StoredFidelity) -> dict[str, object]:
         "Top-1 agreement, %": 100 * fidelity.top1.mean if fidelity.top1 else None,
         "Perplexity": fidelity.perplexity.mean if fidelity.perplexity else None,
         "RMS Δp, %": 100 * fidelity.rms_dp.mean if fidelity.rms_dp else None,
-        "Model": fmt.model_name(stored.recipe),
         "Text": fidelity.text_name,
         "Engine": fidelity.engine,
     }
