@@ -61,7 +61,8 @@ def run(options: argparse.Namespace) -> int:
         _show(found)
     if found.holds:
         return 0
-    complain(McpError(found.why, "Decide again: mcp-core recommend GOAL."))
+    again = "Decide again: mcp-core recommend GOAL." if found.told else "Verify it again on a quiet machine."
+    complain(McpError(found.why, again))
     return 1
 
 

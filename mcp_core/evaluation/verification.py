@@ -57,6 +57,7 @@ class Verification(BaseModel):
         description="False also where no Run counts, on a noisy machine; true where the two cannot be told apart. "
         "``why`` says which."
     )
+    told: bool = Field(default=True, description="False where no Run of the winner counts: measure again.")
     why: str = Field(description="One sentence.")
     changes: tuple[Change, ...] = ()
     seed: int = Field(description="Of the prompts.")
@@ -114,6 +115,7 @@ def _judge(
         changes.insert(0, Change(name=winner.choice.name, text=broken, breaks=True))
     return Verification(
         holds=not broken,
+        told=not broken or _is_told(anew, winner),
         why=_ended(broken, anew, winner) if broken else _still(anew, winner),
         changes=tuple(changes),
         seed=seed,
@@ -161,10 +163,14 @@ def _words(refused: Refused) -> str:
 
 def _ended(broken: str, anew: Decision, winner: _Measured) -> str:
     """A limit that broke ends the choice; Runs that count for nothing leave it open, which is no yes either."""
-    refused = next((each for each in anew.refused if each.run in winner.ids), None)
-    if refused is not None and refused.cause in ("not comparable", "stale", "other hardware"):
-        return f"It cannot be told whether the choice holds: {broken}. Verify it on a quiet machine."
+    if not _is_told(anew, winner):
+        return f"It cannot be told whether the choice holds: {broken}."
     return f"The choice no longer holds: {broken}."
+
+
+def _is_told(anew: Decision, winner: _Measured) -> bool:
+    refused = next((each for each in anew.refused if each.run in winner.ids), None)
+    return refused is None or refused.cause not in ("not comparable", "stale", "other hardware")
 
 
 def _failures(side: _Measured) -> str:

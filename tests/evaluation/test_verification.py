@@ -127,6 +127,7 @@ def test_a_noisy_machine_leaves_it_open_and_says_so() -> None:
         decided(FAST, SLOW), FAST, SLOW, reasons=("noisy: other processes used 0.9 cores meanwhile",)
     )
     assert not found.holds
+    assert not found.told
     assert found.why.startswith("It cannot be told whether the choice holds: not comparable: noisy")
 
 
@@ -175,6 +176,8 @@ def test_the_command_over_servers_that_changed_since(
     document = json.loads(said.out)
     assert document["holds"] is False
     assert document["changes"][0]["breaks"] is True
+    assert document["told"] is True
     assert "no longer holds" in said.err
+    assert "Decide again" in said.err
     with Store() as store:
         assert store.count() == 8
