@@ -228,6 +228,18 @@ def test_bench_stores_the_fidelity_with_the_run_and_a_baseline_beside_it(run, jo
     assert "it is measured now" not in run("bench", "bundled", "short-chat", *workload, *scheme, "--fidelity")[2]
 
 
+def test_bench_judges_a_checkpoint_against_its_original(run, jobs, monkeypatch):
+    command = (sys.executable, str(Path(__file__).parent / "evaluation" / "fake_worker.py"))
+    monkeypatch.setattr("mcp_core.commands.bench.Supervisor", functools.partial(Supervisor, command))
+    workload = ("--set", "workload.requests=1", "--set", "workload.warmup_requests=0", "--set", "device=cpu")
+    code, _, err = run("bench", "bundled", "short-chat", *workload, "--fidelity", "--original", "bundled")
+    assert code == 0, err
+    assert jobs[0][1]["original"]["source"] == "bundled"
+    code, _, err = run("bench", "bundled", "short-chat", *workload, "--original", "bundled")
+    assert code == 2
+    assert "--original goes with --fidelity only" in err
+
+
 def test_bench_url_knows_no_recipe_to_judge(run):
     code, _, err = run("bench", "bundled", "short-chat", "--url", "http://127.0.0.1:1", "--fidelity")
     assert code == 2

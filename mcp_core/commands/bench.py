@@ -23,6 +23,7 @@ from mcp_core.commands.arguments import (
 )
 from mcp_core.commands.bench_fidelity import missing_baseline, with_fidelity
 from mcp_core.commands.bench_profile import require_recordable, with_trace
+from mcp_core.commands.fidelity import add_original, original_of
 from mcp_core.commands.interrupts import run_until_stopped
 from mcp_core.commands.output import ProgressReport, complain, emit, note, write_file
 from mcp_core.commands.run_table import show
@@ -45,7 +46,7 @@ ENDING_S = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, WORKLOAD, --url, --out, --fidelity, --profile, --progress, --force, --set, --json."""
+    """RECIPE, WORKLOAD, --url, --out, --fidelity, --original, --profile, --progress, --force, --set, --json."""
     add_recipe(parser)
     add_workload(parser)
     add_set(parser, workload=True)
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="judge the Recipe's fidelity, too, and see to it that there is a Run of the unquantized model",
     )
+    add_original(parser)
     parser.add_argument(
         "--profile", action="store_true", help="record a few steps afterwards, so that why can take them apart"
     )
@@ -74,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(
             "bench --url knows no Recipe whose fidelity could be judged.", "Use mcp-core fidelity RECIPE --url URL."
         )
+    if options.original is not None and not options.fidelity:
+        raise InputError("--original goes with --fidelity only.", "Add --fidelity.")
     if options.url and options.profile:
         raise InputError("bench --url records no profile.", "Use mcp-core profile RECIPE --url URL.")
     if options.profile:
@@ -102,7 +106,8 @@ class _Bench:
         with Store() as store:  # opened first: one that cannot be used is known before minutes are spent
             measured = run_until_stopped(self._measure_url() if self._options.url else self._load_and_measure())
             if self._options.fidelity and measured.status == "ok":
-                measured = with_fidelity(measured, self._machine, as_json=self._options.progress == "json")
+                as_json, original = self._options.progress == "json", original_of(self._options)
+                measured = with_fidelity(measured, self._machine, as_json=as_json, original=original)
             self._keep_for_good(store, measured)
             if self._options.fidelity and measured.status == "ok":
                 self._see_to_baseline(store, measured)

@@ -10,7 +10,7 @@ from mcp_core.commands.output import note
 from mcp_core.decision.store import Store
 from mcp_core.errors import Cancelled, McpError
 from mcp_core.hardware import Hardware
-from mcp_core.recipe import Quantization, Recipe
+from mcp_core.recipe import ModelRef, Quantization, Recipe
 from mcp_core.results import Fidelity, Run
 
 __all__ = ["missing_baseline", "with_fidelity"]
@@ -19,13 +19,14 @@ __all__ = ["missing_baseline", "with_fidelity"]
 _RUNS = 1000
 
 
-def with_fidelity(run: Run, machine: Hardware, *, as_json: bool) -> Run:
+def with_fidelity(run: Run, machine: Hardware, *, as_json: bool, original: ModelRef | None = None) -> Run:
     """The Run with its Recipe's fidelity, judged in a process of its own now that the worker is gone.
 
-    What goes wrong is told and kept as "not-measurable": the measured speed stays.
+    ``original`` is the model that a checkpoint was made of which came quantized. What goes wrong is told and kept
+    as "not-measurable": the measured speed stays.
     """
     try:
-        fidelity = measure_fidelity(run.recipe, machine, progress_as_json=as_json)
+        fidelity = measure_fidelity(run.recipe, machine, original=original, progress_as_json=as_json)
     except Cancelled as error:
         note(f"fidelity: {error.message}")
         return run

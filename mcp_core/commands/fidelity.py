@@ -32,7 +32,7 @@ from mcp_core.hardware import Hardware
 from mcp_core.recipe import ModelRef, Recipe
 from mcp_core.results import Fidelity
 
-__all__ = ["add_arguments", "measure_fidelity", "run"]
+__all__ = ["add_arguments", "add_original", "measure_fidelity", "original_of", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,16 +46,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference-dtype", choices=("fp32",), help="to check the instrument; default: the checkpoint's own"
     )
+    add_original(parser)
+    add_urls(parser)
+    parser.add_argument("--fresh", action="store_true", help="measure again what is known already")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the answer there, too")
+    add_progress(parser)
+
+
+def add_original(parser: argparse.ArgumentParser) -> None:
+    """--original."""
     parser.add_argument(
         "--original",
         metavar="MODEL",
         help="the model that the Recipe's checkpoint was made of, to compare it with: bundled, a folder, a .gguf "
         "file or a Hub id; for checkpoints that come quantized",
     )
-    add_urls(parser)
-    parser.add_argument("--fresh", action="store_true", help="measure again what is known already")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the answer there, too")
-    add_progress(parser)
+
+
+def original_of(options: argparse.Namespace) -> ModelRef | None:
+    """What --original names."""
+    return None if options.original is None else original_named(options.original)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -85,7 +95,7 @@ def _measure(options: argparse.Namespace, recipe: Recipe, text_sha256: str | Non
         hardware.detect(),
         text_sha256=text_sha256,
         reference_dtype=options.reference_dtype,
-        original=None if options.original is None else original_named(options.original),
+        original=original_of(options),
         fresh=options.fresh,
         progress_as_json=as_json,
     )
