@@ -67,8 +67,9 @@ def confirm(shipment: Shipment, measured: Run, target: str, engine: str, url: st
     """Judge a Run of the deployment.
 
     It is confirmed when it ended well, failed at most 1 % of its requests (or what the Goal allows), and holds
-    every limit of the Goal; without limits, when its throughput is at most 10 % lower. Where it does not hold and
-    something disturbed the measurement, that is said: it need not be the deployment's fault.
+    every limit of the Goal; without limits, when its throughput is at most 10 % lower. A smoke test and a probe are
+    never confirmed. Where it does not hold and something disturbed the measurement, that is said: it need not be
+    the deployment's fault.
     """
     problems = list(_problems(shipment, measured))
     holds = not problems
@@ -119,6 +120,8 @@ def _problems(shipment: Shipment, measured: Run) -> Iterator[str]:
         return
     if shipment.workload.smoke_test:
         yield f"{shipment.workload.name} is a smoke test: too small to decide anything"
+    if shipment.evidence.startswith("probed"):
+        yield "it was only probed, and a short look decides nothing: measure it whole, then confirm that"
     most = shipment.decision.goal.failures_max if shipment.decision else _MOST_FAILED
     share = found.failed / max(1, found.failed + found.completed)
     if share > most:

@@ -103,6 +103,15 @@ def test_a_smoke_test_confirms_nothing() -> None:
     assert "smoke test" in judged(of_run(smoke), SLOW).why
 
 
+def test_a_probe_is_not_confirmed_by_another_short_look() -> None:
+    run, _ = planted_run(SLOW, 4)
+    probed = run.model_copy(update={"evidence": "probed on transformers"})
+    found = judged(of_run(probed), SLOW)
+    assert not found.holds
+    assert "only probed" in found.why
+    assert judged(of_run(run.model_copy(update={"evidence": "measured on transformers"})), SLOW).holds
+
+
 def test_only_a_confirmed_answer_is_worded_as_a_recommendation() -> None:
     before = decision()
     assert not before.is_recommendation
