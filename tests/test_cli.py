@@ -287,6 +287,12 @@ def test_doctor_says_what_is_broken(answer, home):
     assert "move it away" in found["store"]["hint"]
 
 
+@pytest.mark.parametrize("verb", ["models", "recordings", "texts", "runs"])
+def test_list_is_what_comes_without_an_action(verb, answer, cli_run):
+    assert cli_run(verb, "list") == cli_run(verb)
+    assert answer(verb, "list", "--json") == answer(verb, "--json", "list") == answer(verb, "--json") == []
+
+
 def test_footprint_of_a_shape_has_its_exact_sizes(answer, cli_run):
     found = answer("footprint", "llama-2-7b-shape", "--json")
     assert found["parameters"] == 6_738_415_616

@@ -20,6 +20,7 @@ from mcp_core.workload import WORKLOADS, Workload, workload_preset
 __all__ = [
     "CONTROL_VARIABLE",
     "add_json",
+    "add_listing",
     "add_progress",
     "add_recipe",
     "add_set",
@@ -64,6 +65,17 @@ def add_set(parser: argparse.ArgumentParser, *, workload: bool = False) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """--json."""
     parser.add_argument("--json", action="store_true", help="answer with one JSON document")
+
+
+def add_listing(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Action list, which is also what comes without one."""
+    listing = actions.add_parser(
+        "list", help="list those kept; so without an ACTION", description="List those kept."
+    )
+    # Without a default of its own, so that it does not undo a --json before it.
+    listing.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="answer with one JSON document"
+    )
 
 
 def add_progress(parser: argparse.ArgumentParser) -> None:

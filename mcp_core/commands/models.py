@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mcp_core.commands.arguments import add_json
+from mcp_core.commands.arguments import add_json, add_listing
 from mcp_core.commands.output import emit, note, say, size, table
 from mcp_core.models import prepared
 
@@ -12,9 +12,10 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--json, and delete ID."""
+    """--json, list, and delete ID."""
     add_json(parser)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    add_listing(actions)
     delete = actions.add_parser("delete", help="remove one from the disk", description="Remove one from the disk.")
     delete.add_argument("id", metavar="ID", help="as the list shows it")
 

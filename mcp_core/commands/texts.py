@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from mcp_core import texts
-from mcp_core.commands.arguments import add_json
+from mcp_core.commands.arguments import add_json, add_listing
 from mcp_core.commands.output import emit, note, say, table
 from mcp_core.errors import InputError
 
@@ -17,9 +17,10 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--json, add FILE [--name], and delete SHA."""
+    """--json, list, add FILE [--name], and delete SHA."""
     add_json(parser)
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    add_listing(actions)
     add = actions.add_parser(
         "add",
         help="keep a .txt, .jsonl or .csv file's text",
