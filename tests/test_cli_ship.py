@@ -98,10 +98,12 @@ def test_a_bundle_without_sound_papers_is_refused(tmp_path: Path, capsys: pytest
         assert re.search(said, capsys.readouterr().err)
 
 
-def test_a_started_server_ends_with_whoever_started_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("apart", [False, True], ids=["in its group", "in a session of its own"])
+def test_a_started_server_ends_with_whoever_started_it(tmp_path: Path, apart: bool) -> None:
     """Its own child too, which would keep a device's memory."""
     sleep = "import time; time.sleep(60)"
-    script = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {sleep!r}]); {sleep}"
+    child = f"[sys.executable, '-c', {sleep!r}], start_new_session={apart}"
+    script = f"import subprocess, sys; subprocess.Popen({child}); {sleep}"
     order = {"command": [sys.executable, "-c", script], "environment": {}, "folder": str(tmp_path)}
     reading, writing = os.pipe()
     shim = subprocess.Popen(

@@ -31,16 +31,21 @@ def main() -> int:
         cwd=order["folder"],
         env=outside_environment(order["environment"]),
     )
-    threading.Thread(target=_end_with_stdin, args=(server,), daemon=True).start()
+    asked = threading.Event()
+    ending = threading.Thread(target=_end_with_stdin, args=(server, asked), daemon=True)
+    ending.start()
     code = server.wait()
+    if asked.is_set():
+        ending.join()  # it knows those whose parent has ended since
     end_all(members(), _KILL_S)
     return code
 
 
-def _end_with_stdin(server: subprocess.Popen[bytes]) -> None:
+def _end_with_stdin(server: subprocess.Popen[bytes], asked: threading.Event) -> None:
     while os.read(0, 1024):
         pass
     known = members()
+    asked.set()
     server.terminate()
     try:
         server.wait(_GRACE_S)

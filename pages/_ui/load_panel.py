@@ -209,6 +209,9 @@ def _fits_after_unload(worker: WorkerView, footprint: Footprint) -> bool:
 
 
 def _held_bytes(worker: WorkerView) -> int:
-    """What unloading gives back at least: the weights when nothing better was measured."""
+    """What unloading gives back at least: the weights; on a GPU all that it reserved, keys and values too."""
     memory = worker.memory
-    return 0 if memory is None else memory.weights_bytes or 0
+    if memory is None:
+        return 0
+    reserved = memory.peak_bytes if worker.device.startswith("cuda") else None
+    return reserved or memory.weights_bytes or 0

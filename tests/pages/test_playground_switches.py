@@ -12,10 +12,13 @@ from streamlit.testing.v1 import AppTest
 from mcp_core.errors import Busy, DoesNotFit
 from mcp_core.presets import bundled
 from mcp_core.recipe import Recipe
+from mcp_core.results import Memory
 from mcp_core.views import Message, ReplyStats
+from pages._ui import load_panel
 from pages._ui.chat_effects import headline, reply_rows, switch_words
 
 Page = Callable[[str], AppTest]
+GB = 10**9
 
 
 def calls(wb: fakes.FakeWorkbench, method: str) -> list[tuple]:
@@ -136,6 +139,16 @@ def test_where_both_do_not_fit_the_present_one_goes_first(
     at.button(key="switches-load").click().run()
     assert calls(wb, "unload") == [("w1",)]
     assert calls(wb, "load") == [(PLAIN.replace({"kv.kind": "static"}), None, False)]
+
+
+@pytest.mark.parametrize(("peak_gb", "fits"), [(40, True), (20, False)])
+def test_on_a_gpu_all_that_a_worker_reserved_is_given_back(peak_gb: int, fits: bool) -> None:
+    """Its keys and values too: vLLM holds nearly all of a device beside 13 GB of weights."""
+    memory = Memory(weights_bytes=13 * GB, peak_bytes=peak_gb * GB)
+    worker = dataclasses.replace(fakes.ready_worker(), device="cuda:0", memory=memory)
+    needs = {"peak_bytes": 30 * GB, "load_peak_bytes": 30 * GB, "free_bytes": 2 * GB}
+    asked = fakes.footprint(fits=False, device="cuda:0", **needs)
+    assert load_panel._fits_after_unload(worker, asked) == fits
 
 
 def test_switches_in_words() -> None:
