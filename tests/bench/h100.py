@@ -42,6 +42,14 @@ def engine(name: str, *words: str) -> Step:
     return Step(name, " ".join((ENGINE, *words)), 60)
 
 
+def chat(name: str, users: int, requests: int, *settings: str) -> Step:
+    """The 7B shape under a closed load of chats, through the API."""
+    fixed = (f"workload.name=chat-{users}", f"workload.concurrency={users}", f"workload.requests={requests}")
+    more = ("device=cuda:0", "kv.max_context=2048", "batching.mode=continuous", *fixed, *settings)
+    changes = " ".join(f"--set {each}" for each in more)
+    return Step(name, f"{CLI} bench llama-2-7b-shape chat {changes} --out $R/{name}.json", 60, 200)
+
+
 def sweep(name: str, plan: str) -> Step:
     start = f"{CLI} sweep {plan} --out $R/{name}.json --json"
     return Step(name, f"({start} --resume || {start}) > $R/{name}.runs", 60, 900)
@@ -49,6 +57,7 @@ def sweep(name: str, plan: str) -> Step:
 
 INT8, INT4 = "--scheme torchao-int8-weight-only", "--scheme torchao-int4-weight-only"
 EIGHT_B = "--preset llama-3.1-8b-shape"
+MANY = ("batching.max_requests=64", "batching.step_tokens=8192")
 DECODE = "--part decode --part crossover --only 'decode b1 compiled' --only batch"
 # What is still unknown first, what was seen before last.
 LANES: dict[str, tuple[Step, ...]] = {
@@ -101,6 +110,13 @@ LANES: dict[str, tuple[Step, ...]] = {
         Step("why", "python3 tests/bench/why.py --out $R/why.jsonl", most_s=400),
         sweep("decide", "tests/bench/decide_7b.json"),
         sweep("article", "article"),
+    ),
+    # Beside vLLM, where MCP_VLLM_PYTHON names its interpreter (vllm_gpu.md).
+    "vllm": (
+        Step("ship", "python3 tests/bench/ship_gpu.py $R/ship", 60, 600),
+        chat("vllm-64", 64, 400, *MANY, "engine=vllm", "compile=graphs"),
+        chat("own-64", 64, 400, *MANY, "compile=compiled"),
+        chat("own-16", 16, 200, "batching.step_tokens=2048", "compile=compiled"),
     ),
 }
 

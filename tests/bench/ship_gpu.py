@@ -2,7 +2,7 @@
 
     MCP_VLLM_PYTHON=/path/to/vllm/bin/python python tests/bench/ship_gpu.py OUT [--shape llama-2-7b-shape]
 
-Writes both Runs, OUT/decision.json of them, the bundle OUT/vllm, confirmation.json, report.html, verify.json. What
+Writes both Runs, OUT/decision.json of them, the bundle OUT/vllm, confirmation.json, verify.json, report.html. What
 is there is not made again, so that it goes on where it was cut.
 """
 
@@ -42,8 +42,8 @@ def main() -> int:
     make(out / "decision.json", "recommend", '{"users": 16}')
     make(out / "vllm", "export", str(out / "decision.json"), "--target", "vllm")
     keep(out / "confirmation.json", "confirm", str(out / "vllm"), "--json")
-    make(out / "report.html", "report", str(out / "vllm" / "decision.json"))
     keep(out / "verify.json", "verify", str(out / "vllm" / "decision.json"), "--starts", "2", "--json")
+    make(out / "report.html", "report", str(out / "vllm" / "decision.json"))
     return 0
 
 
