@@ -69,6 +69,8 @@ def load(resolved: ResolvedModel, recipe: Recipe, report: Report, hub_token: str
     resolved = fetch(resolved, report, hub_token)
     codec = _codec(resolved)
     doing = f"loading {resolved.title} on {recipe.device}"
+    if (scheme := recipe.quantization.scheme) != "none":
+        doing += f" and quantizing it to {scheme}"
     with foreign_errors(resolved.title, doing):
         make_current(recipe.device)
         model, packing = _load_model(resolved, recipe, report, codec)
