@@ -17,7 +17,7 @@ from typing import Any
 
 from mcp_core.errors import McpError
 from mcp_core.evaluation.arrivals import arrival_times, chats, think_times
-from mcp_core.evaluation.loop_lag import loop_lag
+from mcp_core.evaluation.loop_lag import loop_lag, undisturbed
 from mcp_core.evaluation.prompts import Prompt, Prompts
 from mcp_core.evaluation.reply_record import ReplyRecord, request_body, route_of, too_slow
 from mcp_core.results import Failure, RequestRecord
@@ -116,11 +116,12 @@ class _Load:
         self._begun_s = 0.0
 
     async def run(self) -> LoadResult:
-        self._begun_s = time.perf_counter()
-        self._report()
-        async with loop_lag() as lag:
-            cancelled = await self._run_clients()
-            duration_s = time.perf_counter() - self._begun_s
+        with undisturbed():
+            self._begun_s = time.perf_counter()
+            self._report()
+            async with loop_lag() as lag:
+                cancelled = await self._run_clients()
+                duration_s = time.perf_counter() - self._begun_s
         records = tuple(sorted(self._records, key=lambda record: record.index))
         return LoadResult(records, duration_s, lag.p99_ms, cancelled, self._dead)
 

@@ -6,16 +6,14 @@ This file does not know how events arrive, or who reads them.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mcp_core.results import Failure
 
 __all__ = ["Chunk", "read_chunk"]
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """One server-sent event of a stream. ``received_s`` is time.perf_counter() when its bytes arrived.
 
     ``error`` is set on the last chunk of a stream that did not end well: the server said so, or the
