@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from mcp_core import llama_cpp
-from mcp_core.errors import InputError
+from mcp_core.errors import InputError, ModelNotFound
 from mcp_core.goal import FidelityLimits, Goal
+from mcp_core.goal_presets import goal_preset
+from mcp_core.presets import recipe_preset
 from mcp_core.recipe import (
     Attention,
     BatchingMode,
@@ -31,7 +33,7 @@ from mcp_core.recipe import (
     SchemeName,
     validation_message,
 )
-from mcp_core.workload import Workload
+from mcp_core.workload import Workload, workload_preset
 
 __all__ = ["AXES", "MOST_CELLS", "RACED", "Axes", "BatchingChoice", "Cell", "Stage", "SweepPlan"]
 
@@ -122,10 +124,14 @@ class SweepPlan(_Value):
 
     schema_version: Literal[1] = Field(default=1, description="Version of this document's form.")
     name: str = Field(default="custom", min_length=1, max_length=80, description="Name shown with results.")
-    base: Recipe = Field(default=Recipe(), description="What the axes vary.")
+    base: Recipe = Field(default=Recipe(), description="What the axes vary; a preset's name stands for it.")
     axes: Axes = Field(default=Axes(), description="Along which fields, with which values.")
-    workload: Workload = Field(description="What is asked of every configuration; stages end it by time.")
-    goal: Goal | None = Field(default=None, description="By which limits and objective they are ranked.")
+    workload: Workload = Field(
+        description="What is asked of every configuration; a preset's name stands for it. Stages end it by time."
+    )
+    goal: Goal | None = Field(
+        default=None, description="By which limits and objective they are ranked; or a preset's name."
+    )
     probe_s: Annotated[float, Field(ge=0, le=3600)] = Field(
         default=30.0, description="Seconds of load on every configuration at first; 0 leaves probes out."
     )
@@ -151,6 +157,16 @@ class SweepPlan(_Value):
     confirm_s: Annotated[float, Field(gt=0, le=86_400)] = Field(
         default=60.0, description="Seconds of load of each confirmation."
     )
+
+    @field_validator("base", "workload", "goal", mode="before")
+    @classmethod
+    def _by_name(cls, given: Any, info: ValidationInfo) -> Any:
+        """The preset of that name, whole: another version's preset must not change what a sweep resumes."""
+        read = {"base": recipe_preset, "workload": workload_preset, "goal": goal_preset}
+        try:
+            return read[str(info.field_name)](given) if isinstance(given, str) else given
+        except ModelNotFound as error:
+            raise ValueError(f"{error.message} {error.hint}".rstrip(".")) from error
 
     @model_validator(mode="after")
     def _not_too_many(self) -> Self:

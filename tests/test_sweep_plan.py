@@ -6,11 +6,13 @@ import pytest
 
 from mcp_core.errors import InputError, WorkloadError
 from mcp_core.goal import Goal, Slo
+from mcp_core.goal_presets import goal_preset
 from mcp_core.hardware import detect
+from mcp_core.presets import recipe_preset
 from mcp_core.recipe import Recipe
 from mcp_core.sweep_plan import Axes, BatchingChoice, SweepPlan
 from mcp_core.sweep_presets import PLANS, sweep_preset
-from mcp_core.workload import Workload
+from mcp_core.workload import Workload, workload_preset
 
 WORKLOAD = Workload(name="w", concurrency=4)
 
@@ -101,6 +103,20 @@ def test_a_bad_plan_names_its_field(document: object, said: str) -> None:
         document = json.dumps({"workload": {"name": "w"}} | document)
     with pytest.raises(InputError, match=said):
         SweepPlan.from_json(str(document))
+
+
+def test_a_preset_stands_for_its_document() -> None:
+    by_name = SweepPlan.from_json('{"base": "bundled", "workload": "chat", "goal": "mlperf-chat"}')
+    whole = SweepPlan(
+        base=recipe_preset("bundled"), workload=workload_preset("chat"), goal=goal_preset("mlperf-chat")
+    )
+    assert by_name == whole
+    assert by_name.fingerprint == whole.fingerprint
+    assert '"prompt_tokens"' in by_name.to_json()
+    for field in ("base", "workload", "goal"):
+        with pytest.raises(InputError, match=rf'{field}: There is no .*"nowhere". There are: ') as caught:
+            SweepPlan.from_dict({"workload": "chat"} | {field: "nowhere"})
+        assert ".." not in caught.value.message
 
 
 @pytest.mark.parametrize("name", PLANS)
