@@ -63,8 +63,11 @@ def load(resolved: ResolvedModel, recipe: Recipe, report: Report, hub_token: str
     InvalidModel, UnsafeModel, RecipeError, OutOfMemory, DiskFull or HubError.
     """
     assert recipe.device != "auto", "conflicts.resolve comes first"
-    require_loadable_here(resolved.quantized, recipe, hardware.detect())
-    return_large_blocks(recipe.quantization.scheme)
+    machine = hardware.detect()
+    require_loadable_here(resolved.quantized, recipe, machine)
+    device = machine.device(recipe.device)
+    computing = recipe if device is None else resolved.computed_by(recipe, device, machine)
+    return_large_blocks(computing.quantization.scheme)
     transformers_logging.disable_progress_bar()
     resolved = fetch(resolved, report, hub_token)
     codec = _codec(resolved)
@@ -74,7 +77,7 @@ def load(resolved: ResolvedModel, recipe: Recipe, report: Report, hub_token: str
     with foreign_errors(resolved.title, doing):
         make_current(recipe.device)
         model, packing = _load_model(resolved, recipe, report, codec)
-    reuse_large_blocks(recipe.quantization.scheme)
+    reuse_large_blocks(computing.quantization.scheme)
     in_force = apply_switches(model, recipe.switches, torch.device(recipe.device))
     loaded = _describe(model, codec, resolved, recipe, packing)
     return replace(loaded, effective=loaded.effective.model_copy(update={"switches": in_force}))

@@ -92,6 +92,11 @@ def require_loadable_here(stored: StoredQuantization | None, recipe: Recipe, har
             f"model: a checkpoint in {stored.label} needs {' and '.join(missing)}, which is not installed.",
             f"pip install {' '.join(missing)}",
         )
+    if stored.computes_as == "bnb-int8" and recipe.compile != "off":
+        raise RecipeError(
+            "compile: the checkpoint's LLM.int8 asks the host at every layer, which no graph can hold.",
+            "Set it to off.",
+        )
 
 
 def require_quantized_once(stored: StoredQuantization, recipe: Recipe) -> None:

@@ -145,6 +145,12 @@ def test_a_missing_library_is_named(label: str, there: dict[str, str], named: st
     assert caught.value.hint.startswith("pip install ")
 
 
+def test_llm_int8_of_a_checkpoint_is_recorded_no_more_than_the_schemes() -> None:
+    with pytest.raises(RecipeError, match=r"compile: the checkpoint's LLM\.int8"):
+        require_loadable_here(read("bitsandbytes int8"), Recipe(compile="compiled"), machine(bitsandbytes="0.50"))
+    require_loadable_here(read("bitsandbytes nf4"), Recipe(compile="compiled"), machine(bitsandbytes="0.50"))
+
+
 def test_what_is_there_is_enough() -> None:
     require_loadable_here(read("gptq w4a16"), Recipe(), machine(gptqmodel="5.0", optimum="2.0"))
     require_loadable_here(read("mxfp4 w4a16"), Recipe(), machine())
