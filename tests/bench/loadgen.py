@@ -45,16 +45,15 @@ FAKE_SERVER = [sys.executable, "-m", "mcp_core.evaluation.fake_server"]
 BEAT_SERVER = [sys.executable, str(Path(__file__).with_name("beat_server.py")), "--beat-ms", str(BEAT_MS)]
 
 
-DELAYS_MS: list[float] = []
+STAMPS: list[tuple[float, str]] = []
 
 
 class Stamped(ReplyRecord):
-    """Keeps, for every chunk, how long after the server's stamp it was received, ms."""
+    """Keeps of every chunk when it was received and what it says, which is when it was sent."""
 
     def take(self, chunk):
         super().take(chunk)
-        if chunk.has_token:
-            DELAYS_MS.append((chunk.received_s - float(chunk.text)) * 1e3)
+        STAMPS.append((chunk.received_s, chunk.text))
 
 
 def drive(command: list[str], workload: Workload, warm: dict) -> dict:
@@ -68,7 +67,7 @@ def drive(command: list[str], workload: Workload, warm: dict) -> dict:
             async with open_session() as session:
                 client = ServerClient(url, None, session)
                 await run_load(client, workload.replace(warm), prompts, model="fake")
-                DELAYS_MS.clear()
+                STAMPS.clear()
                 others, used_s = OthersLoad((os.getpid(), process.pid)), time.thread_time()
                 result = await run_load(client, workload, prompts, model="fake")
                 return result, time.thread_time() - used_s, others.read()
@@ -79,7 +78,8 @@ def drive(command: list[str], workload: Workload, warm: dict) -> dict:
 
 
 def figures(result, used_s: float) -> dict:
-    measured, delays_ms = summarize(result.records, result.duration_s), DELAYS_MS
+    measured = summarize(result.records, result.duration_s)
+    delays_ms = [(received_s - float(sent)) * 1e3 for received_s, sent in STAMPS if sent]
     p50, p99 = np.percentile(delays_ms, (50, 99))
     return {
         "requests_s": measured.requests_s,
