@@ -1,4 +1,4 @@
-"""Device time of a sweep before it starts: load times of earlier Runs where there are any, else estimates.
+"""Device time of a sweep before it starts: by earlier Runs where there are any, else estimates.
 
 This file does not know which cells can run (``sweep_cells.py``) or how they are measured.
 """
@@ -15,8 +15,9 @@ from mcp_core.evaluation.sweep_ceilings import CEILINGS_S
 from mcp_core.evaluation.sweep_cells import CheckedCell
 from mcp_core.results import Run
 from mcp_core.sweep_plan import SweepPlan
+from mcp_core.workload import Workload
 
-__all__ = ["Budget", "LoadTime", "budget_of", "load_time", "runnable"]
+__all__ = ["Budget", "LoadTime", "budget_of", "drain_s", "load_time", "runnable"]
 
 # Without any earlier Run: imports and warm-up, then weights read or drawn and packed. Measured on two cores with
 # 135M and 0.5B parameters; a GPU host reads faster, so that this is long rather than short there.
@@ -24,10 +25,10 @@ _START_S = 9.0
 _LOAD_BYTES_S = 0.15e9
 # Random weights are drawn and packed on a GPU. H100, 7B and 13B: 13 to 20 s in all, but for LLM.int8's 28 and 38.
 _DRAWN_BYTES_S = 0.4e9
-# What a load stage takes besides its seconds: warm-up requests, and those that still run when time is over.
+# What a load stage takes at least besides its seconds: warm-up requests, those that still run when time is over.
 _AROUND_S = 3.0
 _AROUND_SHARE = 0.2
-# Neither is known before: how long the queue is when time is over, and what else the machine will do.
+# Not known before: how long a queue is that no Run has had yet, and what else the machine will do.
 _ON_TOP = "A long queue when time is over, and repeats on a noisy machine, come on top."
 
 
@@ -135,6 +136,8 @@ def budget_of(
     times = [load_time(each, runs) for each in firsts]
     typical_s = mean(time.seconds for time in times) if times else 0.0
     measured = min(len(cells), plan.keep or len(cells))
+    drains = [drain_s(each, plan.load(), runs) for each in cells]
+    drain = mean(each or 0.0 for each in drains) if drains else 0.0
     # Over a limit the next is judged; without one only those that are kept.
     judged = sorted(fidelity_s, reverse=True)[: None if plan.fidelity_limits else measured]
     confirmed = min(measured, plan.confirm) * plan.starts
@@ -145,11 +148,11 @@ def budget_of(
         loads=len(firsts),
         known_loads=sum(time.measured for time in times),
         load_s=sum(time.seconds for time in times) + typical_s * (again + confirmed),
-        probe_s=len(cells) * _with_ends(plan.probe_s) if plan.probe_s else 0.0,
+        probe_s=sum(_with_ends(plan.probe_s, each or 0.0) for each in drains) if plan.probe_s else 0.0,
         judged=len(judged),
         fidelity_s=sum(judged),
-        measure_s=measured * _with_ends(plan.capacity_s),
-        confirm_s=confirmed * _with_ends(plan.confirm_s),
+        measure_s=measured * _with_ends(plan.capacity_s, drain),
+        confirm_s=confirmed * _with_ends(plan.confirm_s, drain),
         ceilings_s=ceilings * CEILINGS_S,
         too_few=_too_few(plan),
     )
@@ -167,8 +170,31 @@ def _too_few(plan: SweepPlan) -> str:
     )
 
 
-def _with_ends(seconds: float) -> float:
-    return seconds * (1 + _AROUND_SHARE) + _AROUND_S
+def drain_s(each: CheckedCell, load: Workload, runs: Sequence[Run]) -> float | None:
+    """From when time is over to the last answer: the longest request of earlier Runs of this configuration under
+    this load, the median of them; None where there is none."""
+    batching = each.cell.recipe.batching
+    longest = [
+        run.measurement.e2e_ms.max / 1e3
+        for run in runs
+        if run.measurement is not None
+        and run.measurement.e2e_ms.max is not None
+        and _same_model(run, each)
+        and _loads_alike(run, each)
+        and (run.recipe.batching.mode, run.recipe.batching.max_requests) == (batching.mode, batching.max_requests)
+        and _asks_alike(run.workload, load)
+    ]
+    return median(longest) if longest else None
+
+
+def _asks_alike(one: Workload, other: Workload) -> bool:
+    lengths = one.prompt_tokens == other.prompt_tokens and one.output_tokens == other.output_tokens
+    return lengths and (one.load_kind, one.load) == (other.load_kind, other.load)
+
+
+def _with_ends(seconds: float, drain: float) -> float:
+    """A share is what is added where a Run knows no better, or less."""
+    return seconds + max(seconds * _AROUND_SHARE, drain) + _AROUND_S
 
 
 def _same_model(run: Run, each: CheckedCell) -> bool:

@@ -11,14 +11,15 @@ import pytest
 from mcp_core.conflicts import resolve
 from mcp_core.errors import Cancelled
 from mcp_core.evaluation.benchmark import unmeasured
-from mcp_core.evaluation.sweep_budget import budget_of, load_time
+from mcp_core.evaluation.sweep_budget import budget_of, drain_s, load_time
 from mcp_core.evaluation.sweep_cells import CheckedCell, check_cells
 from mcp_core.hardware import Hardware, detect
 from mcp_core.models import catalog
 from mcp_core.recipe import ModelRef, Recipe
-from mcp_core.results import Run
+from mcp_core.results import Quantiles, Run
 from mcp_core.sweep_plan import SweepPlan
 from mcp_core.workload import short_chat
+from tests.decision.planted import Law, planted_run
 
 SHAPE = {"layers": 2, "hidden": 64, "intermediate": 128, "heads": 4, "kv_heads": 2, "vocab": 300, "context": 512}
 BASE = {
@@ -112,6 +113,31 @@ def test_device_time_is_counted_from_stages_and_known_loads(machine: Hardware) -
     assert "those of earlier Runs here" in known.in_words()
     assert "repeats on a noisy machine, come on top" in known.in_words()
     assert known.seconds == known.load_s + 60 + 369 + 378
+
+
+def test_a_long_queue_of_earlier_runs_is_counted_for_the_same_configuration_and_load_only(
+    machine: Hardware,
+) -> None:
+    asked = plan(axes={"batching": ["off", "continuous"]}, probe_s=10, confirm=0, capacity_s=100)
+    checked = check_cells(asked, machine)
+    off, continuous = checked
+    before = budget_of(asked, checked, ())
+    found = planted_run(Law(), 4, requests=9)[0].measurement
+    assert found is not None
+    queued = run_of(off.cell.recipe, 5.0, machine).model_copy(
+        update={
+            "workload": asked.workload,
+            "measurement": found.model_copy(update={"e2e_ms": Quantiles(max=40_000, n=9)}),
+        }
+    )
+    other = queued.model_copy(update={"workload": asked.workload.at_load(64)})
+    assert drain_s(off, asked.load(), [queued, other]) == 40
+    assert drain_s(continuous, asked.load(), [queued]) is None
+    assert drain_s(off, asked.load(), [other]) is None
+    known = budget_of(asked, checked, [queued])
+    assert known.probe_s == (10 + 40 + 3) + (10 + 2 + 3)
+    # Who is measured is not known before: 20 s each on average, which the share of 100 s holds already.
+    assert known.measure_s == before.measure_s
 
 
 def test_a_load_time_is_of_the_same_load_before_one_of_its_scheme(machine: Hardware) -> None:
