@@ -164,19 +164,33 @@ def test_the_last_event_ends_a_stream_whose_server_says_nothing_more(ending: byt
     assert [each.error is not None for each in chunks[30:]] == ([] if ending == DONE else [True])
 
 
-def test_what_came_before_a_stream_was_given_up_is_noted() -> None:
-    async def run() -> list[Chunk]:
-        chunks: list[Chunk] = []
-        async with serving(sending([CHUNKED, *PARTS[:5]])) as (client, _):
+def test_what_came_before_a_stream_was_given_up_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stamped_connection, "_PATIENCE_S", 60.0)  # only giving up makes it read
+    chunks: list[Chunk] = []
+
+    async def run() -> None:
+        written = asyncio.Event()
+
+        async def answer(writer: asyncio.StreamWriter) -> None:
+            writer.write(CHUNKED + b"".join(PARTS[:2]))
+            await asyncio.sleep(0.1)
+            for each in PARTS[2:7]:
+                writer.write(each)
+                await asyncio.sleep(0.02)
+            written.set()
+
+        async with serving(answer) as (client, _):
             stream = client.stream("/v1/completions", {"prompt": "x"})
             assert isinstance(stream, EventStream)
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await stream.into(chunks.append)
-            assert len(chunks) == 5
-        return chunks
+            reading = asyncio.ensure_future(stream.into(chunks.append))
+            await written.wait()
+            await asyncio.sleep(0.2)
+            assert len(chunks) < 7
+            reading.cancel()
+            await asyncio.wait([reading])
 
     asyncio.run(run())
+    assert [each.text for each in chunks] == [f" w{number}" for number in range(7)]
 
 
 def test_what_a_taker_raises_is_raised_by_the_stream() -> None:
