@@ -262,12 +262,17 @@ def _row(each: Choice, decision: Decision) -> dict[str, Any]:
         "tpot_ms": figures.tpot_ms,
         "peak_gb": figures.peak_bytes / 1e9 if figures.peak_bytes is not None else None,
         "kl": figures.kl,
-        "cost": figures.cost_per_million_tokens,
+        "cost": _three_digits(figures.cost_per_million_tokens),
         "energy": figures.energy_j_per_token,
         "evidence": each.evidence,
         "starts": each.starts,
         "run": _run_link(each.run),
     }
+
+
+def _three_digits(value: float | None) -> float | None:
+    """A cost spans so much that no fixed number of decimals reads well, and a power of ten least of all."""
+    return None if value is None else float(f"{value:.3g}")
 
 
 def _run_link(run_id: str) -> str | None:
@@ -296,7 +301,9 @@ def _columns(decision: Decision) -> dict[str, Any]:
         "tpot_ms": number("TPOT (ms)", 74, "%.1f", f"p50. {fmt.definition('tpot_ms')}"),
         "peak_gb": number("Peak (GB)", 72, "%.2f", fmt.definition("peak_bytes")),
         "kl": number("KL (nats)", 72, "%.4f", "Mean KL against the unquantized model on the same tokens."),
-        "cost": number("Cost / 1M", 76, "%.3g", "Price of the time of a million output tokens, energy included."),
+        "cost": number(
+            "Cost / 1M", 76, "localized", "Price of the time of a million output tokens, energy where measured."
+        ),
         "energy": number("J/token", 66, "%.3f", fmt.definition("energy_j_per_token")),
         "evidence": column.TextColumn(
             "Evidence",

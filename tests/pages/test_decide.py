@@ -72,6 +72,15 @@ def test_the_answer_the_refusal_and_the_figures(page: OpenPage, planted: fakes.F
     assert "Cost per 1M tokens" in figures
 
 
+def test_a_high_cost_is_no_power_of_ten(page: OpenPage, planted: fakes.FakeWorkbench) -> None:
+    at = _open(page, GOAL | {"price_per_hour": 40_000.0})
+    (cost,) = at.dataframe[0].value["cost"]
+    assert cost >= 1000
+    assert cost == float(f"{cost:.3g}")
+    assert json.loads(at.dataframe[0].proto.columns)["cost"]["type_config"]["format"] == "localized"
+    assert "e+" not in _texts(at)
+
+
 def test_columns_that_tell_nothing_leave_their_room_and_commands_are_whole(
     page: OpenPage, planted: fakes.FakeWorkbench
 ) -> None:
