@@ -45,7 +45,10 @@ def packed_for_a_while(model: PreTrainedModel, names: Sequence[str], pack: Packe
         yield sum(layer.weight.nbytes for layer in originals.values()), packed
     finally:
         for name, layer in originals.items():
+            packed_layer = model.get_submodule(name)
             model.set_submodule(name, layer)
+            if packed_layer is not layer:
+                _empty(packed_layer)
 
 
 def pack_layers(config: QuantizationConfigMixin) -> Packer:
@@ -74,6 +77,13 @@ def _linear(model: PreTrainedModel, name: str) -> nn.Linear:
     layer = model.get_submodule(name)
     assert isinstance(layer, nn.Linear)
     return layer
+
+
+def _empty(layer: nn.Module) -> None:
+    """Libraries tie a packed layer to itself, so its tensors would stay until the collector looks."""
+    for module in layer.modules():
+        for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            delattr(module, name)
 
 
 def _twin(layer: nn.Linear) -> nn.Linear:
