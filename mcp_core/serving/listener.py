@@ -17,8 +17,8 @@ HOST = "127.0.0.1"
 
 def bind(port: int) -> socket.socket:
     """A socket on loopback that refuses connections until ``listen``; port 0 takes any. Raises PortInUse."""
-    # asyncio switches Nagle's algorithm off for sockets that name their protocol, and for no others: with it a first
-    # token waited up to 40 ms for the peer to acknowledge the headers before it.
+    # asyncio switches Nagle's algorithm off for sockets that name their protocol, and for no others: with it a
+    # first token waited up to 40 ms for the peer to acknowledge the headers before it.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     # A port whose last connections still linger is free to take.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
