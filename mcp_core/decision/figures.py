@@ -19,7 +19,7 @@ def figure(value: float | None, *, lacking: str = "-", digits: int = 4) -> str:
     what was not measured."""
     if value is None:
         return lacking
-    return f"{value:,.0f}" if abs(value) >= _WHOLE else format(Decimal(f"{value:.{digits}g}"), "f")
+    return f"{value:,.0f}" if abs(value) >= _WHOLE else format(Decimal(f"{value:.{digits}g}"), ",f")
 
 
 def known_columns(rows: Sequence[Sequence[str]], lacking: str) -> list[tuple[str, ...]]:

@@ -51,8 +51,9 @@ class _Form:
                 return None
             if number[0] == _ZERO and len(number) > 1:
                 return None  # which JSON does not allow
-            ids = (int(number),)
         try:
+            if self.middle is not None:
+                ids = (int(number),)
             text = json.loads(found[0]) if b"\\" in said else said.decode()
         except ValueError:
             return None

@@ -72,26 +72,28 @@ class _Events:
 
     def read(self, pieces: Sequence[Piece]) -> None:
         """What came; an event came with its last byte."""
+        self._guarded(lambda: any(self._read(received_s, data) for received_s, data in pieces))
+
+    def end(self, received_s: float) -> None:
+        """No more will come: too early, where no event was the last."""
+        self._guarded(lambda: self._cut_short(received_s))
+
+    def _guarded(self, work: Callable[[], bool]) -> None:
+        """Unless all is over: ``work`` says whether it is now."""
         if self._over:
             return
         try:
-            self._over = any(self._read(received_s, data) for received_s, data in pieces)
+            self._over = work()
         except Exception as error:  # noqa: BLE001 - for whoever waits, not for the loop that calls us
             self._over = True
             if not self.ended.done():  # nobody waits any more
                 self.ended.set_exception(error)
-        self._tell()
-
-    def end(self, received_s: float) -> None:
-        """No more will come: too early, where no event was the last."""
-        if not self._over:
-            self._over = True
-            self._take(Chunk(received_s, error=self._cut_off()))
-        self._tell()
-
-    def _tell(self) -> None:
         if self._over and not self.ended.done():
             self.ended.set_result(None)
+
+    def _cut_short(self, received_s: float) -> bool:
+        self._take(Chunk(received_s, error=self._cut_off()))
+        return True
 
     def _read(self, received_s: float, data: bytes) -> bool:
         """Whether the last event was among them."""

@@ -70,11 +70,11 @@ def handed_to(reader: Reader, response: aiohttp.ClientResponse) -> Iterator[None
         return
     protocol = connection.protocol
     assert isinstance(protocol, _StampedConnection), "not a session of open_session()"
-    protocol.follow(response, reader)
+    unread = protocol.follow(response, reader)
     try:
         yield
     finally:
-        protocol.leave(reader)
+        protocol.leave(unread)
 
 
 def _hand_over(content: aiohttp.StreamReader, reader: Reader) -> None:
@@ -120,11 +120,12 @@ class _Unread:
     def hand_over(self) -> None:
         """Have it read."""
         pieces, self.pieces = self.pieces, []
+        ended_s, self.ended_s = self.ended_s, None
         self.queued, self.due = False, self.reader.most
         if pieces:
             self.reader.read(pieces)
-        if self.ended_s is not None:
-            self.reader.end(self.ended_s)
+        if ended_s is not None:
+            self.reader.end(ended_s)
 
 
 class _Aside:
@@ -187,7 +188,7 @@ class _StampedConnection(ResponseHandler, asyncio.BufferedProtocol):
         # Whether aiohttp's parser is in a body between two of its parts.
         self._between = False
 
-    def follow(self, response: aiohttp.ClientResponse, reader: Reader) -> None:
+    def follow(self, response: aiohttp.ClientResponse, reader: Reader) -> _Unread:
         """The rest of this response goes to that reader, and what has come of it."""
         content = response.content
         arrivals = self._arrivals if content is self._content else []
@@ -197,14 +198,14 @@ class _StampedConnection(ResponseHandler, asyncio.BufferedProtocol):
         for received_s, total in arrivals:
             self._take(unread, received_s, total - self._taken)
         self._take_all(unread, time.perf_counter())
+        return unread
 
-    def leave(self, reader: Reader) -> None:
-        """That reader gets what has come and wants no more."""
-        unread = self._unread
-        if unread is not None and unread.reader is reader:
-            self._aside.close(unread)
+    def leave(self, unread: _Unread) -> None:
+        """Its reader gets what has come, the end too, and wants no more."""
+        self._aside.close(unread)
+        if self._unread is unread:
             self._unread = None
-            unread.hand_over()
+        unread.hand_over()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """One for all: what is put there is taken away at once."""

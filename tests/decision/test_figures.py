@@ -27,7 +27,8 @@ def test_four_digits_and_no_power_of_ten(value: float | None, text: str) -> None
 
 
 def test_three_digits_where_a_sentence_has_no_room() -> None:
-    assert [figure(each, digits=3) for each in (26.1376, 12_345.6, None)] == ["26.1", "12,346", "-"]
+    values = (26.1376, 999.7, 12_345.6, None)
+    assert [figure(each, digits=3) for each in values] == ["26.1", "1,000", "12,346", "-"]
 
 
 def test_a_column_is_left_out_only_where_no_row_knows_it() -> None:

@@ -66,6 +66,13 @@ def test_a_byte_that_is_changed_or_lost_anywhere_is_read_as_the_parser_reads_it(
             assert reader.read(1.0, changed) == read_chunk(1.0, changed)
 
 
+def test_a_number_too_long_for_an_id_is_no_reason_to_fail() -> None:
+    """Python reads none of so many digits."""
+    reader, long = ChunkReader(), worker("a", 1).replace(b"[1]", b"[" + b"9" * 5000 + b"]")
+    reader.read(0.0, worker("a", 1))
+    assert reader.read(1.0, long) == read_chunk(1.0, long)
+
+
 def test_other_events_between_those_of_the_form_are_read_too() -> None:
     last = json.dumps({"choices": [{"text": "z", "token_ids": [1], "finish_reason": "length"}]}).encode()
     usage = b'{"choices":[],"usage":{"completion_tokens":3}}'

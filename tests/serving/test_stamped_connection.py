@@ -208,6 +208,40 @@ def test_what_a_taker_raises_is_raised_by_the_stream() -> None:
     asyncio.run(run())
 
 
+def test_a_taker_may_raise_at_a_cut_off_end_too() -> None:
+    def refuse(chunk: Chunk) -> None:
+        if chunk.error is not None:
+            raise ArithmeticError(chunk.error.message)
+
+    async def run() -> None:
+        async with serving(sending([head(), *EVENTS], close=True)) as (client, _):
+            stream = client.stream("/v1/completions", {"prompt": "x"})
+            assert isinstance(stream, EventStream)
+            with pytest.raises(ArithmeticError, match="in the middle"):
+                async with asyncio.timeout(5):
+                    await stream.into(refuse)
+
+    asyncio.run(run())
+
+
+def test_a_stream_given_up_after_its_end_came_has_had_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stamped_connection, "_IN_A_TURN", 0)  # only giving up makes it read
+    chunks: list[Chunk] = []
+
+    async def run() -> None:
+        async with serving(sending([head(), BODY], close=True)) as (client, _):
+            stream = client.stream("/v1/completions", {"prompt": "x"})
+            assert isinstance(stream, EventStream)
+            reading = asyncio.ensure_future(stream.into(chunks.append))
+            await asyncio.sleep(0.3)
+            assert not chunks
+            reading.cancel()
+            await asyncio.wait([reading])
+
+    asyncio.run(run())
+    assert [each.text for each in chunks] == [f" w{number}" for number in range(30)]
+
+
 def test_streams_whose_bytes_come_together_are_stamped_before_one_is_read() -> None:
     """Reading one takes 20 ms here; eight are sent at one moment and stamped within that."""
     stamps: list[float] = []
