@@ -1000,7 +1000,8 @@ def resolved_model() -> Any:
 
     real = resolve(Recipe().replace({"model": shape_of_1b()}).model)
     fields = {field.name: getattr(real, field.name) for field in dataclasses.fields(real)}
-    return SimpleNamespace(**fields, as_loaded=real.as_loaded, comes_as=lambda *_: "")
+    own = {"as_loaded": real.as_loaded, "computed_by": real.computed_by}
+    return SimpleNamespace(**fields, **own, comes_as=lambda *_: "")
 
 
 def predictor(recipe: Recipe, correction: Any, machine: Hardware) -> Any:
