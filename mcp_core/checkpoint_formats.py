@@ -144,9 +144,10 @@ def _compressed(recipe: Recipe, device_kind: str) -> tuple[str, str] | None:
 
 
 def llmcompressor_python() -> Path | None:
-    """The interpreter that the user named for llmcompressor; None where none is, or it is no program."""
-    named = os.environ.get("MCP_LLMCOMPRESSOR_PYTHON")
-    return Path(named) if named and os.access(named, os.X_OK) and Path(named).is_file() else None
+    """The interpreter that the user named for llmcompressor, as an absolute path, since it is started in another
+    folder; None where none is, or it is no program."""
+    named = os.environ.get(LLMCOMPRESSOR_VARIABLE)
+    return Path(named).absolute() if named and os.access(named, os.X_OK) and Path(named).is_file() else None
 
 
 def _llmcompressor(recipe: Recipe, device_kind: str) -> tuple[str, str] | None:

@@ -74,7 +74,7 @@ def _order(recipe: Recipe, source: Path, folder: Path) -> dict[str, Any]:
     is_int4 = options.scheme == "torchao-int4-weight-only"
     alpha = _ALPHA if options.alpha is None else options.alpha
     return {
-        "source": str(source),
+        "source": str(source.absolute()),
         "out": str(folder),
         "dtype": _DTYPES[recipe.dtype],
         "threads": recipe.threads or 1,

@@ -78,6 +78,18 @@ def test_it_is_asked_for_what_the_recipe_says_and_its_answer_is_kept(model, tmp_
     assert "vLLM" in saved.deployable_as
 
 
+def test_an_interpreter_and_a_model_may_be_named_from_the_present_folder(
+    model, tmp_path, interpreter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is started in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MCP_LLMCOMPRESSOR_PYTHON", interpreter.name)
+    near = ModelRef(source="folder", id=Path(model.id).name)
+    write(near, Path("out"), scheme=INT4, group_size=32, calibration={"samples": 2, "tokens": 32})
+    order = json.loads((tmp_path / "out" / "order.json").read_text())
+    assert (order["source"], Path(order["out"]).parent) == (model.id, tmp_path)
+
+
 def test_smoothquant_has_an_alpha_and_a_scale_for_each_output(model, tmp_path, interpreter) -> None:
     samples = {"samples": 2, "tokens": 32}
     scheme = "torchao-int8-static-smoothquant"
