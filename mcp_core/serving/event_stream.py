@@ -33,7 +33,7 @@ class EventStream(AsyncIterator[Chunk]):
     ) -> None:
         self._post = post
         self._cut_off = cut_off
-        self._chunks = self._each()
+        self._chunks = _each(post, cut_off)
 
     async def into(self, take: Callable[[Chunk], object]) -> None:
         """Call ``take`` for every event, a while after it came, and return right after the last. Where it is
@@ -46,14 +46,18 @@ class EventStream(AsyncIterator[Chunk]):
     async def __anext__(self) -> Chunk:
         return await anext(self._chunks)
 
-    async def _each(self) -> AsyncGenerator[Chunk]:
-        async with await self._post() as response:
-            come: asyncio.Queue[Chunk | None] = asyncio.Queue()
-            events = _Events(come.put_nowait, self._cut_off, 1)
-            events.ended.add_done_callback(lambda _: come.put_nowait(None))
-            with handed_to(events, response):
-                while (chunk := await come.get()) is not None:
-                    yield chunk
+
+async def _each(
+    post: Callable[[], Awaitable[aiohttp.ClientResponse]], cut_off: Callable[[], Failure]
+) -> AsyncGenerator[Chunk]:
+    """Does not know its stream: one that is left in the middle of a loop ends at once, the request with it."""
+    async with await post() as response:
+        come: asyncio.Queue[Chunk | None] = asyncio.Queue()
+        events = _Events(come.put_nowait, cut_off, 1)
+        events.ended.add_done_callback(lambda _: come.put_nowait(None))
+        with handed_to(events, response):
+            while (chunk := await come.get()) is not None:
+                yield chunk
 
 
 class _Events:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import json
 import time
@@ -240,6 +241,30 @@ def test_a_stream_given_up_after_its_end_came_has_had_all(monkeypatch: pytest.Mo
 
     asyncio.run(run())
     assert [each.text for each in chunks] == [f" w{number}" for number in range(30)]
+
+
+def test_a_loop_that_is_left_ends_its_request_without_the_collector() -> None:
+    async def run() -> None:
+        left = asyncio.Event()
+
+        async def answer(writer: asyncio.StreamWriter) -> None:
+            writer.write(CHUNKED)
+            while not writer.is_closing():
+                writer.write(PARTS[0])
+                await asyncio.sleep(0.01)
+            left.set()
+
+        async with serving(answer) as (client, _):
+            async for _chunk in client.stream("/v1/completions", {"prompt": "x"}):
+                break
+            async with asyncio.timeout(5):
+                await left.wait()
+
+    gc.disable()
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()
 
 
 def test_streams_whose_bytes_come_together_are_stamped_before_one_is_read() -> None:
