@@ -107,6 +107,10 @@ class FakeServer:
     async def _stop(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # of streams that were cut
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def _application(self) -> web.Application:
         application = web.Application()
