@@ -140,6 +140,7 @@ def test_a_reply_that_takes_too_long_has_failed():
     assert result.records[0].ttft_ms >= 20  # what came is kept
     assert result.records[0].e2e_ms is None
     assert result.death is None  # it answers, it is only slow
+    assert not asyncio.all_tasks(server._loop)
 
 
 def test_cancelling_keeps_what_was_measured():
