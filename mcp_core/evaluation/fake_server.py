@@ -107,11 +107,6 @@ class FakeServer:
     async def _stop(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
-        # Replies whose clients are gone go on: nobody ends them but us.
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for each in left:
-            each.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
         left = asyncio.all_tasks() - {asyncio.current_task()}  # of streams that were cut
         for task in left:
             task.cancel()
