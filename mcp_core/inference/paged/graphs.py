@@ -6,7 +6,7 @@ know what is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -26,7 +26,7 @@ class Graphs:
     def __init__(self) -> None:
         self._memory: Any = None
         self._stream: Any = None
-        self._made: list[torch.cuda.CUDAGraph] = []
+        self._made: dict[Callable[[], Any], torch.cuda.CUDAGraph] = {}
 
     def record(self, compute: Callable[[], _Result]) -> Callable[[], _Result]:
         """What replays ``compute`` and gives its tensors, with new values in them; it is run twice. Record the
@@ -45,19 +45,23 @@ class Graphs:
         # Other threads may go on: they read the device's memory, and have no part in this stream.
         with torch.cuda.graph(graph, pool=self._memory, stream=stream, capture_error_mode="thread_local"):
             result = compute()
-        self._made.append(graph)
 
         def replay() -> _Result:
             graph.replay()
             return result
 
+        self._made[replay] = graph
         replay()  # the first one brings the graph to the device
         return replay
 
-    def close(self) -> None:
-        """Give their memory back, whoever still holds them: none is replayed after this."""
-        if self._made:
+    def end(self, replays: Iterable[Callable[[], Any]]) -> None:
+        """Give back what these hold, whoever still has them: none is replayed after this."""
+        ending = list(replays)
+        if ending:
             torch.cuda.synchronize()
-        for graph in self._made:
-            graph.reset()
-        self._made = []
+        for replay in ending:
+            self._made.pop(replay).reset()
+
+    def close(self) -> None:
+        """End all."""
+        self.end(self._made)

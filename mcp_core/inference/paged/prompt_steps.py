@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import torch
 
@@ -58,17 +59,26 @@ class PromptSteps:
         self._steps: dict[int, Callable[[], Computed]] = {}
 
     def prepare(self, most: int, on_part: Heard) -> None:
-        """Record steps of up to ``most`` tokens, unless there are some. Raises what the model raises.
+        """Record steps of up to ``most`` tokens, unless there are some. Raises what the model raises: then there are
+        none.
 
         The largest first, so that the smaller ones share its memory.
         """
         if self._steps:
             return
-        sizes, made = step_sizes(most), {}
-        for done, size in enumerate(reversed(sizes)):
-            on_part(done / len(sizes), f"Recording {self._what}: size {done + 1} of {len(sizes)}.")
-            made[size] = self._recorded(size)
-        self._sizes, self._steps = sizes, made
+        sizes = step_sizes(most)
+        with ExitStack() as otherwise:
+            otherwise.callback(self.close)
+            for done, size in enumerate(reversed(sizes)):
+                on_part(done / len(sizes), f"Recording {self._what}: size {done + 1} of {len(sizes)}.")
+                self._steps[size] = self._recorded(size)
+            otherwise.pop_all()
+        self._sizes = sizes
+
+    def close(self) -> None:
+        """Give what they hold back; there are none then."""
+        steps, self._steps, self._sizes, self._logits = self._steps, {}, (), None
+        self._graphs.end(steps.values())
 
     def size_for(self, sequences: int, tokens: int) -> int | None:
         """The tokens that a step of so many is padded to; None when there is none of so many."""

@@ -96,6 +96,8 @@ class PagedRunner:
             alone.prepare(longest, lambda part, text: on_part(0.9 + 0.05 * part, text))
             self._alone = alone
         if most > 1 and (self._beside is None or self._beside.sequences < most):
+            if self._beside is not None:
+                self._beside.close()
             beside = self._new_prompts(most, most_pages)
             beside.prepare(most_tokens, lambda part, text: on_part(0.95 + 0.05 * part, text))
             self._beside = beside

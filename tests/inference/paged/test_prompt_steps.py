@@ -23,8 +23,15 @@ PAGE, WIDTH, PAGES = 16, CONTEXT // 16, 40
 class Unrecorded(Graphs):
     """As on a CUDA device, where what is recorded is computed as it is."""
 
+    def __init__(self):
+        super().__init__()
+        self.ended = []
+
     def record(self, compute):
         return compute
+
+    def end(self, replays):
+        self.ended += replays
 
 
 def made_ahead(runner, sequences=1, most=CONTEXT):
@@ -232,7 +239,7 @@ def test_sizes_are_few_and_end_with_what_a_step_may_have():
 def test_they_are_recorded_once_the_largest_first_and_what_fails_leaves_none(model):
     runner, said, sizes = PagedRunner(model, PAGES, PAGE), [], []
 
-    class Noting(Graphs):
+    class Noting(Unrecorded):
         fails = True
 
         def record(self, compute):
@@ -252,6 +259,7 @@ def test_they_are_recorded_once_the_largest_first_and_what_fails_leaves_none(mod
     with pytest.raises(torch.OutOfMemoryError):
         steps.prepare(100, lambda *part: said.append(part))
     assert steps.size_for(1, 2) is None
+    assert len(graphs.ended) == 2
     graphs.fails = False
     sizes.clear()
     for _ in range(2):
@@ -272,6 +280,7 @@ def test_where_more_may_run_they_are_recorded_for_more_and_those_of_one_are_kept
         most.append((id(runner._alone), runner._beside.sequences if runner._beside else None))
     assert len({alone for alone, _ in most}) == 1
     assert [beside for _, beside in most] == [None, 4, 4, 6]
+    assert len(runner._graphs.ended) == 3  # 16, 32 and 64 tokens of four
     runner.close()
 
 
