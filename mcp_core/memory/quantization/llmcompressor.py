@@ -56,7 +56,7 @@ def write(recipe: Recipe, source: Path, folder: Path) -> tuple[int, dict[str, st
         )
     if done.returncode == _KILLED:
         raise OutOfMemory("llmcompressor was killed: memory ran out while it quantized.", "Choose a smaller model.")
-    said = done.stdout.strip().splitlines()
+    said = [line for line in done.stdout.splitlines() if line.startswith('{"packed"')]  # a library may say more
     if done.returncode or not said:
         raise InvalidModel(f"llmcompressor failed: {_last_words(done.stderr) or done.returncode}", "")
     told: dict[str, Any] = json.loads(said[-1])

@@ -33,6 +33,7 @@ order["child"], order["secret"] = sys.argv[2], os.environ.get("HF_TOKEN")
 json.dump(order, open(os.path.join(order["out"], "order.json"), "w"))
 print("noise")
 print(json.dumps({"packed": 14, "left_dense": {"lm_head": "output layer"}}))
+print("more noise, at the end")
 """
 INT4 = "torchao-int4-weight-only"
 
@@ -108,6 +109,7 @@ def test_smoothquant_has_an_alpha_and_a_scale_for_each_output(model, tmp_path, i
         ("sys.exit('ModuleNotFoundError: No module named llmcompressor')", InvalidModel, "No module named"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", OutOfMemory, "memory ran out"),
         ("sys.exit(0)", InvalidModel, "failed: 0"),
+        ("print('done')", InvalidModel, "failed: 0"),
     ],
 )
 def test_what_goes_wrong_there_is_said_and_nothing_is_kept(model, tmp_path, interpreter, code, kind, words) -> None:
