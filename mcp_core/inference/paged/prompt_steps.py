@@ -59,7 +59,7 @@ class PromptSteps:
         self._steps: dict[int, Callable[[], Computed]] = {}
 
     def prepare(self, most: int, on_part: Heard) -> None:
-        """Record steps of up to ``most`` tokens, unless there are some. Raises what the model raises, and keeps none
+        """Record steps of up to ``most`` tokens, unless there are some. Raises what the model raises, keeping none
         then.
 
         The largest first, so that the smaller ones share its memory.
